@@ -1,0 +1,265 @@
+"""Frozen specs that the catalog gives out: SI floats (B, B/s, FLOP/s, s, W, $/s is never used: $ per hour), no YAML.
+
+`None` means unknown and stays unknown: whoever needs the number raises an error that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+# ---------------------------------------------------------------- hardware
+@dataclass(frozen=True)
+class Kernel:
+    """Constants of one kernel kind and dtype: t = max(work/(compute*peak), bytes/(memory*bandwidth)) + overhead.
+
+    compute, memory: fractions of the dense peak and of the memory bandwidth [1]; overhead: time per kernel [s];
+    half: work size at which half of `compute` is reached (attention: query length in tokens; 0 = no such term).
+    """
+
+    compute: float
+    memory: float
+    overhead: float
+    half: float = 0.0
+    source: str = ""
+    borrowed: str = ""  # id of the accelerator these constants were fitted on, if not this one
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """One accelerator as software sees it (a GPU, a GCD, a TPU chip)."""
+
+    id: str
+    name: str
+    vendor: str
+    family: str  # generation: volta, ampere, ada, hopper, blackwell, cdna2, cdna3, cdna4, tpu, gaudi, apple, ...
+    memory: float  # B, as the driver reports
+    memory_bandwidth: float  # B/s
+    peak: Mapping[str, float]  # dtype -> dense FLOP/s (OP/s for int8)
+    kernels: Mapping[str, Mapping[str, Kernel]]  # kind (gemm, grouped_gemm, attention, stream) -> dtype -> constants
+    sustained: float = 1.0  # clock in a long step over clock in an isolated kernel, compute-bound work only [1]
+    units: int | None = None  # SMs, CUs, cores
+    l2: float | None = None  # B
+    tdp: float | None = None  # W
+    price_per_hour: float | None = None  # $ per accelerator-hour
+    host_bandwidth: float | None = None  # B/s per direction (PCIe, C2C)
+    default_cluster: str | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)  # field -> source
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Level:
+    """One network level. A domain of the level holds `size` accelerators; levels are listed innermost first.
+
+    bandwidth: one direction, per accelerator, all links of the level [B/s]; latency: per hop [s];
+    launch: fixed cost of one collective call [s]; efficiency: (ranks in the domain, fraction of `bandwidth` reached
+    by large collectives), ascending; reduction: fraction of `bandwidth` reached by in-network all-reduce, 0 = none;
+    oversubscription: >= 1, divides `bandwidth` beyond the domain below; rails: NICs per node (information);
+    dims: torus shape; peer: bandwidth to one peer where links are point to point (mesh) [B/s].
+    """
+
+    name: str
+    size: int
+    topology: str  # switch | mesh | torus | ring
+    bandwidth: float
+    latency: float
+    launch: float
+    efficiency: tuple[tuple[int, float], ...]
+    reduction: float = 0.0
+    oversubscription: float = 1.0
+    rails: int = 1
+    dims: tuple[int, ...] = ()
+    peer: float | None = None
+    source: str = ""
+    borrowed: str = ""
+
+
+@dataclass(frozen=True)
+class Library:
+    """A collective library: per operation the algorithms it has, and the constants of its own selection model.
+
+    algorithms: operation -> names in the order tried. tuner: algorithm -> (base [s], hop inside a node [s],
+    hop between nodes [s], fraction of the bus bandwidth [1]); empty = the first algorithm listed is always taken.
+    """
+
+    id: str
+    algorithms: Mapping[str, tuple[str, ...]]
+    tuner: Mapping[str, tuple[float, float, float, float]]
+    memory: float  # B of buffers per rank
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Accelerators of one kind on a hierarchy of network levels; `levels[0]` is the fast domain."""
+
+    id: str
+    name: str
+    accelerator: Accelerator
+    levels: tuple[Level, ...]
+    library: Library
+    accelerators_per_node: int
+    size: int | None = None  # accelerators in the whole machine, None = as many as asked for
+    overhead_power: float = 0.0  # W per accelerator for host, NICs, fans
+    pue: float = 1.0
+    sources: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fast_domain(self) -> int:
+        """Accelerators in one fast-interconnect domain."""
+        return self.levels[0].size
+
+
+# ---------------------------------------------------------------- model
+@dataclass(frozen=True)
+class Attention:
+    """Softmax attention. kv_heads < heads: GQA; kv_lora_rank > 0: MLA (then head_dim = nope + rope); window 0 = full."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    v_head_dim: int
+    window: int = 0
+    q_lora_rank: int = 0
+    kv_lora_rank: int = 0
+    qk_nope_head_dim: int = 0
+    qk_rope_head_dim: int = 0
+    bias: bool = False
+    output_gate: bool = False
+    index_heads: int = 0  # sparse-attention indexer (DSA)
+    index_head_dim: int = 0
+    index_topk: int = 0
+
+
+@dataclass(frozen=True)
+class Mamba:
+    """Mamba-2 (SSD) mixer: inner width = heads * head_dim."""
+
+    heads: int
+    head_dim: int
+    state: int
+    groups: int
+    conv: int = 4
+    chunk: int = 256
+
+
+@dataclass(frozen=True)
+class LinearAttention:
+    """Linear attention of the delta-rule family (gated DeltaNet, KDA); widths per head."""
+
+    qk_heads: int
+    v_heads: int
+    qk_head_dim: int
+    v_head_dim: int
+    conv: int = 4
+    chunk: int = 64
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """Dense MLP: three matrices if gated, else two."""
+
+    width: int
+    gated: bool
+    bias: bool = False
+
+
+@dataclass(frozen=True)
+class Moe:
+    """Routed experts of `width`, `top_k` of `experts` per token; `shared_width`: all shared experts together; `latent`:
+    width that the routed experts see instead of the hidden size (0 = hidden size)."""
+
+    experts: int
+    top_k: int
+    width: int
+    gated: bool
+    shared_width: int = 0
+    latent: int = 0
+
+
+@dataclass(frozen=True)
+class LayerKind:
+    """One kind of layer: a mixer and a feed-forward part, either may be absent (single-mixer blocks of hybrids)."""
+
+    mixer: Attention | Mamba | LinearAttention | None
+    ffn: Mlp | Moe | None
+    parallel: bool = False  # attention and MLP read the same norm (one residual add)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A decoder-only language model: `layers[i]` is an index into `kinds`."""
+
+    id: str
+    name: str
+    hidden: int
+    vocab: int
+    tied: bool
+    kinds: tuple[LayerKind, ...]
+    layers: tuple[int, ...]
+    max_position: int = 0
+    norm: str = "rms"
+    positional: str = "rope"
+    mtp_layers: int = 0
+    published_params: float | None = None
+    published_active: float | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+# ---------------------------------------------------------------- number formats and software
+@dataclass(frozen=True)
+class Recipe:
+    """A precision recipe: what each op computes in, what is stored per parameter, what each collective moves.
+
+    gemm: pass (forward, dgrad, wgrad) -> dtype of the linear layers' GEMMs; experts: the same for grouped GEMMs;
+    attention, head, router: dtypes; scale_block: elements per scale factor (0 = one per tensor), scale_bytes each;
+    bf16_layers: how many first and last layers stay in bf16; weight/transposed/master/gradient/moment bytes per parameter;
+    saved: bytes per element of a GEMM input kept for backward; wire: collective (tp, cp, pp, ep_dispatch, ep_combine,
+    dp_reduce, dp_gather) -> bytes per element.
+    """
+
+    id: str
+    gemm: Mapping[str, str]
+    experts: Mapping[str, str]
+    attention: str
+    head: str
+    router: str
+    scale_block: int
+    scale_bytes: float
+    bf16_layers: tuple[int, int]
+    weight: float
+    transposed: float
+    master: float
+    gradient: float
+    moments: float
+    saved: float
+    wire: Mapping[str, float]
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Framework:
+    """A training software release: fixed times, what it overlaps and reserves by default.
+
+    host_gap: host time between micro-batch passes of one stage [s]; step_gap: per optimizer step [s]; launch: host time
+    per kernel when eager [s]; optimizer_bytes: bytes moved per owned parameter by the optimizer step;
+    context: memory of the driver context and workspaces [B]; fragmentation: fraction of activations the allocator loses;
+    overlap: axis (tp, dp, pp, ep, fsdp) -> fraction of its communication that may hide behind compute;
+    contention: slow-down of compute while communication overlaps [1].
+    """
+
+    id: str
+    host_gap: float
+    step_gap: float
+    launch: float
+    optimizer_bytes: float
+    context: float
+    fragmentation: float
+    overlap: Mapping[str, float]
+    contention: float
+    attention: str  # flash | unfused
+    source: str = ""

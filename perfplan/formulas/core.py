@@ -1,0 +1,197 @@
+"""One Python body per formula: numbers, NumPy columns and SymPy symbols all go through it.
+
+`formula` attaches symbol, unit and source to a cost function and, in trace mode, records each call. The
+functions below it (`maximum`, `where`, ...) are the only ones a formula may use that care about the argument type.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any
+
+__all__ = ["FORMULAS", "Formula", "Node", "Value", "ceil", "ceil_div", "formula", "log2", "maximum", "minimum",
+           "node_of", "total", "tracing", "where"]
+
+
+@dataclass(frozen=True)
+class Formula:
+    """What the catalogue of formulas knows of one: name, printed symbol, unit of the result, source and the bare body."""
+
+    name: str
+    symbol: str
+    unit: str
+    source: str
+    body: Callable[..., Any]
+
+
+@dataclass
+class Node:
+    """One recorded quantity: the formula that made it, its arguments by name, its value and the quantities below it."""
+
+    formula: Formula
+    arguments: dict[str, Any]
+    value: float = math.nan
+    children: list[Node] = field(default_factory=list)
+
+
+class Value(float):
+    """A float that remembers the node which computed it, so that composition keeps the tree of quantities."""
+
+    node: Node
+
+    def __new__(cls, number: float, node: Node) -> Value:
+        """Wrap `number`, computed at `node`."""
+        self = super().__new__(cls, number)
+        self.node = node
+        return self
+
+
+FORMULAS: dict[str, Formula] = {}
+_open_node: ContextVar[Node | None] = ContextVar("open_node", default=None)
+
+
+def node_of(value: Any) -> Node | None:
+    """The node that computed `value`, or None for a plain number."""
+    return value.node if isinstance(value, Value) else None
+
+
+@contextmanager
+def tracing() -> Iterator[Node]:
+    """Record every formula call inside the block below the yielded root node."""
+    root = Node(Formula("root", "", "", "", lambda: None), {})
+    token = _open_node.set(root)
+    try:
+        yield root
+    finally:
+        _open_node.reset(token)
+
+
+def _record(spec: Formula, arguments: dict[str, Any], compute: Callable[[], Any]) -> Value:
+    parent = _open_node.get()
+    node = Node(spec, arguments, children=[n for a in arguments.values() if (n := node_of(a)) is not None])
+    token = _open_node.set(node)
+    try:
+        node.value = float(compute())
+    finally:
+        _open_node.reset(token)
+    if parent is not None:
+        parent.children.append(node)
+    return Value(node.value, node)
+
+
+def formula(symbol: str, unit: str, *, source: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare a cost function as a formula with its printed `symbol`, the `unit` of its result and its `source`."""
+
+    def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
+        spec = Formula(body.__name__, symbol, unit, source, body)
+        names = body.__code__.co_varnames[: body.__code__.co_argcount]
+
+        @wraps(body)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if _open_node.get() is None:
+                return body(*args, **kwargs)
+            return _record(spec, dict(zip(names, args, strict=False)) | kwargs, lambda: body(*args, **kwargs))
+
+        FORMULAS[spec.name] = spec
+        call.formula = spec  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+def total(symbol: str, unit: str, parts: dict[str, Any]) -> Any:
+    """Sum of named parts, recorded as one quantity in trace mode."""
+    if _open_node.get() is None:
+        return sum(parts.values())
+    spec = Formula("total", symbol, unit, "sum of the parts", lambda **terms: sum(terms.values()))
+    return _record(spec, dict(parts), lambda: sum(float(part) for part in parts.values()))
+
+
+def _kind(*args: Any) -> str:
+    for arg in args:
+        module = type(arg).__module__
+        if module.startswith("sympy"):
+            return "sympy"
+        if module.startswith("numpy") and getattr(arg, "ndim", 0):
+            return "numpy"
+    return "units" if any(hasattr(arg, "dimension") for arg in args) else "float"
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger of two numbers, columns or symbols."""
+    kind = _kind(a, b)
+    if kind == "sympy":
+        import sympy
+
+        return sympy.Max(a, b, evaluate=False)
+    if kind == "numpy":
+        import numpy
+
+        return numpy.maximum(a, b)
+    return a.larger(b) if hasattr(a, "dimension") else b.larger(a) if hasattr(b, "dimension") else max(a, b)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller of two numbers, columns or symbols."""
+    kind = _kind(a, b)
+    if kind == "sympy":
+        import sympy
+
+        return sympy.Min(a, b, evaluate=False)
+    if kind == "numpy":
+        import numpy
+
+        return numpy.minimum(a, b)
+    return a.smaller(b) if hasattr(a, "dimension") else b.smaller(a) if hasattr(b, "dimension") else min(a, b)
+
+
+def ceil(a: Any) -> Any:
+    """The smallest integer not below `a`."""
+    kind = _kind(a)
+    if kind == "sympy":
+        import sympy
+
+        return sympy.ceiling(a)
+    if kind == "numpy":
+        import numpy
+
+        return numpy.ceil(a)
+    return a.ceiling() if hasattr(a, "dimension") else math.ceil(a)
+
+
+def ceil_div(a: Any, b: Any) -> Any:
+    """a / b rounded up, for whole numbers."""
+    return ceil(a / b)
+
+
+def log2(a: Any) -> Any:
+    """Logarithm to base 2."""
+    kind = _kind(a)
+    if kind == "sympy":
+        import sympy
+
+        return sympy.log(a, 2)
+    if kind == "numpy":
+        import numpy
+
+        return numpy.log2(a)
+    return a.logarithm() if hasattr(a, "dimension") else math.log2(a)
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """`a` where the condition holds, else `b`; both are evaluated, so keep both finite."""
+    kind = _kind(condition, a, b)
+    if kind == "sympy":
+        import sympy
+
+        return sympy.Piecewise((a, condition), (b, True), evaluate=False)
+    if kind == "numpy":
+        import numpy
+
+        return numpy.where(condition, a, b)
+    return a if condition else b
