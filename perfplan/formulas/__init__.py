@@ -1,0 +1,1 @@
+"""The physics: one module per topic, every formula one body for numbers, columns and symbols."""

@@ -1,0 +1,148 @@
+"""Kernel times: GEMM, memory-bound streams, launches, overlap of communication with compute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perfplan.formulas.core import formula, maximum, minimum
+
+__all__ = ["exposed_time", "gemm_bytes", "gemm_flops", "hidden_penalty", "host_bound_time", "kernel_time",
+           "repeated_time", "saturation", "stream_time"]
+
+_KERNEL = "perfplan kernel form: roofline with fitted fractions plus a constant (training_core.md section 6)"
+
+
+@formula("F_gemm", "FLOP", source="definition: one multiply and one add per (m, n, k)")
+def gemm_flops(m: Any, n: Any, k: Any) -> Any:
+    """FLOPs of one matrix product D[m,n] = A[m,k] B[k,n].
+
+    m : rows of the output [1]
+    n : columns of the output [1]
+    k : inner dimension [1]
+
+    >>> gemm_flops(4096, 4096, 4096)
+    137438953472
+    """
+    return 2 * m * n * k
+
+
+@formula("B_gemm", "B", source="each operand is read once and the output written once")
+def gemm_bytes(m: Any, n: Any, k: Any, left: Any, right: Any, output: Any) -> Any:
+    """Memory traffic of one matrix product D[m,n] = A[m,k] B[k,n].
+
+    m : rows of the output [1]
+    n : columns of the output [1]
+    k : inner dimension [1]
+    left : bytes per element of A [B]
+    right : bytes per element of B [B]
+    output : bytes per element of D [B]
+
+    >>> gemm_bytes(2, 3, 4, 2, 2, 2)
+    52
+    """
+    return left * m * k + right * k * n + output * m * n
+
+
+@formula("t_kernel", "s", source=_KERNEL)
+def kernel_time(flops: Any, traffic: Any, compute: Any, peak: Any, memory: Any, bandwidth: Any, overhead: Any) -> Any:
+    """Time of one kernel: the slower of its arithmetic and its memory traffic, plus a constant.
+
+    flops : floating-point operations [FLOP]
+    traffic : bytes read and written [B]
+    compute : fraction of the dense peak reached by large kernels [1]
+    peak : dense peak of the dtype, at the clock a long step sustains [FLOP/s]
+    memory : fraction of the memory bandwidth reached [1]
+    bandwidth : memory bandwidth [B/s]
+    overhead : constant per kernel [s]
+
+    A 4096-cube bf16 GEMM on an H100 with the constants of its catalog entry (0.76, 0.80, 3.7 us):
+
+    >>> round(kernel_time(137438953472, 1e8, 0.76, 989e12, 0.80, 3.35e12, 3.7e-6) * 1e6, 1)
+    186.6
+    """
+    return maximum(flops / (compute * peak), traffic / (memory * bandwidth)) + overhead
+
+
+@formula("t_stream", "s", source=_KERNEL)
+def stream_time(traffic: Any, memory: Any, bandwidth: Any, overhead: Any) -> Any:
+    """Time of memory-bound kernels that move `traffic` bytes.
+
+    traffic : bytes read and written [B]
+    memory : fraction of the memory bandwidth reached [1]
+    bandwidth : memory bandwidth [B/s]
+    overhead : constant time of all kernels of the op [s]
+
+    Adam on an eighth of 8.03e9 parameters, 30 B each, at the full 3.35 TB/s (training_core.md section 6):
+
+    >>> round(stream_time(8.03e9 / 8 * 30, 1, 3.35e12, 0) * 1e3, 1)
+    9.0
+    """
+    return traffic / (memory * bandwidth) + overhead
+
+
+@formula("e_sat", "1", source="saturating efficiency, half of it reached at `half`")
+def saturation(work: Any, half: Any) -> Any:
+    """Fraction of the full efficiency reached at a finite size.
+
+    work : size (attention: query length) [1]
+    half : size at which half of the efficiency is reached [1]
+
+    >>> saturation(1000, 1000)
+    0.5
+    """
+    return work / (work + half)
+
+
+@formula("t_host", "s", source="an eager step takes at least its launches (training_core.md section 6)")
+def host_bound_time(device: Any, kernels: Any, launch: Any) -> Any:
+    """Time of a run of kernels when the host launches them one by one: the slower of device and host.
+
+    device : time of the kernels on the accelerator [s]
+    kernels : number of kernels launched [1]
+    launch : host time per launch, 0 with captured graphs [s]
+
+    >>> host_bound_time(1e-4, 30, 4e-6)
+    0.00012
+    """
+    return maximum(device, kernels * launch)
+
+
+@formula("t_rep", "s", source="repetition")
+def repeated_time(count: Any, time: Any) -> Any:
+    """Time of `count` equal pieces.
+
+    count : how many [1]
+    time : time of one [s]
+
+    >>> repeated_time(3, 2.0)
+    6.0
+    """
+    return count * time
+
+
+@formula("t_exp", "s", source="derived: what cannot hide behind compute is exposed")
+def exposed_time(communication: Any, compute: Any, overlap: Any) -> Any:
+    """Communication left exposed when a fraction of it may run behind compute.
+
+    communication : communication time [s]
+    compute : compute that it may hide behind [s]
+    overlap : fraction of the communication that may be overlapped, 0 = blocking [1]
+
+    >>> exposed_time(3.0, 2.0, 1.0), exposed_time(3.0, 5.0, 0.5), exposed_time(3.0, 5.0, 0)
+    (1.0, 1.5, 3.0)
+    """
+    return communication - minimum(overlap * communication, compute)
+
+
+@formula("t_cont", "s", source="derived: hidden communication takes SMs and bandwidth from the compute above it")
+def hidden_penalty(communication: Any, exposed: Any, contention: Any) -> Any:
+    """Extra compute time because hidden communication shares the accelerator.
+
+    communication : communication time [s]
+    exposed : part of it that is exposed [s]
+    contention : slow-down of compute while communication runs beside it [1]
+
+    >>> round(hidden_penalty(3.0, 1.0, 0.1), 3)
+    0.2
+    """
+    return contention * (communication - exposed)
