@@ -1,0 +1,68 @@
+"""Tables, CSV, JSON and how they reach a file."""
+
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+
+from perfplan.errors import ExportError
+from perfplan.report import Column, paragraph, records, table, to_csv, to_json, write, write_all
+
+COLUMNS = [Column("layout"), Column("step_time", "step", "s"), Column("memory", unit="B"), Column("mfu", "MFU", "%")]
+ROWS = [{"layout": "tp8 pp8", "step_time": 12.3456, "memory": 70.5 * 2**30, "mfu": 0.4567},
+        {"layout": "tp4 pp16", "step_time": None, "memory": 4096.0, "mfu": float("nan")}]
+
+
+def test_table_prints_three_digits_with_units_and_dashes_for_the_unknown():
+    lines = table(ROWS, COLUMNS).splitlines()
+    assert lines[0].split() == ["layout", "step", "memory", "MFU"]
+    assert lines[1].split("  ")[0] == "tp8 pp8"
+    assert "12.3 s" in lines[1] and "70.5 GiB" in lines[1] and lines[1].endswith("45.7%")
+    assert lines[2].split() == ["tp4", "pp16", "-", "4.00", "KiB", "-"]
+
+
+@pytest.mark.parametrize("words", [1, 10, 200])
+def test_table_is_at_most_100_wide_and_loses_nothing(words):
+    long = " ".join(f"token{i}" for i in range(words))
+    lines = table([ROWS[0] | {"layout": long, "why": long}], [*COLUMNS, Column("why")]).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert all(" ".join(lines).split().count(f"token{i}") == 2 for i in range(words))
+
+
+def test_paragraph_is_at_most_100_wide():
+    assert max(map(len, paragraph("word " * 100, "  ").splitlines())) <= 100
+
+
+def test_csv_names_carry_units_and_values_are_exact():
+    assert to_csv(ROWS, COLUMNS).splitlines() == [
+        "layout,step_time_s,memory_bytes,mfu", "tp8 pp8,12.3456,75698798592.0,0.4567", "tp4 pp16,,4096.0,"]
+
+
+def test_json_has_no_nan_and_reads_back():
+    value = {"rows": records(ROWS, COLUMNS), "x": np.float64(0.1), "n": np.arange(2), "inf": math.inf}
+    assert json.loads(to_json(value)) == {
+        "rows": [{"layout": "tp8 pp8", "step_time_s": 12.3456, "memory_bytes": 75698798592.0, "mfu": 0.4567},
+                 {"layout": "tp4 pp16", "step_time_s": None, "memory_bytes": 4096.0, "mfu": None}],
+        "x": 0.1, "n": [0, 1], "inf": None}
+
+
+def test_write_replaces_a_file_whole(tmp_path):
+    target = tmp_path / "plan.csv"
+    target.write_text("old")
+    write(str(target), "new\n")
+    assert target.read_text() == "new\n" and os.listdir(tmp_path) == ["plan.csv"]
+
+
+def test_a_dash_is_standard_output(capsys):
+    write("-", "data\n")
+    assert capsys.readouterr().out == "data\n"
+
+
+@pytest.mark.parametrize("bad", ["missing/plan.csv", "folder"])
+def test_an_unwritable_path_is_one_sentence_and_leaves_nothing(tmp_path, capsys, bad):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ExportError, match="cannot write .*; choose another path"):
+        write_all({str(tmp_path / "good.csv"): "a", "-": "b", str(tmp_path / bad): "c"})
+    assert os.listdir(tmp_path) == ["folder"] and capsys.readouterr().out == ""
