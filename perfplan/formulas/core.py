@@ -15,7 +15,7 @@ from functools import wraps
 from typing import Any
 
 __all__ = ["FORMULAS", "Formula", "Node", "Value", "ceil", "ceil_div", "formula", "log2", "maximum", "minimum",
-           "node_of", "total", "tracing", "where"]
+           "node_of", "standing_in", "total", "tracing", "where"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Value(float):
 
 FORMULAS: dict[str, Formula] = {}
 _open_node: ContextVar[Node | None] = ContextVar("open_node", default=None)
+_stand_in: ContextVar[Callable[[Formula, dict[str, Any]], Any] | None] = ContextVar("stand_in", default=None)
 
 
 def node_of(value: Any) -> Node | None:
@@ -69,6 +70,16 @@ def tracing() -> Iterator[Node]:
         yield root
     finally:
         _open_node.reset(token)
+
+
+@contextmanager
+def standing_in(make: Callable[[Formula, dict[str, Any]], Any]) -> Iterator[None]:
+    """Let every formula call inside the block return `make(formula, arguments)`: how an expression names its parts."""
+    token = _stand_in.set(make)
+    try:
+        yield
+    finally:
+        _stand_in.reset(token)
 
 
 def _record(spec: Formula, arguments: dict[str, Any], compute: Callable[[], Any]) -> Value:
@@ -93,9 +104,11 @@ def formula(symbol: str, unit: str, *, source: str) -> Callable[[Callable[..., A
 
         @wraps(body)
         def call(*args: Any, **kwargs: Any) -> Any:
-            if _open_node.get() is None:
+            make, recording = _stand_in.get(), _open_node.get() is not None
+            if make is None and not recording:
                 return body(*args, **kwargs)
-            return _record(spec, dict(zip(names, args, strict=False)) | kwargs, lambda: body(*args, **kwargs))
+            arguments = dict(zip(names, args, strict=False)) | kwargs
+            return make(spec, arguments) if make else _record(spec, arguments, lambda: body(**arguments))
 
         FORMULAS[spec.name] = spec
         call.formula = spec  # type: ignore[attr-defined]
@@ -117,7 +130,7 @@ def _kind(*args: Any) -> str:
         module = type(arg).__module__
         if module.startswith("sympy"):
             return "sympy"
-        if module.startswith("numpy") and getattr(arg, "ndim", 0):
+        if module.startswith("numpy") and bool(getattr(arg, "ndim", False)):
             return "numpy"
     return "units" if any(hasattr(arg, "dimension") for arg in args) else "float"
 
