@@ -160,27 +160,22 @@ def tree_all_reduce_time(ranks: Any, domains: Any, size: Any, launch: Any, hop: 
 
 
 @formula("T_AR,switch", "s", source=_DERIVED)
-def in_network_all_reduce_time(ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any,
-                               bandwidth: Any) -> Any:
+def in_network_all_reduce_time(ranks: Any, size: Any, launch: Any, bandwidth: Any) -> Any:
     """Time of an all-reduce in the switches (NVLS, SHARP): one send up and one result down, at the same time.
 
     ranks : ranks in the group [1]
-    domains : fast domains in the group [1]
     size : buffer of each rank [B]
-    launch : constant time of one call [s]
-    hop : latency through the switch of a domain [s]
-    net_hop : latency through the switches between domains [s]
+    launch : constant time of one call, the way through the switches included [s]
     bandwidth : bandwidth per rank, one direction [B/s]
 
-    NVLS over 8 ranks: 25 us; the bus bandwidth that nccl-tests prints exceeds the 450 GB/s link by up to 2 (n-1)/n:
+    NVLS over 8 ranks: 25 us; the bus bandwidth that nccl-tests prints may exceed the 450 GB/s link, by up to 2 (n-1)/n:
 
-    >>> round(in_network_all_reduce_time(8, 1, 0, 0, 25e-6, 18e-6, 450e9) * 1e6, 1)
-    25.0
-    >>> round(2 * 7 / 8 / in_network_all_reduce_time(8, 1, 1, 0, 0, 0, 450e9) / 1e9, 1)
+    >>> in_network_all_reduce_time(8, 0, 25e-6, 450e9)
+    2.5e-05
+    >>> round(2 * 7 / 8 / in_network_all_reduce_time(8, 1, 0, 450e9) / 1e9, 1)
     787.5
     """
-    latency = call_latency(ranks, launch) + minimum(ranks - domains, 1) * hop + minimum(domains - 1, 1) * net_hop
-    return latency + minimum(ranks - 1, 1) * size / bandwidth
+    return call_latency(ranks, launch) + minimum(ranks - 1, 1) * size / bandwidth
 
 
 @formula("T_AR,hier", "s", source=_DERIVED)

@@ -20,7 +20,7 @@ __all__ = ["FORMULAS", "Formula", "Node", "Value", "ceil", "ceil_div", "formula"
 
 @dataclass(frozen=True)
 class Formula:
-    """What the catalogue of formulas knows of one: name, printed symbol, unit of the result, source and the bare body."""
+    """What is known of one formula: name, printed symbol, unit of the result, source and the bare body."""
 
     name: str
     symbol: str
