@@ -1,0 +1,1 @@
+"""Predictions against measurements: typed rows, jobs from rows, scores, published systems reproduced."""
