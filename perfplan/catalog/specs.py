@@ -129,9 +129,16 @@ class Attention:
     qk_rope_head_dim: int = 0
     bias: bool = False
     output_gate: bool = False
-    index_heads: int = 0  # sparse-attention indexer (DSA)
+    index_heads: int = 0  # sparse-attention indexer (DSA); 0 with index_topk > 0: reuses the selection of a layer below
     index_head_dim: int = 0
     index_topk: int = 0
+    output_bias: bool = False
+    qk_norm: bool = False  # norm over each query and key head
+    chunked: bool = False  # `window` is a block that starts anew every `window` tokens (Llama 4), not a sliding one
+    kv_shared: bool = False  # keys serve as values: one projection, one cached tensor
+    compression: int = 0  # tokens per entry of a compressed cache read beside the window (DeepSeek-V4); 0 = none
+    o_lora_rank: int = 0  # grouped low-rank output projection (DeepSeek-V4)
+    o_groups: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,8 @@ class Mamba:
 
 @dataclass(frozen=True)
 class LinearAttention:
-    """Linear attention of the delta-rule family (gated DeltaNet, KDA); widths per head."""
+    """Linear attention of the delta-rule family; widths per head; gate_rank > 0: low-rank gates per channel (KDA),
+    0: a full-width output gate and scalar gates per head (gated DeltaNet)."""
 
     qk_heads: int
     v_heads: int
@@ -156,6 +164,8 @@ class LinearAttention:
     v_head_dim: int
     conv: int = 4
     chunk: int = 64
+    gate_rank: int = 0
+    output_gate: bool = False  # KDA with an output gate of full width instead of a low-rank one
 
 
 @dataclass(frozen=True)
@@ -187,6 +197,7 @@ class LayerKind:
     mixer: Attention | Mamba | LinearAttention | None
     ffn: Mlp | Moe | None
     parallel: bool = False  # attention and MLP read the same norm (one residual add)
+    post_norm: bool = False  # a second norm after each part (Gemma)
 
 
 @dataclass(frozen=True)
@@ -204,6 +215,8 @@ class Model:
     norm: str = "rms"
     positional: str = "rope"
     mtp_layers: int = 0
+    hf_name: str = ""
+    residual_streams: int = 1  # > 1: hyper-connections (DeepSeek-V4)
     published_params: float | None = None
     published_active: float | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
