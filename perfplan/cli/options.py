@@ -11,7 +11,8 @@ from perfplan.errors import OutOfRange, nearest
 from perfplan.units import parse
 
 __all__ = ["Attention", "Cluster", "Csv", "Folders", "Framework", "GlobalBatch", "Gpus", "Json", "LayoutText",
-           "Model", "Overlap", "Precision", "Save", "SeqLen", "Settings", "Skew", "Technique", "gpu_range", "overlaps", "quantity"]
+           "Model", "Overlap", "Precision", "Save", "SeqLen", "Settings", "Skew", "Technique", "gpu_range", "overlaps",
+           "quantity"]
 
 AXES = ("tp", "cp", "dp", "fsdp", "pp", "ep")
 
@@ -28,8 +29,8 @@ Framework = Annotated[str, typer.Option("--framework", metavar="ID", help="Train
 Attention = Annotated[str, typer.Option("--attention", metavar="flash|unfused", show_default=False,
                                         help="Attention kernels; the framework's unless given.")]
 Overlap = Annotated[str, typer.Option("--overlap", metavar="'tp=0 dp=1'", show_default=False,
-                                      help="Fraction of an axis' communication that may hide behind compute (axes tp, cp,"
-                                      " dp, fsdp, pp, ep); the framework's unless given.")]
+                                      help="Fraction of an axis' communication that may hide behind compute (axes tp,"
+                                      " cp, dp, fsdp, pp, ep); the framework's unless given.")]
 Skew = Annotated[float, typer.Option("--routing-skew", metavar="X",
                                      help="Load of the most loaded expert rank over the mean.")]
 LayoutText = Annotated[str, typer.Option("--layout", metavar="TOKENS", show_default=False,
