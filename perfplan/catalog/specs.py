@@ -275,4 +275,6 @@ class Framework:
     overlap: Mapping[str, float]
     contention: float
     attention: str  # flash | unfused
+    dropout: bool = False  # masks are drawn, stored and applied
+    scatter_gather: bool = False  # pipeline sends split the activation over the tensor-parallel group even without sp
     source: str = ""

@@ -1,0 +1,1 @@
+"""The training model: layouts, memory, step time, search."""

@@ -1,0 +1,173 @@
+"""The cost of one layout, as numbers: time by part, memory by part, what binds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from perfplan.catalog.specs import Recipe
+from perfplan.errors import Indivisible
+from perfplan.formulas.compute import gemm_flops
+from perfplan.formulas.core import total
+from perfplan.training.job import Job
+from perfplan.training.layers import end_costs, layer_cost
+from perfplan.training.layout import Layout
+from perfplan.training.network import Network
+from perfplan.training.ops import Core, Gemm, Op, Shape, head_ops, layer_ops
+from perfplan.training.rules import RULES, limits
+from perfplan.training.stages import stages
+from perfplan.training.step import Pieces, memory, step_time
+
+__all__ = ["Estimate", "broken_rules", "estimate", "kind_jobs", "layer_sequence", "model_flops", "pieces"]
+
+BF16 = {"forward": "bf16", "dgrad": "bf16", "wgrad": "bf16"}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a layout costs. Times [s], memory of the fullest rank [B]; `breakdown` adds up to `step_time`."""
+
+    job: Job
+    layout: Layout
+    step_time: float
+    breakdown: dict[str, float]
+    memory: dict[str, float]
+    band: tuple[float, float]
+    caveats: tuple[str, ...] = ()
+
+    @property
+    def memory_total(self) -> float:
+        """Memory of the fullest rank, everything included [B]."""
+        return sum(self.memory.values())
+
+    @property
+    def memory_allocated(self) -> float:
+        """What the framework's allocator holds at its peak: no driver context, libraries or fragmentation [B]."""
+        return sum(
+            size for part, size in self.memory.items() if part not in ("communication", "context", "fragmentation")
+        )
+
+    @property
+    def headroom(self) -> float:
+        """Memory left on the fullest rank, negative if it does not fit [B]."""
+        return self.job.cluster.accelerator.memory - self.memory_total
+
+    @property
+    def fits(self) -> bool:
+        """Whether the fullest rank fits into the memory that the driver reports."""
+        return self.headroom >= 0
+
+    @property
+    def tokens_per_s_per_gpu(self) -> float:
+        """Tokens per second and accelerator in use."""
+        return self.job.global_batch * self.job.seq_len / self.step_time / self.layout.world
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs (causal attention, no recompute: Megatron's convention) over the dense peak of the GEMM dtype."""
+        peak = self.job.peak(self.job.recipe.gemm["forward"]) / self.job.cluster.accelerator.sustained
+        return model_flops(self.job) / (self.step_time * self.layout.world * peak)
+
+    @property
+    def binding(self) -> str:
+        """The largest part of the step time."""
+        return max(self.breakdown, key=lambda part: self.breakdown[part])
+
+
+# ---------------------------------------------------------------- kinds, with layers kept in bf16
+def layer_sequence(job: Job) -> tuple[tuple[int, ...], int]:
+    """(kind of each layer, number of kinds); layers that the recipe keeps in bf16 are kinds of their own."""
+    first, last = job.recipe.bf16_layers
+    layers, count = job.model.layers, len(job.model.kinds)
+    if not (first or last):
+        return layers, count
+    plain = [i < first or i >= len(layers) - last for i in range(len(layers))]
+    return tuple(kind + count * keep for kind, keep in zip(layers, plain, strict=True)), 2 * count
+
+
+def kind_jobs(job: Job) -> list[Job]:
+    """The job under which each kind of layer of `layer_sequence` is priced."""
+    count = len(job.model.kinds)
+    if layer_sequence(job)[1] == count:
+        return [job] * count
+    plain: Recipe = replace(job.recipe, gemm=BF16, experts=BF16, saved=2.0)
+    return [job] * count + [replace(job, recipe=plain)] * count
+
+
+def pieces(job: Job, net: Network, shape: Shape, cp_kind: str, recompute: tuple[str, ...]) -> Pieces:
+    """Costs of every piece of a stage for these axes."""
+    kinds = job.model.kinds
+    costs = [
+        layer_cost(each, net, kinds[index % len(kinds)], shape, cp_kind, recompute)
+        for index, each in enumerate(kind_jobs(job))
+    ]
+    return Pieces(costs, *end_costs(job, net, shape))
+
+
+def model_flops(job: Job) -> float:
+    """Model FLOPs of one step: three forwards, causal attention, routed tokens only, logits; no router, norms, recompute."""
+    plain = replace(job, attention="flash", routing_skew=1.0)
+    shape = Shape(job.seq_len, 1, 1, 0, 1, 1, 1)
+    forward = _forward_flops(head_ops(plain, shape))
+    for index, kind in enumerate(job.model.kinds):
+        forward += job.model.layers.count(index) * _forward_flops(layer_ops(plain, kind, shape))
+    return 3 * forward * job.global_batch
+
+
+def _forward_flops(ops: list[Op]) -> float:
+    products = (gemm_flops(op.m, op.n, op.k) for op in ops if isinstance(op, Gemm) and op.part != "router")
+    return float(sum(products) + sum(op.flops for op in ops if isinstance(op, Core)))
+
+
+def broken_rules(job: Job, layout: Layout) -> list[str]:
+    """Why the layout cannot run, one sentence per broken rule."""
+    limit = limits(job)
+    facts = {
+        "world": layout.world,
+        "gpus": job.gpus,
+        "batch": job.global_batch,
+        "mbs": layout.mbs,
+        "dp": layout.dp,
+        "tp": layout.tp,
+        "cp": layout.cp,
+        "ep": layout.ep,
+        "etp": layout.etp,
+        "heads": limit.heads,
+        "kv_heads": limit.kv_heads,
+        "widths": sorted(limit.widths),
+        "seq": job.seq_len,
+        "experts": limit.experts or "no",
+        "expert_width": limit.expert_width,
+    }
+    reasons = [rule.says.format(**facts) for rule in RULES if bool(rule.broken(job, limit, layout))]
+    if stages(*layer_sequence(job), layout.pp, layout.vpp) is None:
+        reasons.append(
+            f"{len(job.model.layers)} layers, embedding and head do not fill pp*vpp = {layout.pp}*{layout.vpp} chunks"
+        )
+    if layout.vpp > 1 and layout.pp == 1:
+        reasons.append("vpp > 1 needs pp > 1")
+    return reasons
+
+
+def estimate(job: Job, layout: Layout) -> Estimate:
+    """Price one layout; Indivisible (one sentence) if it cannot run at all. Whether it fits is in the estimate."""
+    reasons = broken_rules(job, layout)
+    if reasons:
+        raise Indivisible(f"layout {str(layout)!r} cannot run {job.model.id}: {'; '.join(reasons)}")
+    net = Network(job.cluster, layout.world)
+    shape = Shape(job.seq_len, layout.mbs, layout.tp, layout.sp, layout.cp, layout.ep, layout.etp)
+    split = stages(*layer_sequence(job), layout.pp, layout.vpp)
+    assert split is not None
+    parts = pieces(job, net, shape, layout.cp_kind, layout.recompute)
+    times = step_time(job, net, layout, parts, split)
+    step = total("T_step", "s", times)
+    sizes = memory(job, layout, parts, split)
+    breakdown = {name: float(value) for name, value in times.items()}
+    return Estimate(
+        job,
+        layout,
+        step,
+        breakdown,
+        {name: float(size) for name, size in sizes.items()},
+        (float(step), float(step)),
+        job.caveats,
+    )

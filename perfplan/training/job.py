@@ -1,0 +1,104 @@
+"""What is to be trained, on what, with which software: everything but the layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from perfplan.catalog.specs import Cluster, Framework, Kernel, Model, Recipe
+from perfplan.errors import OutOfRange, Unsupported
+
+__all__ = ["Job", "kernel"]
+
+_FAMILY = {
+    "fp8-block": ("fp8",),
+    "mxfp8": ("fp8",),
+    "nvfp4": ("fp4",),
+    "mxfp4": ("fp4",),
+    "fp16": ("bf16",),
+    "bf16": ("fp16",),
+    "fp32": ("tf32",),
+}
+_RELATED = {
+    "grouped_gemm": "gemm",
+    "head": "gemm",
+    "unfused_attention": "gemm",
+    "attention_backward": "attention",
+    "scan": "attention",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training job. global_batch: sequences per optimizer step; seq_len: tokens per sequence; routing_skew: load of the
+    most loaded expert rank over the mean [1]; overlap: axis -> fraction that may hide, overrides the framework's."""
+
+    model: Model
+    cluster: Cluster
+    gpus: int
+    global_batch: int
+    seq_len: int
+    recipe: Recipe
+    framework: Framework
+    attention: str = ""
+    routing_skew: float = 1.0
+    overlap: Mapping[str, float] = field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reject absurd numbers and dtypes that the accelerator lacks."""
+        for name, low, high in (("gpus", 1, 1 << 20), ("global_batch", 1, 1 << 24), ("seq_len", 1, 1 << 24)):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise OutOfRange(f"{name} is {value}, but must be between {low} and {high}")
+        if not 1 <= self.routing_skew <= 1000:
+            raise OutOfRange(
+                f"routing skew is {self.routing_skew:g}, but the most loaded rank over the mean is at least 1"
+            )
+        if self.cluster.size is not None and self.gpus > self.cluster.size:
+            raise OutOfRange(f"gpus is {self.gpus}, but cluster {self.cluster.id} has {self.cluster.size} accelerators")
+        for dtype in {
+            *self.recipe.gemm.values(),
+            *self.recipe.experts.values(),
+            self.recipe.attention,
+            self.recipe.head,
+        }:
+            self.peak(dtype)
+
+    @property
+    def fused_attention(self) -> bool:
+        """Whether core attention runs as one kernel that never stores the scores."""
+        return (self.attention or self.framework.attention) == "flash"
+
+    def overlapped(self, axis: str) -> float:
+        """Fraction of the communication of `axis` (tp, cp, dp, fsdp, pp, ep) that may hide behind compute."""
+        return self.overlap.get(axis, self.framework.overlap.get(axis, 0.0))
+
+    def peak(self, dtype: str) -> float:
+        """Dense peak of the dtype at the clock that a long step sustains [FLOP/s]."""
+        chip = self.cluster.accelerator
+        for name in (dtype, *_FAMILY.get(dtype, ())):
+            if name in chip.peak:
+                return chip.peak[name] * chip.sustained
+        have = ", ".join(sorted(chip.peak))
+        raise Unsupported(
+            f"precision {self.recipe.id} needs {dtype}, which {chip.id} does not have (it has {have}); choose another --precision"
+        )
+
+
+def kernel(job: Job, kind: str, dtype: str) -> Kernel:
+    """Constants of a kernel kind for a dtype: its own, else the nearest format's of the same kind."""
+    kinds = job.cluster.accelerator.kernels
+    table = kinds.get(kind) or kinds.get(_RELATED.get(kind, kind), {})
+    for name in (
+        dtype,
+        *_FAMILY.get(dtype, ()),
+        "fp8" if dtype in ("nvfp4", "mxfp4", "fp4") else dtype,
+        "bf16",
+        "fp16",
+    ):
+        if name in table:
+            return table[name]
+    raise Unsupported(
+        f"accelerator {job.cluster.accelerator.id} has no constants for {kind} kernels in {dtype}; add them to its YAML"
+    )

@@ -1,0 +1,305 @@
+"""What one layer costs: compute, exposed communication, memory kept; priced once per combination of the axes it depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from perfplan.catalog.specs import Attention, LayerKind, LinearAttention, Mamba, Mlp, Moe
+from perfplan.formulas import compute
+from perfplan.formulas.core import maximum, total, where
+from perfplan.formulas.parameters import (
+    key_value_parameters,
+    linear_attention_parameters,
+    low_rank_query_parameters,
+    mamba2_parameters,
+    mla_kv_output_parameters,
+    mlp_parameters,
+    query_parameters,
+    routed_expert_parameters,
+    router_parameters,
+)
+from perfplan.training.job import Job, kernel
+from perfplan.training.network import Group, Network
+from perfplan.training.ops import Core, Gemm, Op, Shape, Stream, embedding_ops, head_ops, layer_ops, layer_saved
+
+WIDTH = {
+    "fp32": 4.0,
+    "tf32": 4.0,
+    "bf16": 2.0,
+    "fp16": 2.0,
+    "fp8": 1.0,
+    "fp8-block": 1.0,
+    "mxfp8": 1.0,
+    "int8": 1.0,
+    "nvfp4": 0.5,
+    "mxfp4": 0.5,
+    "fp4": 0.5,
+}  # bytes per element of a number format
+__all__ = ["Cost", "end_costs", "layer_cost", "layer_parameters", "op_times"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One piece of a stage, per micro-batch and rank. Times [s], memory [B]; numbers or columns.
+
+    forward, backward, recompute: compute; tp, cp, ep: exposed communication of all passes; saved: kept until backward;
+    whole: alive while the piece itself runs backward; dense, expert: parameters of the rank before sharding.
+    """
+
+    forward: Any = 0.0
+    backward: Any = 0.0
+    recompute: Any = 0.0
+    tp: Any = 0.0
+    cp: Any = 0.0
+    ep: Any = 0.0
+    saved: Any = 0.0
+    whole: Any = 0.0
+    dense: Any = 0.0
+    expert: Any = 0.0
+
+
+# ---------------------------------------------------------------- compute
+def _gemm_pass(job: Job, op: Gemm, dtype: str, left: float, right: float, output: float) -> Any:
+    """One pass of a GEMM; left, right, output: bytes moved per element of the input, the weights and the output."""
+    constants = kernel(job, op.kind, dtype)
+    traffic = compute.gemm_bytes(op.m, op.n, op.k, op.groups, left, right, output)
+    return compute.kernel_time(
+        compute.gemm_flops(op.m, op.n, op.k),
+        traffic,
+        constants.compute,
+        job.peak(dtype),
+        constants.memory,
+        job.cluster.accelerator.memory_bandwidth,
+        constants.overhead,
+    )
+
+
+def _dtypes(job: Job, op: Gemm) -> tuple[str, str, str]:
+    recipe = job.recipe
+    if op.kind == "head":
+        return recipe.head, recipe.head, recipe.head
+    if op.part == "router":
+        return ("bf16" if recipe.router in ("fp32", "tf32") else recipe.router,) * 3
+    table = recipe.experts if op.kind == "grouped_gemm" else recipe.gemm
+    return table["forward"], table["dgrad"], table["wgrad"]
+
+
+def _gemm_times(job: Job, op: Gemm) -> tuple[Any, Any]:
+    forward, dgrad, wgrad = _dtypes(job, op)
+    f, d, w = WIDTH[forward], WIDTH[dgrad], WIDTH[wgrad]
+    accumulate = 2 * job.recipe.gradient  # the weight gradient is read and written
+    return (
+        _gemm_pass(job, op, forward, f, f, 2.0),
+        total(
+            "t_bwd",
+            "s",
+            {"dgrad": _gemm_pass(job, op, dgrad, 2.0, d, d), "wgrad": _gemm_pass(job, op, wgrad, w, accumulate, w)},
+        ),
+    )
+
+
+def _core_times(job: Job, op: Core) -> tuple[Any, Any]:
+    chip, dtype = job.cluster.accelerator, job.recipe.attention
+
+    def run(kind: str, work: float) -> Any:
+        constants = kernel(job, kind, dtype)
+        reached = constants.compute * compute.saturation(op.length, constants.half)
+        return compute.kernel_time(
+            work * op.flops,
+            work * op.traffic,
+            reached,
+            job.peak(dtype),
+            constants.memory,
+            chip.memory_bandwidth,
+            constants.overhead,
+        )
+
+    return run(op.kind, 1.0), run(
+        "attention_backward" if op.kind == "attention" else op.kind, 2.5 if op.kind == "attention" else 2.0
+    )
+
+
+def _stream_times(job: Job, op: Stream) -> tuple[Any, Any]:
+    constants, bandwidth = kernel(job, "stream", "bf16"), job.cluster.accelerator.memory_bandwidth
+    overhead = op.kernels * constants.overhead
+    return (
+        compute.stream_time(op.forward, constants.memory, bandwidth, overhead),
+        compute.stream_time(op.backward, constants.memory, bandwidth, overhead),
+    )
+
+
+def op_times(job: Job, op: Op) -> tuple[Any, Any, int]:
+    """(forward time, backward time, kernels launched forward) of one operator."""
+    if isinstance(op, Gemm):
+        return *_gemm_times(job, op), 1
+    if isinstance(op, Core):
+        return *_core_times(job, op), 1
+    return *_stream_times(job, op), op.kernels
+
+
+def _recomputed(recompute: tuple[str, ...], module: str) -> bool:
+    return (
+        recompute == ("full",) or (bool(module) and module in recompute) or (module == "moe_act" and "moe" in recompute)
+    )
+
+
+def _compute(job: Job, ops: list[Op], recompute: tuple[str, ...]) -> tuple[Any, Any, Any]:
+    """(forward, backward, recompute) of a run of operators, each no faster than the host launches it."""
+    forward, backward, again, counts = {}, {}, {}, [0, 0]
+    for index, op in enumerate(ops):
+        ahead, back, kernels = op_times(job, op)
+        forward[f"{op.part} {index}"], backward[f"{op.part} {index}"] = ahead, back
+        counts[0] += kernels
+        if _recomputed(recompute, op.module):
+            again[f"{op.part} {index}"], counts[1] = ahead, counts[1] + kernels
+    launch = job.framework.launch
+    return (
+        compute.host_bound_time(total("t_fwd", "s", forward), counts[0], launch),
+        compute.host_bound_time(total("t_bwd", "s", backward), 2 * counts[0], launch),
+        compute.host_bound_time(total("t_rec", "s", again), counts[1], launch) if again else 0.0,
+    )
+
+
+# ---------------------------------------------------------------- communication
+def _tp_time(job: Job, net: Network, shape: Shape, regions: list[float], passes: int) -> Any:
+    """Tensor-parallel collectives of a layer; `regions`: bytes per token gathered into each region; passes: 3 with a recomputed forward."""
+    path, wire = net.path(Group(shape.tp, 1)), job.recipe.wire["tp"]
+    out = shape.tokens * job.model.hidden * wire
+    parts: dict[str, Any] = {}
+    for index, width in enumerate(regions):
+        enter = shape.tokens * width * wire
+        gathers = path.all_gather(enter), path.all_gather(out)
+        sharded = (passes + 1) * gathers[0] + passes * gathers[
+            1
+        ]  # forward AG+RS, backward AG+RS and the re-gather for wgrad
+        whole = (passes - 1) * path.all_reduce(out) + path.all_reduce(enter)
+        parts[f"region {index}"] = where(shape.sp > 0, sharded, whole)
+    return total("t_tp", "s", parts)
+
+
+def _regions(job: Job, kind: LayerKind) -> list[float]:
+    hidden = float(job.model.hidden)
+    regions = []
+    if isinstance(kind.mixer, Attention) and kind.mixer.kv_lora_rank:
+        latent = float(kind.mixer.kv_lora_rank + kind.mixer.qk_rope_head_dim)
+        regions.append(latent + (kind.mixer.q_lora_rank or hidden))
+    elif kind.mixer is not None:
+        regions.append(hidden)
+    dense = isinstance(kind.ffn, Mlp) or (isinstance(kind.ffn, Moe) and kind.ffn.shared_width)
+    if dense and not (kind.parallel and regions):
+        regions.append(hidden)
+    return regions
+
+
+def _cp_time(
+    job: Job, net: Network, shape: Shape, a: Attention, attention: tuple[Any, Any], kind: str, passes: int
+) -> Any:
+    """Exposed context-parallel exchange of one attention layer, all passes."""
+    path, wire = net.path(Group(shape.cp, shape.tp)), job.recipe.wire["cp"]
+    kv = shape.tokens * maximum(a.kv_heads, shape.tp) / shape.tp * (a.head_dim + a.v_head_dim) * wire
+    if kind == "allgather":
+        return passes * path.all_gather(kv * shape.cp)
+    if kind == "a2a":
+        moved = kv + shape.tokens * a.heads / shape.tp * (a.head_dim + a.v_head_dim) * wire
+        return passes * path.all_to_all(moved)
+    hops = shape.cp - 1
+    ahead, back = hops * path.send(kv), hops * path.send(2 * kv)
+    hidden = job.overlapped("cp")
+    return (passes - 1) * compute.exposed_time(ahead, attention[0], hidden) + compute.exposed_time(
+        back, attention[1], hidden
+    )
+
+
+def _ep_time(job: Job, net: Network, shape: Shape, moe: Moe, passes: int) -> Any:
+    """Dispatch and combine of one MoE layer, all passes, and the expert-tensor-parallel exchange of the dispatched rows."""
+    width = shape.rows * moe.top_k * (moe.latent or job.model.hidden) * job.routing_skew
+    experts, wire = net.path(Group(shape.ep, shape.etp)), job.recipe.wire
+    dispatch = experts.all_to_all(width * wire["ep_dispatch"])
+    combine = experts.all_to_all(width * wire["ep_combine"])
+    sliced = 2 * net.path(Group(shape.etp, 1)).all_gather(width * shape.etp * wire["ep_combine"])
+    return (passes - 1) * (dispatch + combine + sliced) + 2 * combine + sliced
+
+
+# ---------------------------------------------------------------- a layer
+def layer_parameters(job: Job, kind: LayerKind, tp: Any, ep: Any, etp: Any) -> tuple[Any, Any]:
+    """(dense, routed-expert) parameters of one layer on one rank before data-parallel sharding [1]."""
+    hidden, dense, expert = job.model.hidden, {"norms": 2 * job.model.hidden}, 0.0
+    match kind.mixer:
+        case Attention() as a if a.kv_lora_rank:
+            dense["q"] = (
+                low_rank_query_parameters(hidden, a.heads / tp, a.head_dim, a.q_lora_rank)
+                if a.q_lora_rank
+                else query_parameters(hidden, a.heads / tp, a.head_dim)
+            )
+            dense["kv, output"] = mla_kv_output_parameters(
+                hidden, a.heads / tp, a.kv_lora_rank, a.qk_nope_head_dim, a.qk_rope_head_dim, a.v_head_dim
+            )
+        case Attention() as a:
+            dense["q"] = query_parameters(hidden, a.heads / tp, a.head_dim)
+            dense["k, v"] = key_value_parameters(hidden, maximum(a.kv_heads, tp) / tp, a.head_dim, a.v_head_dim)
+            dense["output"] = query_parameters(hidden, a.heads / tp, a.v_head_dim)
+            if a.output_gate:
+                dense["gate"] = query_parameters(hidden, a.heads / tp, a.v_head_dim)
+        case Mamba() as a:
+            dense["mamba"] = mamba2_parameters(hidden, a.heads, a.head_dim, a.state, a.groups, a.conv) / tp
+        case LinearAttention() as a:
+            dense["linear attention"] = (
+                linear_attention_parameters(
+                    hidden, a.qk_heads * a.qk_head_dim, a.v_heads * a.v_head_dim, a.v_heads, a.conv
+                )
+                / tp
+            )
+    match kind.ffn:
+        case Mlp() as f:
+            dense["mlp"] = mlp_parameters(hidden, f.width / tp, 3 if f.gated else 2)
+        case Moe() as f:
+            dense["router"] = router_parameters(hidden, f.experts)
+            dense["shared experts"] = mlp_parameters(hidden, f.shared_width / tp, 3 if f.gated else 2)
+            dense["latent"] = 2 * hidden * f.latent
+            expert = routed_expert_parameters(f.latent or hidden, f.width / etp, 3 if f.gated else 2, f.experts / ep)
+    return total("N_dense", "1", dense), expert
+
+
+def _memory(job: Job, kind: LayerKind, shape: Shape, recompute: tuple[str, ...]) -> tuple[Any, Any]:
+    saved = layer_saved(job, kind, shape)
+    whole = total("M_layer", "B", {item.name: item.size for item in saved})
+    if recompute == ("full",):
+        return 2 * shape.rows * job.model.hidden, whole
+    kept = {item.name: item.size for item in saved if not _recomputed(recompute, item.module)}
+    return total("M_saved", "B", kept), whole
+
+
+def layer_cost(job: Job, net: Network, kind: LayerKind, shape: Shape, cp_kind: str, recompute: tuple[str, ...]) -> Cost:
+    """Everything one layer of this kind costs on one rank, per micro-batch."""
+    ops = layer_ops(job, kind, shape)
+    forward, backward, again = _compute(job, ops, recompute)
+    full = recompute == ("full",)
+    tp = _tp_time(job, net, shape, _regions(job, kind), 3 if full else 2)
+    cp = ep = 0.0
+    if isinstance(kind.mixer, Attention):
+        core = [op_times(job, op)[:2] for op in ops if isinstance(op, Core)][0]
+        cp = _cp_time(job, net, shape, kind.mixer, core, cp_kind, 3 if full or "core_attn" in recompute else 2)
+    if isinstance(kind.ffn, Moe):
+        ep = _ep_time(job, net, shape, kind.ffn, 3 if full or "moe" in recompute else 2)
+        ep = compute.exposed_time(ep, forward + backward, job.overlapped("ep"))
+    exposed = compute.exposed_time(tp, forward + backward, job.overlapped("tp"))
+    saved, whole = _memory(job, kind, shape, recompute)
+    dense, expert = layer_parameters(job, kind, shape.tp, shape.ep, shape.etp)
+    slow = compute.hidden_penalty(tp, exposed, job.framework.contention)
+    return Cost(forward, backward + slow, again, exposed, cp, ep, saved, whole, dense, expert)
+
+
+def end_costs(job: Job, net: Network, shape: Shape) -> tuple[Cost, Cost]:
+    """Costs of the embedding (first stage) and of the final norm, LM head and loss (last stage)."""
+    matrix = job.model.vocab * job.model.hidden / shape.tp
+    first = _compute(job, embedding_ops(job, shape), ())
+    last = _compute(job, head_ops(job, shape), ())
+    loss = 3 * net.path(Group(shape.tp, 1)).all_reduce(4 * shape.tokens)
+    gathered = _tp_time(job, net, shape, [float(job.model.hidden)], 2)
+    logits = shape.tokens * job.model.vocab / shape.tp
+    block = shape.rows * job.model.hidden
+    return (
+        Cost(first[0], first[1], 0.0, gathered / 2, saved=8.0 * shape.tokens, dense=matrix),
+        Cost(last[0], last[1], 0.0, gathered / 2 + loss, saved=4 * block, whole=8 * logits, dense=matrix),
+    )

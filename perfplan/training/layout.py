@@ -1,0 +1,143 @@
+"""Layouts and their grammar: `tp8 sp1 cp1 pp8 vpp8 ep1 etp1 dp16 mbs1 zero1 rc=none`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from perfplan.errors import BadLayout, offer
+
+__all__ = ["CP_KINDS", "DEGREES", "MODULES", "PRESETS", "Layout", "parse_recompute", "parse_tokens"]
+
+DEGREES = ("tp", "sp", "cp", "pp", "vpp", "ep", "etp", "dp", "mbs")
+CP_KINDS = ("ring", "allgather", "a2a")
+MODULES = ("core_attn", "mlp", "moe", "moe_act", "layernorm", "mla_up_proj", "shared_experts")
+PRESETS = ("zero0", "zero1", "zero2", "zero3", "fsdp", "hsdpN", "wN-gN-oN")
+_WIDTHS = {
+    "zero0": (1, 1, 1),
+    "none": (1, 1, 1),
+    "zero1": (1, 1, 0),
+    "zero2": (1, 0, 0),
+    "zero3": (0, 0, 0),
+    "fsdp": (0, 0, 0),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One layout, or many as NumPy columns of the same length.
+
+    tp, sp, cp, pp, vpp, ep, etp, dp: degrees (training_core.md); mbs: micro-batch in sequences; shard_weights, shard_gradients,
+    shard_optimizer: ranks that share one copy, 0 = all replicas of the parameter; cp_kind: how context parallelism
+    exchanges keys and values; recompute: modules recomputed in backward, ("full",) = whole layers.
+    """
+
+    tp: Any = 1
+    sp: Any = 0
+    cp: Any = 1
+    pp: Any = 1
+    vpp: Any = 1
+    ep: Any = 1
+    etp: Any = 1
+    dp: Any = 1
+    mbs: Any = 1
+    shard_weights: Any = 1
+    shard_gradients: Any = 1
+    shard_optimizer: Any = 1
+    cp_kind: Any = "ring"
+    recompute: Any = ()
+
+    @property
+    def world(self) -> Any:
+        """Accelerators that the layout uses: tp * cp * pp * dp."""
+        return self.tp * self.cp * self.pp * self.dp
+
+    @property
+    def sharding(self) -> str:
+        """Name of the three widths."""
+        widths = (self.shard_weights, self.shard_gradients, self.shard_optimizer)
+        for name in ("zero0", "zero1", "zero2", "zero3"):
+            if _WIDTHS[name] == widths:
+                return name
+        if len(set(widths)) == 1:
+            return f"hsdp{widths[0]}"
+        return "w{}-g{}-o{}".format(*widths)
+
+    @classmethod
+    def parse(cls, text: str) -> Layout:
+        """The layout written as tokens; every degree that is not named is 1 (sp 0).
+
+        >>> str(Layout.parse("tp8 sp1 pp8 vpp2 dp4 zero1 rc=selective"))
+        'tp8 sp1 cp1 pp8 vpp2 ep1 etp1 dp4 mbs1 zero1 rc=core_attn'
+        """
+        return replace(cls(), **parse_tokens(text))
+
+    def __str__(self) -> str:
+        degrees = " ".join(f"{name}{getattr(self, name)}" for name in DEGREES)
+        kind = "" if self.cp_kind == "ring" else f" cp={self.cp_kind}"
+        return f"{degrees} {self.sharding}{kind} rc={','.join(self.recompute) or 'none'}"
+
+
+def parse_recompute(text: str) -> tuple[str, ...]:
+    """Modules named by `rc=`: none, selective (core attention), full, or a comma-separated list."""
+    if text == "none":
+        return ()
+    if text == "selective":
+        return ("core_attn",)
+    if text == "full":
+        return ("full",)
+    modules = tuple(sorted(set(text.split(","))))
+    for module in modules:
+        if module not in MODULES:
+            raise BadLayout(
+                f"layout token rc={text}: unknown module {module!r}{offer(module, MODULES)};"
+                f" use none, selective, full or a list of {', '.join(MODULES)}"
+            )
+    return modules
+
+
+def _sharding(token: str) -> dict[str, int] | None:
+    names = ("shard_weights", "shard_gradients", "shard_optimizer")
+    if token in _WIDTHS:
+        return dict(zip(names, _WIDTHS[token], strict=True))
+    if match := re.fullmatch(r"hsdp(\d+)", token):
+        return dict.fromkeys(names, int(match[1]))
+    if match := re.fullmatch(r"w(\d+)-g(\d+)-o(\d+)", token):
+        return dict(zip(names, map(int, match.groups()), strict=True))
+    return None
+
+
+def _token(token: str) -> dict[str, Any]:
+    if token.startswith("rc="):
+        return {"recompute": parse_recompute(token[3:])}
+    if token.startswith("cp=") and token[3:] in CP_KINDS:
+        return {"cp_kind": token[3:]}
+    if (widths := _sharding(token)) is not None:
+        return widths
+    match = re.fullmatch(r"([a-z]+)(\d+)", token)
+    if match and match[1] in DEGREES:
+        return {match[1]: int(match[2])}
+    raise BadLayout(
+        f"layout token {token!r} is not understood{offer(token, (*DEGREES, *PRESETS))}; write for example"
+        " 'tp8 sp1 cp1 pp8 vpp8 ep1 etp1 dp16 mbs1 zero1 rc=none'"
+    )
+
+
+def parse_tokens(text: str) -> dict[str, Any]:
+    """Layout fields named by the tokens of `text`, each checked by itself."""
+    fields: dict[str, Any] = {}
+    for token in text.split():
+        for name, value in _token(token).items():
+            if name in fields and fields[name] != value:
+                raise BadLayout(f"layout {text!r} gives {name} twice ({fields[name]} and {value})")
+            if (
+                isinstance(value, int)
+                and name in DEGREES
+                and not (0 if name == "sp" else 1) <= value <= (1 if name == "sp" else 1 << 20)
+            ):
+                raise BadLayout(
+                    f"layout token {token!r}: {name} must be {'0 or 1' if name == 'sp' else 'between 1 and 1048576'}"
+                )
+            fields[name] = value
+    return fields

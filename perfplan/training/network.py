@@ -1,0 +1,185 @@
+"""Where the groups of a layout lie on the network, and what their collectives cost there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from perfplan.catalog.specs import Cluster, Level
+from perfplan.formulas import collectives as price
+from perfplan.formulas.core import ceil_div, log2, maximum, minimum, where
+
+__all__ = ["Group", "Network", "Path"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Ranks that communicate: `ranks` of them, `stride` accelerators apart."""
+
+    ranks: Any
+    stride: Any
+
+
+def _interpolate(points: tuple[tuple[int, float], ...], ranks: Any) -> Any:
+    """Fraction reached by `ranks` ranks, linear in log2(ranks) between the catalog's points, flat outside."""
+    result: Any = points[0][1]
+    for (low, first), (high, last) in zip(points, points[1:], strict=False):
+        share = minimum(maximum((log2(maximum(ranks, 1)) - log2(low)) / (log2(high) - log2(low)), 0.0), 1.0)
+        result = result + share * (last - first)
+    return result
+
+
+class Network:
+    """Collectives on the levels of one cluster, for a machine of `world` accelerators."""
+
+    def __init__(self, cluster: Cluster, world: int) -> None:
+        """`world`: accelerators of the job, which decides whether groups can straddle domains."""
+        self.cluster, self.world = cluster, world
+        self.inner = cluster.levels[0]
+
+    @cached_property
+    def outer(self) -> tuple[Level, ...]:
+        """The levels beyond the fast domain."""
+        return self.cluster.levels[1:]
+
+    def domains(self, group: Group, level: Level) -> Any:
+        """Domains of `level` that the group touches; a group whose span does not divide the domain straddles two."""
+        if level.size <= 0 or level.size >= self.world:
+            return minimum(group.ranks, 1)
+        span = group.ranks * group.stride
+        members = maximum(level.size // group.stride, 1)
+        inside = where(level.size % minimum(span, level.size) == 0, 1, minimum(group.ranks, 2))
+        return where(span <= level.size, inside, ceil_div(group.ranks, members))
+
+    def _torus_share(self, group: Group, level: Level) -> Any:
+        """Fraction of an accelerator's links that the group can use: the axes it covers, half of an axis it does not close."""
+        below, axes = 1, 0.0
+        for length in level.dims:
+            covered = minimum(
+                maximum(minimum(group.ranks * group.stride, below * length) / maximum(group.stride, below), 1.0), length
+            )
+            axes = axes + where(covered > 1, where(covered >= length, 1.0, 0.5), 0.0)
+            below *= length
+        return maximum(axes, 0.5) / len(level.dims)
+
+    def reach(self, domains: Any, otherwise: Any) -> Any:
+        """Bandwidth of one accelerator beyond its fast domain, towards `domains` others [B/s]."""
+        if not self.outer:
+            return otherwise
+        level = self.outer[0]
+        return level.bandwidth * _interpolate(level.efficiency, domains) / level.oversubscription
+
+    def inner_bandwidth(self, group: Group, members: Any) -> Any:
+        """Bus bandwidth per rank between `members` of the group inside one fast domain [B/s]."""
+        share = self._torus_share(group, self.inner) if self.inner.dims else 1.0
+        return self.inner.bandwidth * _interpolate(self.inner.efficiency, members) * share
+
+    def _path(self, group: Group) -> tuple[Any, Any, Any]:
+        """(domains touched, latency of one hop between them, per-rank bus bandwidth of a ring over the group)."""
+        domains = self.domains(group, self.inner)
+        bandwidth = self.inner_bandwidth(group, maximum(group.ranks / domains, 1.0))
+        hop: Any = 0.0
+        below = domains
+        for index, level in enumerate(self.outer):
+            reach = level.bandwidth * _interpolate(level.efficiency, below) / level.oversubscription
+            if index == 0:
+                bandwidth = price.ring_bandwidth(group.ranks, domains, bandwidth, reach)
+                hop = level.latency
+            else:
+                wide = self.domains(group, self.outer[index - 1])
+                bandwidth = price.ring_bandwidth(group.ranks, wide, bandwidth, reach)
+                hop = where(wide > 1, level.latency, hop)
+        return domains, hop, bandwidth
+
+    def choose(self, operation: str, group: Group, domains: Any, size: Any) -> dict[str, Any]:
+        """Algorithm -> whether the library takes it, by its own selection model (its smallest tuner time)."""
+        names = [
+            n
+            for n in self.cluster.library.algorithms.get(operation, ("ring",))
+            if n not in ("nvls", "in_network") or self.inner.reduction
+        ]
+        tuner = self.cluster.library.tuner
+        if len(names) == 1 or not all(name in tuner for name in names):
+            return {names[0]: True}
+        bus = self.inner_bandwidth(group, maximum(group.ranks / domains, 1.0))
+        times = {}
+        for name in names:
+            base, inside, between, fraction = tuner[name]
+            hops = {
+                "ring": (2 * (group.ranks - domains), 2 * (domains - 1)),
+                "tree": (2 * (group.ranks / domains - 1), 2 * log2(domains)),
+            }
+            near, far = hops.get(name, (1, 2 * log2(domains)))
+            out_of_reach = where(domains > 1, 1e9, 0.0) if name in ("nvls", "in_network") else 0.0
+            times[name] = (
+                price.tuner_time(base + near * inside + far * between, size, fraction * bus / 2) + out_of_reach
+            )
+        best = None
+        for name in names:
+            best = times[name] if best is None else minimum(best, times[name])
+        return {name: times[name] <= best for name in names}
+
+    def path(self, group: Group) -> Path:
+        """The network as the group sees it."""
+        domains, hop, bandwidth = self._path(group)
+        return Path(self, group, domains, hop, bandwidth)
+
+
+@dataclass(frozen=True)
+class Path:
+    """What the collectives of one group (or of columns of groups) cost.
+
+    domains: fast domains touched; hop: latency between them [s]; bandwidth: per-rank bus bandwidth of a ring [B/s].
+    """
+
+    net: Network
+    group: Group
+    domains: Any
+    hop: Any
+    bandwidth: Any
+
+    def all_reduce(self, size: Any) -> Any:
+        """Time of an all-reduce of `size` bytes per rank, by the algorithm that the library would take [s]."""
+        ranks, inner = self.group.ranks, self.net.inner
+        chosen = self.net.choose("all_reduce", self.group, self.domains, size)
+        result = price.ring_all_reduce_time(
+            ranks, self.domains, size, inner.launch, inner.latency, self.hop, self.bandwidth
+        )
+        if "tree" in chosen:
+            tree = price.tree_all_reduce_time(
+                ranks, self.domains, size, inner.launch, inner.latency, self.hop, self.bandwidth
+            )
+            result = where(chosen["tree"], tree, result)
+        for name in ("nvls", "in_network"):
+            if name in chosen:
+                reduced = price.in_network_all_reduce_time(
+                    ranks, self.domains, size, inner.launch, inner.latency, self.hop, inner.reduction * inner.bandwidth
+                )
+                result = where(chosen[name], reduced, result)
+        return result
+
+    def all_gather(self, size: Any) -> Any:
+        """Time of an all-gather whose full buffer has `size` bytes, or of the reduce-scatter of that buffer [s]."""
+        inner = self.net.inner
+        return price.ring_all_gather_time(
+            self.group.ranks, self.domains, size, inner.launch, inner.latency, self.hop, self.bandwidth
+        )
+
+    def all_to_all(self, size: Any) -> Any:
+        """Time of an all-to-all with a send buffer of `size` bytes per rank [s]."""
+        inner = self.net.inner
+        launch = inner.launch + where(self.domains > 1, self.hop, inner.latency)
+        near = self.net.inner_bandwidth(self.group, maximum(self.group.ranks / self.domains, 1.0))
+        return price.direct_all_to_all_time(
+            self.group.ranks, self.domains, size, launch, 0.0, 0.0, near, self.net.reach(self.domains, near)
+        )
+
+    def send(self, size: Any) -> Any:
+        """Time to send `size` bytes to the next rank of the group; 0 for a group of one [s]."""
+        inner = self.net.inner
+        near = inner.peer or inner.bandwidth * inner.efficiency[0][1]
+        bandwidth = where(self.domains > 1, self.net.reach(1, near), near)
+        return price.point_to_point_time(size, where(self.domains > 1, self.hop, inner.latency), bandwidth) * minimum(
+            self.group.ranks - 1, 1
+        )

@@ -1,0 +1,344 @@
+"""What one layer of each kind computes: its operators on one rank, and what they keep for backward.
+
+Shapes follow training_core.md sections 1.1, 2.3 and 6. All counts are per micro-batch and rank; any may be a column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from perfplan.catalog.specs import Attention, LayerKind, LinearAttention, Mamba, Mlp, Moe
+from perfplan.errors import Unsupported
+from perfplan.formulas.attention import attention_flops, attention_traffic, causal_pairs, windowed_pairs
+from perfplan.formulas.core import maximum
+from perfplan.training.job import Job
+
+__all__ = ["Core", "Gemm", "Op", "Saved", "Shape", "Stream", "head_ops", "embedding_ops", "layer_ops", "layer_saved"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The layout axes that the cost of one layer depends on; numbers or columns."""
+
+    seq: int
+    mbs: Any
+    tp: Any
+    sp: Any
+    cp: Any
+    ep: Any
+    etp: Any
+
+    @property
+    def tokens(self) -> Any:
+        """Tokens of a micro-batch inside tensor-parallel regions of a rank."""
+        return self.mbs * self.seq / self.cp
+
+    @property
+    def rows(self) -> Any:
+        """Tokens that a rank holds outside tensor-parallel regions."""
+        return self.tokens / (1 + (self.tp - 1) * self.sp)
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """Matrix products D[m,n] = A[m,k] B[k,n], `groups` of them with m rows in all."""
+
+    part: str
+    module: str
+    m: Any
+    n: Any
+    k: Any
+    kind: str = "gemm"
+    groups: Any = 1
+
+
+@dataclass(frozen=True)
+class Core:
+    """Core attention or another scan: fused arithmetic over the sequence."""
+
+    part: str
+    module: str
+    flops: Any
+    traffic: Any
+    length: Any
+    kind: str = "attention"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Memory-bound kernels: bytes moved forward and backward, and how many kernels that takes."""
+
+    part: str
+    module: str
+    forward: Any
+    backward: Any
+    kernels: int = 1
+
+
+Op = Gemm | Core | Stream
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Bytes kept for backward, and the recompute module that frees them ("" = none does)."""
+
+    name: str
+    module: str
+    size: Any
+
+
+# ---------------------------------------------------------------- operators
+def _norm(job: Job, shape: Shape, count: int) -> Iterator[Op]:
+    hidden, dropout = job.model.hidden, 5 if job.framework.dropout else 0
+    yield Stream(
+        "norm",
+        "layernorm",
+        count * shape.rows * hidden * (8 + dropout),
+        count * shape.rows * hidden * (12 + dropout),
+        2 * count,
+    )
+
+
+def _quantise(job: Job, name: str, elements: Any, outputs: Any) -> Iterator[Op]:
+    """Casts of GEMM inputs and output gradients to a narrow format, row-wise and transposed (2 B read, 2 B written)."""
+    if job.recipe.gemm["forward"] not in ("bf16", "fp16", "fp32", "tf32"):
+        yield Stream(f"{name} cast", "", 4 * elements, 4 * outputs, 2)
+
+
+def _linear(job: Job, part: str, module: str, m: Any, n: Any, k: Any) -> Iterator[Op]:
+    yield Gemm(part, module, m, n, k)
+    yield from _quantise(job, part, m * k, m * n)
+
+
+def pairs(attention: Attention, seq: int) -> Any:
+    """Query-key pairs of one sequence under the layer's mask."""
+    if 0 < attention.window < seq:
+        return windowed_pairs(seq, attention.window)
+    return causal_pairs(seq)
+
+
+def _core_attention(job: Job, shape: Shape, a: Attention) -> Iterator[Op]:
+    heads, kv = a.heads / shape.tp, maximum(a.kv_heads, shape.tp) / shape.tp
+    if job.fused_attention:
+        flops = attention_flops(pairs(a, job.seq_len) * shape.mbs / shape.cp, heads, a.head_dim, a.v_head_dim)
+        traffic = attention_traffic(shape.tokens, heads, kv, a.head_dim, a.v_head_dim, 2)
+        yield Core("core attention", "core_attn", flops, traffic, job.seq_len)
+        return
+    scores = shape.tokens * job.seq_len * heads
+    yield Core(
+        "core attention",
+        "core_attn",
+        attention_flops(scores / heads, heads, a.head_dim, a.v_head_dim),
+        2 * 2 * scores + shape.tokens * heads * 2 * 2 * (a.head_dim + a.v_head_dim),
+        job.seq_len,
+        "unfused_attention",
+    )
+    extra = 5 if job.framework.dropout else 0
+    yield Stream("softmax and dropout", "core_attn", (4 + extra) * scores, (6 + extra) * scores, 2)
+
+
+def _attention(job: Job, shape: Shape, a: Attention) -> Iterator[Op]:
+    if a.index_topk and a.index_topk < job.seq_len:
+        raise Unsupported(
+            f"model {job.model.id}: training with a sparse-attention indexer (top-k {a.index_topk}) at sequence length"
+            f" {job.seq_len} is not modelled; sequences up to {a.index_topk} tokens are"
+        )
+    hidden, tokens, tp = job.model.hidden, shape.tokens, shape.tp
+    heads = a.heads / tp
+    if a.kv_lora_rank:
+        if a.q_lora_rank:
+            yield from _linear(job, "qkv", "mla_up_proj", shape.rows, a.q_lora_rank, hidden)
+        yield from _linear(job, "qkv", "mla_up_proj", tokens, heads * a.head_dim, a.q_lora_rank or hidden)
+        yield from _linear(job, "qkv", "mla_up_proj", shape.rows, a.kv_lora_rank + a.qk_rope_head_dim, hidden)
+        yield from _linear(
+            job, "qkv", "mla_up_proj", tokens, heads * (a.qk_nope_head_dim + a.v_head_dim), a.kv_lora_rank
+        )
+        yield Stream(
+            "latent norms",
+            "layernorm",
+            shape.rows * 4 * (a.q_lora_rank + a.kv_lora_rank),
+            shape.rows * 6 * (a.q_lora_rank + a.kv_lora_rank),
+            2,
+        )
+    else:
+        kv = maximum(a.kv_heads, tp) / tp
+        width = heads * a.head_dim * (2 if a.output_gate else 1) + kv * (a.head_dim + a.v_head_dim)
+        yield from _linear(job, "qkv", "", tokens, width, hidden)
+    if job.model.positional == "rope":
+        rotated = a.qk_rope_head_dim or a.head_dim
+        width = (heads + (1 if a.kv_lora_rank else maximum(a.kv_heads, tp) / tp)) * rotated
+        yield Stream("rope", "", 4 * tokens * width, 4 * tokens * width, 2)
+    yield from _core_attention(job, shape, a)
+    yield from _linear(job, "attention output", "", tokens, hidden, heads * a.v_head_dim)
+
+
+def _mamba(job: Job, shape: Shape, a: Mamba) -> Iterator[Op]:
+    inner, hidden, tokens = a.heads * a.head_dim, job.model.hidden, shape.tokens
+    mixed = inner + 2 * a.groups * a.state
+    yield from _linear(job, "mamba in", "", tokens, (inner + mixed + a.heads) / shape.tp, hidden)
+    yield Stream("mamba conv", "", 4 * tokens * mixed / shape.tp, 8 * tokens * mixed / shape.tp, 2)
+    scan = tokens * (2 * a.chunk * a.state * a.groups + 2 * a.chunk * inner + 4 * a.state * inner) / shape.tp
+    yield Core("mamba scan", "", scan, tokens * (8 * inner + 4 * a.groups * a.state) / shape.tp, job.seq_len, "scan")
+    yield Stream("mamba gate norm", "layernorm", 8 * tokens * inner / shape.tp, 14 * tokens * inner / shape.tp, 2)
+    yield from _linear(job, "mamba out", "", tokens, hidden, inner / shape.tp)
+
+
+def _linear_attention(job: Job, shape: Shape, a: LinearAttention) -> Iterator[Op]:
+    keys, values, tokens = a.qk_heads * a.qk_head_dim, a.v_heads * a.v_head_dim, shape.tokens
+    yield from _linear(
+        job, "linear attention in", "", tokens, (2 * keys + 2 * values + 2 * a.v_heads) / shape.tp, job.model.hidden
+    )
+    yield Stream(
+        "linear attention conv",
+        "",
+        4 * tokens * (2 * keys + values) / shape.tp,
+        8 * tokens * (2 * keys + values) / shape.tp,
+        2,
+    )
+    per_head = 2 * a.chunk * (a.qk_head_dim + a.v_head_dim) + 4 * a.qk_head_dim * a.v_head_dim
+    yield Core(
+        "linear attention scan",
+        "",
+        tokens * a.v_heads * per_head / shape.tp,
+        4 * tokens * (2 * keys + 2 * values) / shape.tp,
+        job.seq_len,
+        "scan",
+    )
+    yield Stream(
+        "linear attention gate norm", "layernorm", 8 * tokens * values / shape.tp, 14 * tokens * values / shape.tp, 2
+    )
+    yield from _linear(job, "linear attention out", "", tokens, job.model.hidden, values / shape.tp)
+
+
+def _mlp(job: Job, shape: Shape, width: int, gated: bool, name: str, module: str) -> Iterator[Op]:
+    hidden, tokens, share = job.model.hidden, shape.tokens, width / shape.tp
+    yield from _linear(job, f"{name} up", module, tokens, share * (2 if gated else 1), hidden)
+    yield Stream(
+        f"{name} activation", module, tokens * share * (6 if gated else 4), tokens * share * (10 if gated else 6), 1
+    )
+    yield from _linear(job, f"{name} down", module, tokens, hidden, share)
+
+
+def dispatched_rows(job: Job, shape: Shape, moe: Moe) -> Any:
+    """Token rows that the most loaded expert rank computes per micro-batch."""
+    return shape.rows * moe.top_k * shape.etp * job.routing_skew
+
+
+def _moe(job: Job, shape: Shape, moe: Moe) -> Iterator[Op]:
+    hidden, rows = job.model.hidden, shape.rows
+    seen, received = moe.latent or hidden, dispatched_rows(job, shape, moe)
+    groups, width = moe.experts / shape.ep, moe.width / shape.etp
+    yield Gemm("router", "moe", rows, moe.experts, hidden)
+    yield Stream("routing", "moe", rows * moe.experts * 12, rows * moe.experts * 8, 6)
+    if moe.latent:
+        yield Gemm("latent projections", "moe", rows, moe.latent, hidden)
+        yield Gemm("latent projections", "moe", rows, hidden, moe.latent)
+    moved = 2 * seen * (rows * moe.top_k + received / shape.etp) + 2 * rows * hidden
+    yield Stream("permute", "moe", moved, moved, 2)
+    yield Gemm("expert up", "moe", received, width * (2 if moe.gated else 1), seen, "grouped_gemm", groups)
+    yield from _quantise(job, "expert", received * (seen + width), received * (seen + width))
+    yield Stream(
+        "expert activation",
+        "moe_act",
+        received * width * (6 if moe.gated else 4),
+        received * width * (10 if moe.gated else 6),
+        1,
+    )
+    yield Gemm("expert down", "moe", received, seen, width, "grouped_gemm", groups)
+    yield Stream("unpermute", "moe", moved, moved, 2)
+    if moe.shared_width:
+        yield from _mlp(job, shape, moe.shared_width, moe.gated, "shared expert", "shared_experts")
+
+
+def layer_ops(job: Job, kind: LayerKind, shape: Shape) -> list[Op]:
+    """The operators of one layer, in order."""
+    ops: list[Op] = []
+    match kind.mixer:
+        case Attention():
+            ops += _attention(job, shape, kind.mixer)
+        case Mamba():
+            ops += _mamba(job, shape, kind.mixer)
+        case LinearAttention():
+            ops += _linear_attention(job, shape, kind.mixer)
+    match kind.ffn:
+        case Mlp():
+            ops += _mlp(job, shape, kind.ffn.width, kind.ffn.gated, "mlp", "mlp")
+        case Moe():
+            ops += _moe(job, shape, kind.ffn)
+    blocks = 1 if kind.parallel else (kind.mixer is not None) + (kind.ffn is not None)
+    return [*_norm(job, shape, blocks), *ops]
+
+
+def embedding_ops(job: Job, shape: Shape) -> list[Op]:
+    """Lookup of the input embedding and the scatter of its gradient."""
+    width = shape.rows * job.model.hidden
+    return [Stream("embedding", "", 4 * width, 10 * width, 1)]
+
+
+def head_ops(job: Job, shape: Shape) -> list[Op]:
+    """Final norm, LM head and cross entropy on the rank's share of the vocabulary."""
+    logits = shape.tokens * job.model.vocab / shape.tp
+    return [
+        *_norm(job, shape, 1),
+        Gemm("lm head", "", shape.tokens, job.model.vocab / shape.tp, job.model.hidden, "head"),
+        Stream("cross entropy", "", 14 * logits, 6 * logits, 6),
+    ]
+
+
+# ---------------------------------------------------------------- what is kept for backward
+def _saved_mixer(job: Job, shape: Shape, kind: LayerKind) -> Iterator[Saved]:
+    tokens, keep, tp = shape.tokens, job.recipe.saved, shape.tp
+    match kind.mixer:
+        case Attention() as a:
+            heads, kv = a.heads / tp, maximum(a.kv_heads, tp) / tp
+            if a.kv_lora_rank:
+                yield Saved(
+                    "latents", "", shape.rows * (4 * a.q_lora_rank + 4 * a.kv_lora_rank + 2 * a.qk_rope_head_dim)
+                )
+                yield Saved("q, k, v", "mla_up_proj", 2 * tokens * heads * (2 * a.head_dim + a.v_head_dim))
+            else:
+                yield Saved("q, k, v", "", 2 * tokens * (heads * a.head_dim + kv * (a.head_dim + a.v_head_dim)))
+            yield Saved("attention output", "", keep * tokens * heads * a.v_head_dim)
+            if job.fused_attention:
+                yield Saved("log-sum-exp", "core_attn", 4 * tokens * heads)
+            else:
+                yield Saved("attention scores", "core_attn", 5 * tokens * job.seq_len * heads)
+        case Mamba() as a:
+            inner = a.heads * a.head_dim
+            yield Saved("mamba", "", 2 * tokens * (4 * inner + 4 * a.groups * a.state) / tp)
+        case LinearAttention() as a:
+            values = a.v_heads * a.v_head_dim
+            yield Saved("linear attention", "", 2 * tokens * (4 * a.qk_heads * a.qk_head_dim + 4 * values) / tp)
+
+
+def _saved_ffn(job: Job, shape: Shape, kind: LayerKind) -> Iterator[Saved]:
+    keep = job.recipe.saved
+    match kind.ffn:
+        case Mlp() as f:
+            yield Saved("mlp", "mlp", shape.tokens * f.width / shape.tp * ((4 + keep) if f.gated else (2 + keep)))
+        case Moe() as f:
+            received, width = dispatched_rows(job, shape, f), f.width / shape.etp
+            yield Saved("router", "moe", 8 * shape.rows * f.experts)
+            yield Saved("expert input", "moe", keep * received * (f.latent or job.model.hidden))
+            yield Saved("expert gate and up", "moe", 2 * received * width * (2 if f.gated else 1))
+            yield Saved("expert activation", "moe_act", keep * received * width)
+            yield Saved(
+                "shared experts",
+                "shared_experts",
+                shape.tokens * f.shared_width / shape.tp * ((4 + keep) if f.gated else (2 + keep)),
+            )
+
+
+def layer_saved(job: Job, kind: LayerKind, shape: Shape) -> list[Saved]:
+    """What one layer keeps for backward, per micro-batch [B]."""
+    blocks = (kind.mixer is not None) + (kind.ffn is not None)
+    block = shape.rows * job.model.hidden
+    saved = [
+        Saved("residual stream", "", 2 * blocks * block),
+        Saved("norm output", "layernorm", job.recipe.saved * (1 if kind.parallel else blocks) * block),
+    ]
+    if job.framework.dropout:
+        saved.append(Saved("dropout masks", "", blocks * block))
+    return [*saved, *_saved_mixer(job, shape, kind), *_saved_ffn(job, shape, kind)]

@@ -1,0 +1,150 @@
+"""Which layouts make sense: one rule per reason, used row by row and by whole columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from perfplan.catalog.specs import Attention, LinearAttention, Mamba, Moe
+from perfplan.training.job import Job
+from perfplan.training.layout import Layout
+
+__all__ = ["RULES", "Limits", "Rule", "limits"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a model allows: numbers that degrees must divide (0 = the axis must stay 1)."""
+
+    heads: int
+    kv_heads: int
+    experts: int
+    expert_width: int
+    widths: tuple[int, ...]
+    recurrent: bool
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A reason to reject: `broken(job, limits, layout)` is true where the layout breaks it; `says` explains with {fields}."""
+
+    name: str
+    says: str
+    broken: Callable[[Job, Limits, Layout], Any]
+
+
+def limits(job: Job) -> Limits:
+    """The divisibility limits of the job's model."""
+    mixers = [k.mixer for k in job.model.kinds]
+    attention = [m for m in mixers if isinstance(m, Attention)]
+    experts = [k.ffn for k in job.model.kinds if isinstance(k.ffn, Moe)]
+    other = [m.heads if isinstance(m, Mamba) else m.v_heads for m in mixers if isinstance(m, Mamba | LinearAttention)]
+    return Limits(
+        _gcd([a.heads for a in attention] + other),
+        _gcd([a.kv_heads for a in attention]),
+        _gcd([f.experts for f in experts]),
+        _gcd([f.width for f in experts]),
+        tuple({f.width for k in job.model.kinds if (f := k.ffn) and not isinstance(f, Moe)}),
+        bool(other),
+    )
+
+
+def _gcd(numbers: list[int]) -> int:
+    import math
+
+    return math.gcd(*numbers) if numbers else 0
+
+
+def _world(job: Job, _: Limits, layout: Layout) -> Any:
+    return layout.world > job.gpus
+
+
+def _batch(job: Job, _: Limits, layout: Layout) -> Any:
+    return job.global_batch % (layout.mbs * layout.dp) != 0
+
+
+def _heads(_: Job, limit: Limits, layout: Layout) -> Any:
+    return (limit.heads % layout.tp != 0) if limit.heads else (layout.tp > 1)
+
+
+def _kv_heads(_: Job, limit: Limits, layout: Layout) -> Any:
+    return (
+        (limit.kv_heads % layout.tp != 0) & (layout.tp % max(limit.kv_heads, 1) != 0)
+        if limit.kv_heads
+        else layout.tp < 1
+    )
+
+
+def _widths(_: Job, limit: Limits, layout: Layout) -> Any:
+    broken = layout.tp < 1
+    for width in limit.widths:
+        broken = broken | (width % layout.tp != 0)
+    return broken
+
+
+def _sequence(job: Job, _: Limits, layout: Layout) -> Any:
+    parts = layout.cp * (1 + (layout.tp - 1) * layout.sp)
+    return (job.seq_len % parts != 0) | ((layout.cp > 1) & (job.seq_len % (2 * layout.cp) != 0))
+
+
+def _sp(_: Job, __: Limits, layout: Layout) -> Any:
+    return (layout.sp > 0) & (layout.tp == 1)
+
+
+def _ep(_: Job, limit: Limits, layout: Layout) -> Any:
+    return (limit.experts % layout.ep != 0) if limit.experts else (layout.ep > 1)
+
+
+def _etp(_: Job, limit: Limits, layout: Layout) -> Any:
+    return (limit.expert_width % layout.etp != 0) if limit.experts else (layout.etp > 1)
+
+
+def _experts_fit(_: Job, __: Limits, layout: Layout) -> Any:
+    return (layout.tp * layout.cp * layout.dp) % (layout.ep * layout.etp) != 0
+
+
+def _moe_sp(_: Job, limit: Limits, layout: Layout) -> Any:
+    return ((layout.tp > 1) & (layout.sp == 0)) if limit.experts else (layout.tp < 1)
+
+
+def _recurrent_cp(_: Job, limit: Limits, layout: Layout) -> Any:
+    return (layout.cp > 1) if limit.recurrent else (layout.cp < 1)
+
+
+def _widths_divide(_: Job, __: Limits, layout: Layout) -> Any:
+    ranks = layout.dp * layout.cp
+    broken = layout.tp < 1
+    for width in (layout.shard_weights, layout.shard_gradients, layout.shard_optimizer):
+        broken = broken | ((width > 1) & (ranks % _at_least_one(width) != 0))
+    return broken
+
+
+def _at_least_one(width: Any) -> Any:
+    return width + (width == 0)
+
+
+def _pipeline_sharding(_: Job, __: Limits, layout: Layout) -> Any:
+    return (layout.pp > 1) & (layout.shard_gradients != 1)
+
+
+RULES = (
+    Rule("accelerators", "tp*cp*pp*dp = {world} needs more than the {gpus} accelerators", _world),
+    Rule("global batch", "global batch {batch} is not a multiple of mbs*dp = {mbs}*{dp}", _batch),
+    Rule("attention heads", "tp={tp} does not divide the {heads} attention heads", _heads),
+    Rule("kv heads", "tp={tp} neither divides nor is a multiple of the {kv_heads} key-value heads", _kv_heads),
+    Rule("MLP width", "tp={tp} does not divide the MLP widths {widths}", _widths),
+    Rule("sequence length", "sequence length {seq} does not split over tp (sp) and cp, zigzag needs 2*cp", _sequence),
+    Rule("sp without tp", "sp1 shards over the tensor-parallel group, so it needs tp > 1", _sp),
+    Rule("experts", "ep={ep} does not divide the {experts} experts", _ep),
+    Rule("expert width", "etp={etp} does not divide the expert width {expert_width}", _etp),
+    Rule("expert groups", "ep*etp = {ep}*{etp} does not divide tp*cp*dp = {tp}*{cp}*{dp}", _experts_fit),
+    Rule("MoE without sp", "experts with tp > 1 need sp1 (tokens would be dispatched tp times)", _moe_sp),
+    Rule("cp on recurrent layers", "cp > 1 is not modelled for SSM and linear-attention layers", _recurrent_cp),
+    Rule("sharding width", "a sharding width does not divide the dp*cp = {dp}*{cp} replicas", _widths_divide),
+    Rule(
+        "sharded gradients under pp",
+        "zero2/zero3 with pp > 1 would reduce every micro-batch; use zero1",
+        _pipeline_sharding,
+    ),
+)

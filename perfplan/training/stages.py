@@ -1,0 +1,59 @@
+"""Pipeline stages: which layers each rank holds when chunks may be uneven."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+__all__ = ["Stage", "chunk_sizes", "stages"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Ranks that hold the same pieces. layers: layers of each kind; first, last: embedding, head; count: how many such
+    ranks; rank: the first of them (the one with most micro-batches in flight)."""
+
+    layers: tuple[int, ...]
+    first: bool
+    last: bool
+    count: int
+    rank: int
+
+
+def chunk_sizes(layers: int, chunks: int) -> tuple[int, ...] | None:
+    """Layers in each of the pp * vpp chunks, or None if some chunk would be empty.
+
+    Even if the layers divide (embedding and head ride along); else embedding and head count as one slot each and every
+    chunk holds floor or ceil of the slots, larger chunks first after the embedding's.
+
+    >>> chunk_sizes(126, 64)[:3], chunk_sizes(126, 64)[-1], sum(chunk_sizes(126, 64))
+    ((1, 2, 2), 1, 126)
+    >>> chunk_sizes(8, 4), chunk_sizes(61, 4)
+    ((2, 2, 2, 2), (15, 16, 16, 14))
+    """
+    if chunks == 1 or layers % chunks == 0:
+        return (layers // chunks,) * chunks if layers >= chunks else None
+    small, more = divmod(layers + 2, chunks)
+    inner = [small + (1 if 1 <= index <= more else 0) for index in range(chunks)]
+    if more == chunks - 1:
+        inner = [small + 1] * (chunks - 1) + [small]
+    inner[0], inner[-1] = inner[0] - 1, inner[-1] - 1
+    return tuple(inner) if min(inner) >= 0 and sum(inner) == layers and min(inner[1:-1], default=1) > 0 else None
+
+
+@lru_cache(maxsize=4096)
+def stages(layers: tuple[int, ...], kinds: int, pp: int, vpp: int) -> tuple[Stage, ...] | None:
+    """Distinct stages of a model whose i-th layer is of kind `layers[i]`, split over pp ranks of vpp chunks each."""
+    sizes = chunk_sizes(len(layers), pp * vpp)
+    if sizes is None:
+        return None
+    counts = [[0] * kinds for _ in range(pp)]
+    start = 0
+    for chunk, size in enumerate(sizes):
+        for kind in layers[start : start + size]:
+            counts[chunk % pp][kind] += 1
+        start += size
+    seen: dict[tuple[tuple[int, ...], bool, bool], list[int]] = {}
+    for rank, held in enumerate(counts):
+        seen.setdefault((tuple(held), rank == 0, rank == pp - 1), []).append(rank)
+    return tuple(Stage(held, first, last, len(ranks), ranks[0]) for (held, first, last), ranks in seen.items())

@@ -1,0 +1,270 @@
+"""The optimizer step: stages into a pipeline, replicas into reductions, and the memory of the fullest rank.
+
+`pp` and `vpp` are plain numbers here (the stages of a model depend on them); every other axis may be a column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perfplan.formulas import compute, pipeline, sharding
+from perfplan.formulas.core import maximum, minimum, total, where
+from perfplan.training.job import Job, kernel
+from perfplan.training.layers import Cost
+from perfplan.training.layout import Layout
+from perfplan.training.network import Group, Network, Path
+from perfplan.training.stages import Stage
+
+__all__ = ["MEMORY_PARTS", "Pieces", "Replicas", "memory", "replicas", "step_time"]
+
+MEMORY_PARTS = (
+    "weights",
+    "gradients",
+    "optimizer",
+    "activations",
+    "recompute buffer",
+    "logits",
+    "gathered weights",
+    "communication",
+    "context",
+    "fragmentation",
+)
+TIME_PARTS = ("forward", "backward", "recompute", "tp", "cp", "ep", "sharding")
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Costs of the pieces that stages are made of: one per layer kind, the embedding, the head."""
+
+    kinds: Sequence[Cost]
+    first: Cost
+    last: Cost
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """Data-parallel replicas of one class of parameters. ranks: how many; stride: accelerators apart; weights, gradients,
+    optimizer: ranks that share one copy."""
+
+    ranks: Any
+    stride: Any
+    weights: Any
+    gradients: Any
+    optimizer: Any
+
+
+def _widths(layout: Layout, ranks: Any) -> tuple[Any, Any, Any]:
+    given = (layout.shard_weights, layout.shard_gradients, layout.shard_optimizer)
+    return tuple(where(width == 0, ranks, minimum(width, ranks)) for width in given)  # type: ignore[return-value]
+
+
+def replicas(layout: Layout) -> tuple[Replicas, Replicas]:
+    """Replica groups of dense and of routed-expert parameters (expert replicas = world / (pp ep etp))."""
+    dense = layout.dp * layout.cp
+    expert = dense * layout.tp / (layout.ep * layout.etp)
+    return (
+        Replicas(dense, layout.tp, *_widths(layout, dense)),
+        Replicas(expert, layout.ep * layout.etp, *_widths(layout, expert)),
+    )
+
+
+def _pieces(pieces: Pieces, stage: Stage) -> list[tuple[int, Cost]]:
+    parts = [(count, cost) for count, cost in zip(stage.layers, pieces.kinds, strict=True) if count]
+    return parts + [(1, pieces.first)] * stage.first + [(1, pieces.last)] * stage.last
+
+
+def _sum(pieces: Pieces, stage: Stage, name: str, symbol: str, unit: str) -> Any:
+    parts = {
+        f"{index}": compute.repeated_time(count, getattr(cost, name))
+        for index, (count, cost) in enumerate(_pieces(pieces, stage))
+    }
+    return total(symbol, unit, parts)
+
+
+# ---------------------------------------------------------------- time
+def _shard_traffic(
+    job: Job, pieces: Pieces, stage: Stage, rows: Sequence[tuple[Replicas, Path, Path, str]]
+) -> tuple[Any, Any, Any]:
+    """Per micro-batch: all-gather of sharded weights for one pass, and reduce-scatter of sharded gradients."""
+    gather = reduce = 0.0
+    wire = job.recipe.wire
+    for count, cost in _pieces(pieces, stage):
+        for _, weights, gradients, name in rows:
+            size = getattr(cost, name)
+            gather = gather + count * weights.all_gather(size * wire["dp_gather"])
+            reduce = reduce + count * gradients.all_gather(size * wire["dp_reduce"])
+    return gather, gather, reduce
+
+
+def _stage_times(job: Job, pieces: Pieces, stage: Stage, rows: Any) -> dict[str, Any]:
+    """The parts of one micro-batch's forward and backward on a stage."""
+    parts = {name: _sum(pieces, stage, name, f"t_{name}", "s") for name in TIME_PARTS[:-1]}
+    parts["sharding"] = 0.0
+    if rows:
+        ahead, back, reduce = _shard_traffic(job, pieces, stage, rows)
+        hidden = job.overlapped("fsdp")
+        behind = parts["backward"] + parts["recompute"]
+        parts["sharding"] = compute.exposed_time(ahead, parts["forward"], hidden) + compute.exposed_time(
+            back + reduce, behind, hidden
+        )
+        slow = compute.hidden_penalty(ahead + back + reduce, parts["sharding"], job.framework.contention)
+        parts["backward"] = parts["backward"] + slow
+    return parts
+
+
+def _reduction(job: Job, net: Network, group: Replicas, parameters: Any) -> tuple[Any, Any]:
+    """(reduction of gradients, gather of updated weights) once per step, beyond what micro-batches already reduced."""
+    wire = job.recipe.wire
+    owners = maximum(group.optimizer, group.gradients)
+    scatter = net.path(Group(owners / group.gradients, group.stride * group.gradients))
+    across = net.path(Group(group.ranks / owners, group.stride * owners))
+    spread = net.path(Group(maximum(owners / group.weights, 1), group.stride * group.weights))
+    reduce = scatter.all_gather(parameters / group.gradients * wire["dp_reduce"]) + across.all_reduce(
+        parameters / owners * wire["dp_reduce"]
+    )
+    return reduce, spread.all_gather(parameters / group.weights * wire["dp_gather"])
+
+
+def _data_parallel(
+    job: Job, net: Network, groups: Sequence[Replicas], parameters: Sequence[Any], stage: dict[str, Any]
+) -> Any:
+    reduce = gather = 0.0
+    for group, size in zip(groups, parameters, strict=True):
+        some = _reduction(job, net, group, size)
+        reduce, gather = reduce + some[0], gather + some[1]
+    hidden = job.overlapped("dp")
+    return compute.exposed_time(reduce, stage["backward"], hidden) + compute.exposed_time(
+        gather, stage["forward"], hidden
+    )
+
+
+def _optimizer(job: Job, groups: Sequence[Replicas], parameters: Sequence[Any]) -> Any:
+    constants, bandwidth = kernel(job, "stream", "bf16"), job.cluster.accelerator.memory_bandwidth
+    traffic = total(
+        "B_opt",
+        "B",
+        {
+            name: sharding.optimizer_traffic(
+                size, job.framework.optimizer_bytes, maximum(group.optimizer, group.gradients)
+            )
+            for name, group, size in zip(("dense", "experts"), groups, parameters, strict=True)
+        },
+    )
+    return compute.stream_time(traffic, constants.memory, bandwidth, constants.overhead)
+
+
+def _sends(job: Job, net: Network, layout: Layout, micro_batches: Any) -> Any:
+    split = 1 if job.framework.scatter_gather else layout.sp
+    rows = layout.mbs * job.seq_len / layout.cp / (1 + (layout.tp - 1) * split)
+    path = net.path(Group(layout.pp, layout.tp * layout.cp * layout.dp))
+    hop = path.send(rows * job.model.hidden * job.recipe.wire["pp"])
+    if layout.vpp > 1 and job.overlapped("pp"):
+        return pipeline.pipeline_latency_interleaved(layout.pp, layout.vpp, hop)
+    return layout.vpp * pipeline.pipeline_latency(layout.pp, micro_batches, hop)
+
+
+def _extras(job: Job, net: Network, layout: Layout) -> Any:
+    """All-reduce of tied embeddings between first and last stage, once per step."""
+    if not job.model.tied or layout.pp == 1:
+        return 0.0
+    matrix = job.model.vocab * job.model.hidden / layout.tp * job.recipe.wire["dp_reduce"]
+    return net.path(Group(2, layout.tp * layout.cp * layout.dp * (layout.pp - 1))).all_reduce(matrix)
+
+
+def step_time(job: Job, net: Network, layout: Layout, pieces: Pieces, split: Sequence[Stage]) -> dict[str, Any]:
+    """Parts of the step time that add up to it [s]; those of the busiest stage, times the micro-batches, come first."""
+    micro_batches = job.global_batch / (layout.mbs * layout.dp)
+    groups = replicas(layout)
+    sharded = _any(maximum(groups[0].weights, groups[0].gradients) > 1)
+    rows = (
+        [
+            (g, net.path(Group(g.weights, g.stride)), net.path(Group(g.gradients, g.stride)), name)
+            for g, name in zip(groups, ("dense", "expert"), strict=True)
+        ]
+        if sharded
+        else []
+    )
+    busiest: dict[str, Any] = {}
+    busy: Any = 0.0
+    everything: Any = 0.0
+    for stage in split:
+        parts = _stage_times(job, pieces, stage, rows)
+        time = total("t_stage", "s", parts)
+        everything = everything + stage.count * time
+        longer = time > busy
+        busiest = {name: where(longer, part, busiest[name]) if busiest else part for name, part in parts.items()}
+        busy = maximum(time, busy)
+    parameters = [_heaviest(pieces, split, name) for name in ("dense", "expert")]
+    result = {name: pipeline.steady_time(micro_batches, part) for name, part in busiest.items()}
+    result["bubble"] = pipeline.bubble_time(everything, busy, layout.vpp)
+    result["pp"] = _sends(job, net, layout, micro_batches)
+    result["dp"] = _data_parallel(job, net, groups, parameters, busiest) + _extras(job, net, layout)
+    result["optimizer"] = _optimizer(job, groups, parameters)
+    result["host"] = micro_batches * layout.vpp * job.framework.host_gap + job.framework.step_gap
+    return result
+
+
+def _any(condition: Any) -> bool:
+    return bool(condition.any()) if hasattr(condition, "any") else bool(condition)
+
+
+def _heaviest(pieces: Pieces, split: Sequence[Stage], name: str) -> Any:
+    heaviest: Any = 0.0
+    for stage in split:
+        heaviest = maximum(heaviest, _sum(pieces, stage, name, "N", "1"))
+    return heaviest
+
+
+# ---------------------------------------------------------------- memory
+def _stage_memory(job: Job, layout: Layout, pieces: Pieces, stage: Stage, groups: Sequence[Replicas]) -> dict[str, Any]:
+    recipe, micro_batches = job.recipe, job.global_batch / (layout.mbs * layout.dp)
+    sizes = [_sum(pieces, stage, name, f"N_{name}", "1") for name in ("dense", "expert")]
+    if job.model.tied and layout.pp == 1:
+        sizes[0] = sizes[0] - pieces.first.dense
+    both = list(zip(("dense", "experts"), sizes, groups, strict=True))
+    chunks = pipeline.in_flight_chunks(layout.pp, layout.vpp, stage.rank, micro_batches)
+    saved = _sum(pieces, stage, "saved", "M_saved", "B")
+    whole: Any = 0.0
+    unit: Any = 0.0
+    for cost in (cost for count, cost in zip(stage.layers, pieces.kinds, strict=True) if count):
+        whole = maximum(whole, cost.whole - cost.saved)
+        unit = maximum(
+            unit, where(groups[0].weights > 1, cost.dense, 0.0) + where(groups[1].weights > 1, cost.expert, 0.0)
+        )
+    activations = chunks / layout.vpp * saved
+    return {
+        "weights": total(
+            "M_w", "B", {n: sharding.weight_memory(s, recipe.weight + recipe.transposed, g.weights) for n, s, g in both}
+        ),
+        "gradients": total(
+            "M_g", "B", {n: sharding.gradient_memory(s, recipe.gradient, g.gradients) for n, s, g in both}
+        ),
+        "optimizer": total(
+            "M_o",
+            "B",
+            {n: sharding.optimizer_memory(s, recipe.master, recipe.moments, g.optimizer) for n, s, g in both},
+        ),
+        "activations": activations,
+        "recompute buffer": whole,
+        "logits": pieces.last.whole if stage.last else 0.0 * activations,
+        "gathered weights": unit * (2 * recipe.wire["dp_gather"] + recipe.wire["dp_reduce"]),
+        "communication": job.cluster.library.memory + 0.0 * activations,
+        "context": job.framework.context + 0.0 * activations,
+        "fragmentation": job.framework.fragmentation * activations,
+    }
+
+
+def memory(job: Job, layout: Layout, pieces: Pieces, split: Sequence[Stage]) -> dict[str, Any]:
+    """Memory by part on the fullest pipeline rank (allocated, plus what the context, libraries and allocator take) [B]."""
+    groups = replicas(layout)
+    fullest: dict[str, Any] = {}
+    most: Any = -1.0
+    for stage in split:
+        parts = _stage_memory(job, layout, pieces, stage, groups)
+        size = total("M_stage", "B", parts)
+        fuller = size > most
+        fullest = {name: where(fuller, part, fullest[name]) if fullest else part for name, part in parts.items()}
+        most = maximum(size, most)
+    return fullest
