@@ -1,0 +1,1 @@
+"""Fit constants of kernels and links to measurements, and error bands to the residuals of predictions."""

@@ -1,0 +1,226 @@
+"""Error bands: how far measurements lie from predictions of their kind, and how far *ratios* of two do.
+
+A log residual is log(measured / predicted) [1]. A band is the interval of log residuals that holds the middle 80 % of
+the measurements of a slice, so a prediction t stands for t*exp(low) .. t*exp(high). The paired band is the same for
+log(measured ratio / predicted ratio) of two layouts of one job, in which errors common to the job cancel: it decides
+ties, never the plain band.
+
+File format (`bands.yaml`), log residuals as plain numbers; a slice is `phase/dense|moe/family`, or a prefix of it:
+
+    widening:                # factor on the half-width when a slice stands in for another
+      family: {value: 1.5, source: ...}     # phase/dense|moe used for a family without its own rows
+      kind: {value: 2, source: ...}         # phase used for an unknown phase/dense|moe
+      borrowed: {value: 1.5, source: ...}   # constants of the accelerator were fitted on another chip
+    bands:
+      training/dense/ampere: {low: -0.08, high: 0.11, n: 41, source: ...}
+    paired:
+      training/dense/ampere: {low: -0.06, high: 0.06, n: 500, source: ...}
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from perfplan.errors import BadQuantity, MissingField
+
+__all__ = ["Band", "Bands", "band", "bands_from", "coverage", "fit_bands", "load_bands", "paired_band", "paired_residuals"]
+
+LOW, HIGH = 0.1, 0.9  # the band holds the middle 80 % (definition of a band, not a fitted number)
+
+
+def band(residuals: ArrayLike, weights: ArrayLike | None = None) -> tuple[float, float]:
+    """10th and 90th percentile of log residuals [1], weighted if `weights` [1] are given.
+
+    Without weights this is the usual linear interpolation between order statistics. With weights, a row stands at the
+    middle of its share of the total weight, with linear interpolation between rows (equal weights: Hazen's rule).
+
+    >>> band([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    (0.1, 0.9)
+    """
+    values = np.asarray(residuals, dtype=float)
+    if values.size == 0:
+        raise ValueError("a band needs at least one residual")
+    if weights is None:
+        low, high = np.quantile(values, (LOW, HIGH))
+        return float(low), float(high)
+    order = np.argsort(values, kind="stable")
+    share = np.asarray(weights, dtype=float)[order]
+    position = (np.cumsum(share) - share / 2) / share.sum()
+    low, high = np.interp((LOW, HIGH), position, values[order])
+    return float(low), float(high)
+
+
+def paired_residuals(groups: Iterable[ArrayLike]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Differences of log residuals of every two rows of a group, both signs, with weights that sum to 1 per group.
+
+    For rows i and j of one job, log(measured_i/measured_j) - log(predicted_i/predicted_j) = residual_i - residual_j.
+    Groups of one row give no pair.
+    """
+    differences, weights = [np.empty(0)], [np.empty(0)]
+    for group in groups:
+        values = np.asarray(group, dtype=float)
+        pairs = (values[:, None] - values[None, :])[~np.eye(len(values), dtype=bool)]
+        differences.append(pairs)
+        weights.append(np.full(pairs.size, 1 / max(pairs.size, 1)))
+    return np.concatenate(differences), np.concatenate(weights)
+
+
+def paired_band(groups: Iterable[ArrayLike]) -> tuple[float, float]:
+    """10th and 90th percentile of the residual of log(t_i/t_j) within groups [1]; groups count equally, low = -high.
+
+    >>> paired_band([[0.5, 0.5], [-0.3, -0.3]])  # errors that are common to a job cancel
+    (0.0, 0.0)
+    """
+    differences, weights = paired_residuals(groups)
+    if differences.size == 0:
+        raise ValueError("a paired band needs a group of at least two rows")
+    return band(differences, weights)
+
+
+def coverage(low: float, high: float, residuals: ArrayLike) -> float:
+    """Fraction of log residuals inside low .. high [1]."""
+    values = np.asarray(residuals, dtype=float)
+    return float(np.mean((values >= low) & (values <= high)))
+
+
+# ---------------------------------------------------------------- reading
+@dataclass(frozen=True)
+class Band:
+    """Interval of log residuals [1] of slice `used`, asked for as `asked`; `widened`: factor on its half-width [1]."""
+
+    low: float
+    high: float
+    n: int
+    source: str
+    used: str
+    asked: str
+    widened: float = 1.0
+
+    @property
+    def caveat(self) -> str:
+        """One sentence if the band is not that of the slice asked for, else an empty text."""
+        if self.used == self.asked and self.widened == 1:
+            return ""
+        return f"error band of {self.asked} taken from {self.used} ({self.n} rows), widened by {self.widened:g}"
+
+    def around(self, value: float) -> tuple[float, float]:
+        """Lower and upper end of the band around a predicted value, in the unit of the value."""
+        return value * math.exp(self.low), value * math.exp(self.high)
+
+    def widen(self, factor: float) -> Band:
+        """The same band with its half-width multiplied by `factor` >= 1 about its middle."""
+        if factor == 1:
+            return self
+        middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2 * factor
+        return replace(self, low=middle - half, high=middle + half, widened=self.widened * factor)
+
+
+def _slices(phase: str, moe: bool, family: str) -> tuple[str, str, str]:
+    kind = f"{phase}/{'moe' if moe else 'dense'}"
+    return f"{kind}/{family}", kind, phase
+
+
+@dataclass(frozen=True)
+class Bands:
+    """All bands of a catalog: slice -> band, slice -> paired band, and the widening factors [1]."""
+
+    absolute: Mapping[str, Band]
+    paired: Mapping[str, Band]
+    widening: Mapping[str, float]
+
+    def find(self, phase: str, moe: bool, family: str, *, borrowed: bool = False, paired: bool = False) -> Band:
+        """The band of `phase/dense|moe/family`, else of `phase/dense|moe`, else of `phase`, saying which was used.
+
+        A stand-in is widened by `widening["family"]` or `widening["kind"]`, and any band by `widening["borrowed"]` if
+        the constants of the accelerator were fitted on another chip. Raises MissingField if no slice has a band.
+        """
+        table = self.paired if paired else self.absolute
+        asked = _slices(phase, moe, family)
+        factors = {asked[0]: 1.0, asked[1]: self.widening["family"], asked[2]: self.widening["kind"]}
+        for name, factor in factors.items():
+            if name in table:
+                found = replace(table[name], asked=asked[0])
+                return found.widen(factor * (self.widening["borrowed"] if borrowed else 1.0))
+        raise MissingField(f"no {'paired ' if paired else ''}error band for {asked[0]}, {asked[1]} or {asked[2]}")
+
+
+def _read(name: str, entry: Mapping[str, Any]) -> Band:
+    absent = [key for key in ("low", "high", "n", "source") if key not in entry]
+    if absent:
+        raise MissingField(f"error band {name} lacks {', '.join(absent)}")
+    low, high = float(entry["low"]), float(entry["high"])
+    if not low <= high:
+        raise BadQuantity(f"error band {name} has low {low:g} above high {high:g}")
+    return Band(low, high, int(entry["n"]), str(entry["source"]), name, name)
+
+
+def bands_from(data: Mapping[str, Any]) -> Bands:
+    """Bands from the parsed content of a band file (see the module's text for the format)."""
+    absent = [key for key in ("family", "kind", "borrowed") if key not in data.get("widening", {})]
+    if absent:
+        raise MissingField(f"the band file lacks the widening factor of {', '.join(absent)}")
+    return Bands({name: _read(name, entry) for name, entry in (data.get("bands") or {}).items()},
+                 {name: _read(name, entry) for name, entry in (data.get("paired") or {}).items()},
+                 {name: float(entry["value"]) for name, entry in data["widening"].items()})
+
+
+def load_bands(path: Path) -> Bands:
+    """Read a band file."""
+    import yaml
+
+    return bands_from(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+# ---------------------------------------------------------------- fitting
+def _equal_sources(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Weight of each row so that every source counts the same [1]."""
+    sources = [str(row["source"]) for row in rows]
+    return [1 / sources.count(source) for source in sources]
+
+
+def _entry(interval: tuple[float, float], n: int, sources: Iterable[str]) -> dict[str, Any]:
+    low, high = interval
+    source = "residuals of " + ", ".join(sorted(set(sources)))
+    return {"low": round(low, 4), "high": round(high, 4), "n": n, "source": source}
+
+
+def _paired_entry(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    jobs: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        if row["group"]:
+            jobs.setdefault((str(row["source"]), str(row["group"])), []).append(float(row["log_residual"]))
+    jobs = {job: values for job, values in jobs.items() if len(values) > 1}
+    if not jobs:
+        return None
+    pairs = sum(len(values) * (len(values) - 1) // 2 for values in jobs.values())
+    return _entry(paired_band(jobs.values()), pairs, (source for source, _ in jobs))
+
+
+def fit_bands(rows: Sequence[Mapping[str, Any]], phase: str = "training", minimum: int = 8) -> dict[str, Any]:
+    """Bands and paired bands of every slice, ready to be written under `bands:` and `paired:` of a band file.
+
+    rows: mappings with source (text), family (text), moe (bool), log_residual = log(measured/predicted) [1] and group
+    (label of the job, empty = none). Sources count equally in a slice, groups equally in a paired slice. A slice with
+    fewer than `minimum` rows (pairs) gets no entry of its own; the wider slice then stands in for it.
+    """
+    members: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        for name in _slices(phase, bool(row["moe"]), str(row["family"])):
+            members.setdefault(name, []).append(row)
+    result: dict[str, Any] = {"bands": {}, "paired": {}}
+    for name, chosen in sorted(members.items()):
+        values = [float(row["log_residual"]) for row in chosen]
+        if len(values) >= minimum:
+            interval = band(values, _equal_sources(chosen))
+            result["bands"][name] = _entry(interval, len(values), (str(row["source"]) for row in chosen))
+        pairs = _paired_entry(chosen)
+        if pairs is not None and pairs["n"] >= minimum:
+            result["paired"][name] = pairs
+    return result
