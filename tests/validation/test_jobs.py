@@ -1,0 +1,114 @@
+"""Rows become jobs by what they say, and each gap becomes a named assumption."""
+
+from dataclasses import replace
+
+import pytest
+
+from perfplan.errors import PerfplanError, Unsupported
+from perfplan.validation.jobs import CaseBuilder
+
+
+def build(catalog, row, **changes):
+    return CaseBuilder(catalog, 51200).case(replace(row, **changes))
+
+
+def test_a_complete_row(catalog, row):
+    case = build(catalog, row)
+    assert str(case.layouts[0]) == "tp2 sp0 cp1 pp2 vpp1 ep1 etp1 dp4 mbs2 zero1 rc=full"
+    assert case.job.framework.id == "megatron-core"
+    assert case.job.cluster.levels[1].bandwidth == pytest.approx(25e9)
+
+
+@pytest.mark.parametrize(("changes", "framework"), [
+    ({"attention_kernel": "unfused"}, "megatron-2021"),
+    ({"attention_kernel": "unknown", "precision": "fp16"}, "megatron-2021"),
+    ({"sharding": "zero3", "tp": 1, "pp": 1, "dp": 16, "epoch": "", "sharding_degree": 16}, "fsdp"),
+    ({"sharding": "zero3", "tp": 1, "pp": 1, "dp": 16, "sharding_degree": 16}, "megatron-core"),
+    ({"hardware_id": "tpu-v5p", "fast_domain": 16}, "maxtext")])
+def test_the_framework_follows_from_what_the_row_says(catalog, row, changes, framework):
+    case = build(catalog, row, **changes)
+    assert case.job.framework.id == framework
+    assert f"framework {framework}" in case.assumptions
+
+
+def test_the_source_of_a_row_plays_no_part(catalog, row):
+    mine, theirs = build(catalog, row), build(catalog, row, id="sc21-77")
+    assert (mine.job, mine.layouts, mine.assumptions) == (theirs.job, theirs.layouts, theirs.assumptions)
+
+
+def test_unknown_recompute_is_tried_from_the_least(catalog, row):
+    case = build(catalog, row, recompute="unknown")
+    assert [layout.recompute for layout in case.layouts] == [(), ("core_attn",), ("full",)]
+    assert "recompute: the least that fits" in case.assumptions
+
+
+def test_named_modules_are_kept(catalog, row):
+    case = build(catalog, row, recompute="selective", recompute_modules="moe_act+layernorm")
+    assert case.layouts[0].recompute == ("layernorm", "moe_act")
+
+
+def test_inline_dimensions_win_over_the_catalog(catalog, row):
+    case = build(catalog, row, layers=30, hidden_size=1024, attention_heads=16, ffn_hidden_size=4096, gated_mlp=0)
+    assert len(case.job.model.layers) == 30
+    assert any("the catalog differs in layers" in words for words in case.assumptions)
+
+
+def test_a_model_without_id_is_built_from_its_dimensions(catalog, row):
+    case = build(catalog, row, model_id="", layers=6, hidden_size=512, attention_heads=8, ffn_hidden_size=2048,
+                 gated_mlp=0)
+    assert (case.job.model.hidden, len(case.job.model.layers), case.job.model.vocab) == (512, 6, 51200)
+    assert "vocabulary 51200" in case.assumptions
+
+
+def test_inline_moe_with_a_dense_prefix(catalog, row):
+    case = build(catalog, row, model_id="new", layers=4, hidden_size=512, attention_heads=8, ffn_hidden_size=2048,
+                 gated_mlp=1, vocab_size=1000, tied_embeddings=0, experts=16, experts_per_token=2,
+                 moe_ffn_hidden_size=256, first_dense_layers=1, shared_experts=1)
+    model = case.job.model
+    assert model.layers == (0, 1, 1, 1)
+    assert (model.kinds[1].ffn.experts, model.kinds[1].ffn.shared_width) == (16, 256)
+
+
+def test_pure_16_bit_state_is_a_recipe_of_its_own(catalog, row):
+    assert build(catalog, row, params_dtype="bf16").job.recipe.id == "bf16-pure"
+    assert build(catalog, row).job.recipe.id == "bf16"
+
+
+def test_a_slice_of_a_torus(catalog, row):
+    cluster = build(catalog, row, hardware_id="tpu-v5p", fast_domain=128, internode_gbps_per_accel=None).job.cluster
+    assert cluster.levels[0].size == 128
+    assert cluster.levels[0].dims == (8, 4, 4)
+
+
+def test_overlap_flags_override_the_framework(catalog, row):
+    case = build(catalog, row, overlap="tp_overlap=0;ep_overlap=1;grad_reduce_overlap=1")
+    assert case.job.overlap == {"tp": 0.0, "ep": 1.0, "dp": 0.9}
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"method": "lora"}, "method lora"), ({"method": "sft"}, "method sft"), ({"offload": "activations"}, "offload"),
+    ({"precision": ""}, "precision not stated"), ({"seq_len": None}, "seq_len not stated"),
+    ({"micro_batch": None}, "micro_batch not stated"), ({"n_accel": 24}, "does not multiply"),
+    ({"n_accel": 15}, "does not multiply"), ({"micro_batch": 3}, "does not divide"),
+    ({"sharding": "zero++"}, "zero\\+\\+"), ({"confidence": "recalled"}, "recalled"),
+    ({"model_id": "", "attention_kind": "mla", "layers": 2, "hidden_size": 64, "attention_heads": 2}, "mla attention"),
+    ({"model_id": "", "hidden_size": None}, "not in the catalog")])
+def test_what_cannot_be_priced_says_why(catalog, row, changes, words):
+    with pytest.raises(Unsupported, match=words):
+        build(catalog, row, **changes)
+
+
+def test_no_micro_batch_but_one_sequence_per_rank(catalog, row):
+    case = build(catalog, row, micro_batch=None, global_batch=4)
+    assert case.layouts[0].mbs == 1
+    assert any("micro-batch 1" in words for words in case.assumptions)
+
+
+def test_a_partial_shard_degree_becomes_widths(catalog, row):
+    assert build(catalog, row, sharding_degree=2).layouts[0].sharding == "w1-g1-o2"
+    assert build(catalog, row, sharding="hsdp", sharding_degree=2).layouts[0].sharding == "hsdp2"
+
+
+def test_unknown_models_are_named(catalog, row):
+    with pytest.raises(PerfplanError, match="there is no model 'nope'"):
+        build(catalog, row, model_id="nope")
