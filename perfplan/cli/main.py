@@ -1,7 +1,7 @@
 """The `perfplan` command: registers the commands and turns every failure into one sentence on stderr.
 
 A command is one thin file beside this one: parse, call the library, render. It imports the library inside the command's
-body, so that `--help` stays quick, and gets one line in the list at the end of this module.
+body, so that `--help` stays quick, and gets one line below `perfplan`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from perfplan.cli.explain import explain
 from perfplan.errors import PerfplanError
 
 __all__ = ["app", "main", "run"]
@@ -42,6 +43,9 @@ def perfplan(
 
     Exit status: 0 done, 1 nothing feasible, 2 an error, told in one sentence on stderr.
     """
+
+
+app.command()(explain)
 
 
 def _words(arguments: Sequence[str]) -> list[str]:

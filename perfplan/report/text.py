@@ -12,6 +12,7 @@ __all__ = ["WIDTH", "paragraph", "table"]
 
 WIDTH = 100  # characters of a line
 GAP = "  "
+LONG = 20  # characters, words beyond may be broken to fit a table
 
 
 def paragraph(words: str, indent: str = "") -> str:
@@ -24,23 +25,30 @@ def _longest_word(cell: str) -> int:
     return max((len(word) for word in cell.split()), default=0)
 
 
-def _widths(cells: Sequence[Sequence[str]], columns: Sequence[Column]) -> list[int]:
-    """Width of each column: its longest cell; then words (of numbers, only the heading) wrap until a line fits."""
-    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    floors = [max(len(row[i]) for row in cells[1:]) if column.numeric and cells[1:] else
-              max(_longest_word(row[i]) for row in cells) for i, column in enumerate(columns)]
-    floors = [max(floor, _longest_word(cells[0][i])) for i, floor in enumerate(floors)]
+def _narrow(widths: list[int], floors: Sequence[int]) -> list[int]:
+    """Widths with the widest column that is above its floor narrowed, again and again, until a line fits or none is."""
+    widths = list(widths)
     while sum(widths) + len(GAP) * (len(widths) - 1) > WIDTH:
-        spare = [width - floor for width, floor in zip(widths, floors, strict=True)]
-        if max(spare) <= 0:
+        able = [i for i, floor in enumerate(floors) if widths[i] > floor]
+        if not able:
             break
-        widths[max(range(len(widths)), key=lambda i: (spare[i] > 0, widths[i]))] -= 1
+        widths[max(able, key=lambda i: widths[i])] -= 1
     return widths
+
+
+def _widths(cells: Sequence[Sequence[str]], columns: Sequence[Column]) -> list[int]:
+    """Width of each column: its longest cell; then words (of numbers, only the heading) wrap until a line fits, and
+    only if that is not enough are long words broken."""
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    words = [max(_longest_word(row[i]) for row in cells) for i in range(len(columns))]
+    numbers = [max((len(row[i]) for row in cells[1:]), default=0) * column.numeric for i, column in enumerate(columns)]
+    whole = _narrow(widths, [max(pair) for pair in zip(words, numbers, strict=True)])
+    return _narrow(whole, [max(min(word, LONG), number) for word, number in zip(words, numbers, strict=True)])
 
 
 def _lines(row: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> Iterable[str]:
     wrapped = [[cell] if len(cell) <= width else
-               textwrap.wrap(cell, width, break_long_words=False, break_on_hyphens=False)
+               textwrap.wrap(cell, width, break_long_words=True, break_on_hyphens=False)
                for cell, width in zip(row, widths, strict=True)]
     for parts in zip_longest(*wrapped, fillvalue=""):
         cells = (part.rjust(width) if column.numeric else part.ljust(width)

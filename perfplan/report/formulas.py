@@ -1,0 +1,56 @@
+"""The catalogue of formulas as a table, and one formula as a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perfplan.errors import UnknownName, offer
+from perfplan.formulas.core import Formula
+from perfplan.report.columns import Column, Row
+from perfplan.report.text import paragraph, table
+from perfplan.symbolic.declared import list_formulas, parameters, summary
+
+__all__ = ["FORMULA_COLUMNS", "PARAMETER_COLUMNS", "formula_document", "formula_named", "formula_rows", "formula_text",
+           "parameter_rows"]
+
+FORMULA_COLUMNS = (Column("name"), Column("symbol"), Column("unit"), Column("meaning"), Column("source"))
+PARAMETER_COLUMNS = (Column("parameter"), Column("unit"), Column("meaning"))
+
+
+def formula_rows() -> list[Row]:
+    """Every formula: name, symbol, unit, meaning, source."""
+    return [{"name": formula.name, "symbol": formula.symbol, "unit": formula.unit, "meaning": summary(formula),
+             "source": formula.source} for formula in list_formulas()]
+
+
+def formula_named(name: str) -> Formula:
+    """The formula of that name or printed symbol; UnknownName with the nearest ones."""
+    known = {formula.symbol: formula for formula in list_formulas()} | {each.name: each for each in list_formulas()}
+    wanted = name if name in known else name.lower().replace("-", "_")
+    if wanted not in known:
+        raise UnknownName(f"there is no formula {name!r}{offer(wanted, known)}")
+    return known[wanted]
+
+
+def parameter_rows(formula: Formula) -> list[Row]:
+    """The parameters of a formula: name, unit, meaning."""
+    declared = parameters(formula).values()
+    return [{"parameter": each.name, "unit": each.unit, "meaning": each.meaning} for each in declared]
+
+
+def formula_document(formula: Formula) -> dict[str, Any]:
+    """All that is declared about a formula, with its expression as text and as LaTeX."""
+    from perfplan.symbolic.expressions import expression, latex_name, to_latex, to_text
+
+    code = formula.body.__code__
+    body = expression(formula, code.co_varnames[:code.co_argcount]).body
+    return {"name": formula.name, "symbol": formula.symbol, "unit": formula.unit, "meaning": summary(formula),
+            "expression": to_text(body), "latex": f"{latex_name(formula.symbol)} = {to_latex(body)}",
+            "source": formula.source, "parameters": parameter_rows(formula)}
+
+
+def formula_text(formula: Formula) -> str:
+    """One formula for people: expression, meaning, parameters, source."""
+    page = formula_document(formula)
+    return "\n\n".join([f"{formula.symbol} = {page['expression']}  [{formula.unit}]", paragraph(page["meaning"]),
+                        table(page["parameters"], PARAMETER_COLUMNS), paragraph(f"Source: {formula.source}")])

@@ -1,0 +1,80 @@
+"""Training estimates and plans as text, as rows of a table and as one JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from perfplan.report.columns import Column, Row
+from perfplan.report.text import paragraph, table
+from perfplan.training.estimate import Estimate
+from perfplan.training.job import Job
+from perfplan.units import show
+
+__all__ = ["ESTIMATE_COLUMNS", "estimate_document", "estimate_row", "estimate_text", "job_line", "parts_table"]
+
+ESTIMATE_COLUMNS = (
+    Column("layout"), Column("gpus", "GPUs"), Column("step_time", "step", "s"), Column("band_low", "band from", "s"),
+    Column("band_high", "to", "s"), Column("tokens_per_s_per_gpu", "tokens/s /GPU", "1"), Column("mfu", "MFU", "%"),
+    Column("memory", unit="B"), Column("headroom", unit="B"))
+
+
+def estimate_row(estimate: Estimate) -> Row:
+    """One line of a table of layouts."""
+    return {"layout": str(estimate.layout), "gpus": int(estimate.layout.world), "step_time": estimate.step_time,
+            "band_low": estimate.band[0], "band_high": estimate.band[1], "mfu": estimate.mfu,
+            "tokens_per_s_per_gpu": estimate.tokens_per_s_per_gpu, "memory": estimate.memory_total,
+            "headroom": estimate.headroom}
+
+
+def job_line(job: Job) -> str:
+    """What is trained on what, in one sentence."""
+    return (f"{job.model.id} on {job.cluster.id}, {job.gpus} x {job.cluster.accelerator.id}, global batch "
+            f"{job.global_batch} x {job.seq_len} tokens, {job.recipe.id}, {job.framework.id}")
+
+
+def parts_table(parts: Mapping[str, float], unit: str, what: str, whole: str) -> str:
+    """Named parts with their share of the whole, which stands in the last line; parts that are 0 are left out."""
+    size = sum(parts.values())
+    rows = [{"part": name, "value": part, "share": part / size} for name, part in parts.items() if part]
+    columns = [Column("part", what), Column("value", " ", unit), Column("share", " ", "%")]
+    return table([*rows, {"part": whole, "value": size, "share": 1.0}], columns)
+
+
+def _headline(estimate: Estimate) -> str:
+    low, high = estimate.band
+    fit = "fits" if estimate.fits else "does NOT fit"
+    rows = [("step time", f"{show(estimate.step_time, 's')}, band {show(low, 's')} to {show(high, 's')}"),
+            ("throughput", f"{show(estimate.tokens_per_s_per_gpu, '1')} tokens/s per accelerator"),
+            ("MFU", f"{100 * estimate.mfu:.1f}% (model FLOPs with causal attention, no recompute)"),
+            ("memory", f"{show(estimate.memory_total, 'B')} of {show(estimate.job.cluster.accelerator.memory, 'B')} on "
+                       f"the fullest rank: {fit}, headroom {show(estimate.headroom, 'B')}"),
+            ("binds", estimate.binding)]
+    return "\n".join(f"{name:<11} {words}" for name, words in rows)
+
+
+def _caveats(caveats: Sequence[str]) -> list[str]:
+    return [paragraph(f"caveat: {caveat}") for caveat in caveats]
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """One layout for people: headline, step time by part, memory by part, caveats."""
+    blocks = [paragraph(job_line(estimate.job)) + f"\n{estimate.layout}", _headline(estimate),
+              parts_table(estimate.breakdown, "s", "time", "step time"),
+              parts_table(estimate.memory, "B", "memory of the fullest rank", "reserved in all")]
+    return "\n\n".join(blocks + _caveats(estimate.caveats))
+
+
+def job_document(job: Job) -> dict[str, Any]:
+    """The job under machine names."""
+    return {"model": job.model.id, "cluster": job.cluster.id, "accelerator": job.cluster.accelerator.id,
+            "gpus": job.gpus, "global_batch": job.global_batch, "seq_len": job.seq_len, "precision": job.recipe.id,
+            "framework": job.framework.id, "routing_skew": job.routing_skew}
+
+
+def estimate_document(estimate: Estimate) -> dict[str, Any]:
+    """One layout under machine names, SI floats."""
+    row = estimate_row(estimate)
+    return {column.field: row[column.key] for column in ESTIMATE_COLUMNS} | {
+        "memory_allocated_bytes": estimate.memory_allocated, "fits": estimate.fits, "binding": estimate.binding,
+        "breakdown_s": estimate.breakdown, "memory_parts_bytes": estimate.memory, "caveats": estimate.caveats}
