@@ -15,7 +15,7 @@ __all__ = ["explain"]
 def explain(
     quantity: Annotated[str | None, typer.Argument(metavar="QUANTITY", show_default=False,
                                                    help="Name or symbol of a formula.")] = None,
-    list_all: Annotated[bool, typer.Option("--list", help="List every formula with symbol, unit and source.")] = False,
+    list_all: Annotated[bool, typer.Option("--list", help="List every formula; with --csv or --json also its source.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
     csv: options.Csv = None,
     json: options.Json = False,
@@ -26,7 +26,8 @@ def explain(
     output = Output(csv, json)
     if list_all:
         rows = formulas.formula_rows()
-        output.emit(table(rows, formulas.FORMULA_COLUMNS), rows, formulas.FORMULA_COLUMNS)
+        shown = [column for column in formulas.FORMULA_COLUMNS if column.key != "source"]
+        output.emit(table(rows, shown), rows, formulas.FORMULA_COLUMNS)
     elif quantity is None:
         raise OutOfRange("explain wants the name of a quantity, or --list for all that there are")
     else:
