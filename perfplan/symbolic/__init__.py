@@ -1,0 +1,1 @@
+"""Explain, LaTeX, sensitivity and break-even; the only room that imports SymPy."""

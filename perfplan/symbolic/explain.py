@@ -1,0 +1,220 @@
+"""The tree of quantities behind an estimate: symbol, expression, value, unit and source, as rows, text or LaTeX.
+
+Nodes come from trace mode (`perfplan.formulas.core.tracing`). A quantity that appears again is printed once, numbered,
+and referred to by its number afterwards.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from perfplan.errors import UnknownName, offer
+from perfplan.formulas.core import Node, node_of
+from perfplan.symbolic.declared import parameters, summary
+from perfplan.symbolic.expressions import Expression, expression, latex_name, to_latex, to_text
+from perfplan.units import show
+
+__all__ = ["Given", "Row", "find", "quantities", "rows", "to_latex_lines", "to_lines"]
+
+_Key = tuple[str, str, tuple[tuple[str, float], ...]]
+
+
+@dataclass(frozen=True)
+class Given:
+    """One argument of a quantity: its value in SI `unit`, and whether a row below computes it."""
+
+    name: str
+    value: float
+    unit: str
+    computed: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantity of the tree; `label` is the argument of the row above that it feeds, "" where the formula calls it.
+
+    `number` is set for a quantity that appears more than once; `repeated` marks the later times.
+    """
+
+    depth: int
+    label: str
+    symbol: str
+    name: str
+    meaning: str
+    expression: str
+    latex: str
+    value: float
+    unit: str
+    source: str
+    given: tuple[Given, ...]
+    number: int
+    repeated: bool
+
+
+@dataclass(frozen=True)
+class _Placed:
+    depth: int
+    label: str
+    symbol: str
+    node: Node
+    key: _Key
+
+
+def _key(node: Node) -> _Key:
+    given = tuple((name, float(value)) for name, value in node.arguments.items())
+    return node.formula.name, node.formula.symbol, given
+
+
+def _is_total(node: Node) -> bool:
+    return node.formula.name == "total"
+
+
+def _expression(node: Node) -> Expression:
+    return expression(node.formula, node.arguments)
+
+
+def _walk(node: Node, depth: int, label: str = "", symbol: str = "", level: int = 0) -> Iterator[_Placed]:
+    yield _Placed(level, label, symbol or node.formula.symbol, node, _key(node))
+    if level >= depth:
+        return
+    fed = [(name, inner) for name, value in node.arguments.items() if (inner := node_of(value)) is not None]
+    for name, inner in fed:
+        yield from _walk(inner, depth, name, "", level + 1)
+    called = node.children[len(fed):]
+    names = _expression(node).calls if called else ()
+    seen: set[str] = set()
+    for name, inner in zip(names, called, strict=False):
+        if name not in seen:
+            seen.add(name)
+            yield from _walk(inner, depth, "", name, level + 1)
+
+
+def _given(node: Node) -> tuple[Given, ...]:
+    declared = parameters(node.formula)
+    units = {name: declared[name].unit if name in declared else node.formula.unit for name in node.arguments}
+    return tuple(Given(name, float(value), units[name], node_of(value) is not None)
+                 for name, value in node.arguments.items())
+
+
+def _texts(node: Node) -> tuple[str, str]:
+    """The expression of a node as text and as LaTeX; a total is written in the order of its parts."""
+    if _is_total(node):
+        return " + ".join(node.arguments) or "0", " + ".join(map(latex_name, node.arguments)) or "0"
+    body = _expression(node).body
+    return to_text(body), to_latex(body)
+
+
+def _row(placed: _Placed, number: int, repeated: bool) -> Row:
+    node = placed.node
+    text, latex = _texts(node)
+    formula = node.formula
+    meaning = "sum of the parts" if _is_total(node) else summary(formula)
+    return Row(placed.depth, placed.label, placed.symbol, formula.name, meaning, text, latex, node.value, formula.unit,
+               formula.source, _given(node), number, repeated)
+
+
+def _once(placed: list[_Placed]) -> Iterator[tuple[_Placed, bool]]:
+    """The quantities with all below a repeated one left out, and whether each one is a repetition."""
+    seen: set[_Key] = set()
+    skip_below: int | None = None
+    for item in placed:
+        if skip_below is not None and item.depth > skip_below:
+            continue
+        repeated = item.key in seen
+        skip_below = item.depth if repeated else None
+        seen.add(item.key)
+        yield item, repeated
+
+
+def rows(quantity: object, depth: int = 100) -> list[Row]:
+    """The tree below `quantity` (a node, or a value computed in trace mode), `depth` levels deep, top first.
+
+    >>> from perfplan.formulas.core import tracing
+    >>> from perfplan.formulas.collectives import point_to_point_time
+    >>> with tracing():
+    ...     time = point_to_point_time(50e6, 5e-6, 50e9)
+    >>> print(to_lines(rows(time)))
+    T_p2p = latency + size/bandwidth = 1.01 ms
+        where size = 47.7 MiB, latency = 5.00 us, bandwidth = 50.0 GB/s
+        Hockney 1994: latency plus size over bandwidth
+    """
+    node = quantity if isinstance(quantity, Node) else node_of(quantity)
+    if node is None:
+        raise UnknownName(f"{quantity!r} was not computed by a formula in trace mode, so there is no tree to explain")
+    shown = list(_once(list(_walk(node, depth))))
+    counts = Counter(item.key for item, _ in shown)
+    numbers: dict[_Key, int] = {}
+    result = []
+    for item, repeated in shown:
+        if counts[item.key] > 1:
+            numbers.setdefault(item.key, len(numbers) + 1)
+        result.append(_row(item, numbers.get(item.key, 0), repeated))
+    return result
+
+
+def quantities(root: Node) -> dict[str, Node]:
+    """All quantities below `root` by name of formula, printed symbol and name of part; the outermost of each name."""
+    found: dict[str, Node] = {}
+    level = list(root.children)
+    while level:
+        for node in level:
+            names = [node.formula.symbol] if _is_total(node) else [node.formula.name, node.formula.symbol]
+            for name in names:
+                found.setdefault(name, node)
+            for name, value in node.arguments.items() if _is_total(node) else ():
+                if (inner := node_of(value)) is not None:
+                    found.setdefault(name, inner)
+        level = [child for node in level for child in node.children]
+    return found
+
+
+def find(root: Node, name: str) -> Node:
+    """The quantity below `root` that is called `name` (formula, printed symbol or part; case and "-" do not matter)."""
+    found = quantities(root)
+    plain = {known.lower().replace("-", "_").replace(" ", "_"): known for known in reversed(found)}
+    wanted = plain.get(name.lower().replace("-", "_").replace(" ", "_"))
+    if wanted is None:
+        raise UnknownName(f"this estimate has no quantity {name!r}{offer(name, found)}")
+    return found[name] if name in found else found[wanted]
+
+
+def _shown(value: float, unit: str) -> str:
+    """As `show`, but counts in full."""
+    return f"{value:.0f}" if unit == "1" and value.is_integer() and abs(value) < 1e12 else show(value, unit)
+
+
+def _where(row: Row) -> str:
+    shown = (f"{g.name} = {_shown(g.value, g.unit)}" for g in row.given)
+    return "where " + ", ".join(shown) if row.given else ""
+
+
+def _lines(row: Row) -> list[str]:
+    mark = f" [{row.number}]" if row.number else ""
+    label = f"{row.label}: " if row.label else ""
+    value = _shown(row.value, row.unit)
+    if row.repeated:
+        return [f"{label}{row.symbol} = {value}, see{mark}"]
+    head = f"{label}{row.symbol} = {row.expression} = {value}{mark}"
+    return [head, *(f"    {text}" for text in (_where(row), row.source) if text)]
+
+
+def to_lines(tree: list[Row]) -> str:
+    """The rows as indented text: expression and value, then the arguments, then the source."""
+    return "\n".join("  " * row.depth + line for row in tree for line in _lines(row))
+
+
+def _latex_value(row: Row) -> str:
+    number, _, unit = _shown(row.value, row.unit).partition(" ")
+    if "e" in number:
+        mantissa, exponent = number.split("e")
+        number = f"{mantissa} \\cdot 10^{{{int(exponent)}}}"
+    shown = unit.replace("$", r"\$")
+    return f"{number}\\,\\mathrm{{{shown}}}" if unit else number
+
+
+def to_latex_lines(tree: list[Row]) -> str:
+    """The rows as a LaTeX `align*` environment, one quantity a line, repeated ones left out."""
+    lines = [f"{latex_name(row.symbol)} &= {row.latex} = {_latex_value(row)}" for row in tree if not row.repeated]
+    return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"
