@@ -130,6 +130,7 @@ def broken_rules(job: Job, layout: Layout) -> list[str]:
         "tp": layout.tp,
         "cp": layout.cp,
         "ep": layout.ep,
+        "pp": layout.pp,
         "etp": layout.etp,
         "heads": limit.heads,
         "kv_heads": limit.kv_heads,

@@ -10,7 +10,7 @@ from perfplan.catalog.specs import Attention, LinearAttention, Mamba, Moe
 from perfplan.training.job import Job
 from perfplan.training.layout import Layout
 
-__all__ = ["RULES", "Limits", "Rule", "limits"]
+__all__ = ["KEY_RULES", "REDUNDANT", "ROW_RULES", "RULES", "Limits", "Rule", "limits"]
 
 
 @dataclass(frozen=True)
@@ -128,19 +128,50 @@ def _pipeline_sharding(_: Job, __: Limits, layout: Layout) -> Any:
     return (layout.pp > 1) & (layout.shard_gradients != 1)
 
 
-RULES = (
-    Rule("accelerators", "tp*cp*pp*dp = {world} needs more than the {gpus} accelerators", _world),
-    Rule("global batch", "global batch {batch} is not a multiple of mbs*dp = {mbs}*{dp}", _batch),
+def _one_cp_kind(_: Job, __: Limits, layout: Layout) -> Any:
+    return (layout.cp == 1) & (layout.cp_kind != 0) & (layout.cp_kind != "ring")
+
+
+def _cp_heads(_: Job, limit: Limits, layout: Layout) -> Any:
+    exchanged = (layout.cp_kind == 2) | (layout.cp_kind == "a2a")
+    return exchanged & (max(limit.heads, 1) % (layout.tp * layout.cp) != 0)
+
+
+def _interleaving(job: Job, _: Limits, layout: Layout) -> Any:
+    micro_batches = job.global_batch // (layout.mbs * layout.dp)
+    return (layout.vpp > 1) & (micro_batches % layout.pp != 0)
+
+
+def _replicated_shards(_: Job, __: Limits, layout: Layout) -> Any:
+    ranks = layout.dp * layout.cp
+    sharded = (layout.shard_optimizer != 1) | (layout.shard_gradients != 1)
+    return sharded & ((ranks == 1) | (layout.shard_optimizer >= ranks))
+
+
+KEY_RULES = (
     Rule("attention heads", "tp={tp} does not divide the {heads} attention heads", _heads),
     Rule("kv heads", "tp={tp} neither divides nor is a multiple of the {kv_heads} key-value heads", _kv_heads),
     Rule("MLP width", "tp={tp} does not divide the MLP widths {widths}", _widths),
     Rule("sequence length", "sequence length {seq} does not split over tp (sp) and cp, zigzag needs 2*cp", _sequence),
     Rule("sp without tp", "sp1 shards over the tensor-parallel group, so it needs tp > 1", _sp),
+    Rule("cp kind without cp", "cp=allgather and cp=a2a need cp > 1", _one_cp_kind),
+    Rule("cp=a2a heads", "cp=a2a needs tp*cp = {tp}*{cp} to divide the {heads} attention heads", _cp_heads),
+    Rule("cp on recurrent layers", "cp > 1 is not modelled for SSM and linear-attention layers", _recurrent_cp),
     Rule("experts", "ep={ep} does not divide the {experts} experts", _ep),
     Rule("expert width", "etp={etp} does not divide the expert width {expert_width}", _etp),
-    Rule("expert groups", "ep*etp = {ep}*{etp} does not divide tp*cp*dp = {tp}*{cp}*{dp}", _experts_fit),
     Rule("MoE without sp", "experts with tp > 1 need sp1 (tokens would be dispatched tp times)", _moe_sp),
-    Rule("cp on recurrent layers", "cp > 1 is not modelled for SSM and linear-attention layers", _recurrent_cp),
+)
+"""Rules about the axes that layer costs depend on."""
+
+ROW_RULES = (
+    Rule("accelerators", "tp*cp*pp*dp = {world} needs more than the {gpus} accelerators", _world),
+    Rule("global batch", "global batch {batch} is not a multiple of mbs*dp = {mbs}*{dp}", _batch),
+    Rule(
+        "interleaving",
+        "vpp > 1 needs the micro-batches {batch}/({mbs}*{dp}) to be a multiple of pp={pp}",
+        _interleaving,
+    ),
+    Rule("expert groups", "ep*etp = {ep}*{etp} does not divide tp*cp*dp = {tp}*{cp}*{dp}", _experts_fit),
     Rule("sharding width", "a sharding width does not divide the dp*cp = {dp}*{cp} replicas", _widths_divide),
     Rule(
         "sharded gradients under pp",
@@ -148,3 +179,11 @@ RULES = (
         _pipeline_sharding,
     ),
 )
+"""Rules about whole layouts."""
+
+REDUNDANT = Rule(
+    "same as another sharding", "the sharding changes nothing with dp*cp = {dp}*{cp} replicas", _replicated_shards
+)
+"""Layouts that the search leaves out because an equal one is in the space."""
+
+RULES = (*KEY_RULES, *ROW_RULES)

@@ -1,0 +1,227 @@
+"""The search: every layout of the declared space, divisibility first, then memory, then time for what is left."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from perfplan.training.estimate import layer_sequence, pieces
+from perfplan.training.job import Job
+from perfplan.training.layers import Cost
+from perfplan.training.layout import Layout
+from perfplan.training.network import Network
+from perfplan.training.ops import Shape
+from perfplan.training.rules import REDUNDANT, ROW_RULES, limits
+from perfplan.training.space import Axes, Keys, keys, largest_dp, splits
+from perfplan.training.stages import stages
+from perfplan.training.step import Pieces, memory, step_time
+
+__all__ = ["Found", "Priced", "search"]
+
+CHUNK = 1 << 16  # rows priced at a time: the columns of a chunk stay in cache
+
+
+@dataclass(frozen=True)
+class Priced:
+    """One feasible layout as the search saw it: step time [s] and memory of the fullest rank [B]."""
+
+    layout: Layout
+    step_time: float
+    memory: float
+
+
+@dataclass
+class Found:
+    """What the search saw. rejected: reason -> layouts; the counts and `feasible` add up to `size`."""
+
+    size: int
+    rejected: Counter[str] = field(default_factory=Counter)
+    feasible: int = 0
+    best: list[Priced] = field(default_factory=list)
+    front: list[Priced] = field(default_factory=list)
+    least_memory: Priced | None = None
+
+
+def _table(job: Job, net: Network, found: Keys) -> Pieces:
+    """Costs of every piece for every key, as columns."""
+    parts: list[Pieces] = []
+    order: list[Any] = []
+    for code, (cp_kind, recompute) in enumerate(found.variants):
+        mine = np.flatnonzero(found.code == code)
+        if len(mine):
+            c = {name: column[mine].astype(float) for name, column in found.columns.items()}
+            shape = Shape(job.seq_len, c["mbs"], c["tp"], c["sp"], c["cp"], c["ep"], c["etp"])
+            parts.append(pieces(job, net, shape, cp_kind, recompute))
+            order.append(mine)
+    back = np.argsort(np.concatenate(order))
+    sizes = [len(mine) for mine in order]
+    kinds = [_joined([p.kinds[i] for p in parts], sizes, back) for i in range(len(parts[0].kinds))]
+    return Pieces(kinds, _joined([p.first for p in parts], sizes, back), _joined([p.last for p in parts], sizes, back))
+
+
+def _joined(costs: list[Cost], sizes: list[int], back: Any) -> Cost:
+    def column(name: str) -> Any:
+        return np.concatenate(
+            [np.broadcast_to(np.asarray(getattr(c, name), float), n) for c, n in zip(costs, sizes, strict=True)]
+        )[back]
+
+    return Cost(**{f.name: column(f.name) for f in fields(Cost)})
+
+
+def _take(cost: Cost, rows: Any) -> Cost:
+    return Cost(*(getattr(cost, f.name)[rows] for f in fields(Cost)))
+
+
+def _gather(table: Pieces, rows: Any) -> Pieces:
+    return Pieces([_take(cost, rows) for cost in table.kinds], _take(table.first, rows), _take(table.last, rows))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Layouts that share pp, vpp and the sharding; the rest are columns."""
+
+    rows: Any
+    layout: Layout
+
+
+def _blocks(
+    job: Job, axes: Axes, found: Keys, rejected: Counter[str], tick: Callable[[int], None]
+) -> Iterator[tuple[_Block, Any]]:
+    limit, sequence = limits(job), layer_sequence(job)
+    divisors = [d for d in range(1, min(job.gpus, job.global_batch) + 1) if job.global_batch % d == 0]
+    for pp, vpp in splits(axes):
+        split = stages(*sequence, pp, vpp) if pp * vpp <= len(sequence[0]) + 2 else None
+        if split is None or (vpp > 1 and pp == 1):
+            rejected["stages"] += len(found) * len(axes.sharding)
+            continue
+        tick(pp)
+        dp = largest_dp(job, found.columns["tp"] * found.columns["cp"] * pp, found.columns["mbs"], divisors)
+        room = np.flatnonzero(dp > 0)
+        rejected["accelerators and batch"] += (len(found) - len(room)) * len(axes.sharding)
+        for widths in axes.sharding:
+            for start in range(0, len(room), CHUNK):
+                rows = _lawful(job, limit, found, room[start : start + CHUNK], (pp, vpp), dp, widths, rejected)
+                if len(rows):
+                    yield _Block(rows, _columns(found, rows, (pp, vpp), dp, widths)), split
+
+
+def _columns(found: Keys, rows: Any, split: tuple[int, int], dp: Any, widths: tuple[int, int, int]) -> Layout:
+    degrees = {name: column[rows] for name, column in found.columns.items() if name != "cp_code"}
+    return Layout(
+        **degrees,
+        cp_kind=found.columns["cp_code"][rows],
+        pp=split[0],
+        vpp=split[1],
+        dp=dp[rows],
+        shard_weights=widths[0],
+        shard_gradients=widths[1],
+        shard_optimizer=widths[2],
+    )
+
+
+def _lawful(
+    job: Job,
+    limit: Any,
+    found: Keys,
+    rows: Any,
+    split: tuple[int, int],
+    dp: Any,
+    widths: tuple[int, int, int],
+    rejected: Counter[str],
+) -> Any:
+    for rule in (*ROW_RULES[2:], REDUNDANT):
+        if len(rows):
+            bad = np.broadcast_to(rule.broken(job, limit, _columns(found, rows, split, dp, widths)), rows.shape)
+            rejected[rule.name] += int(bad.sum())
+            rows = rows[~bad]
+    return rows
+
+
+def _narrow(layout: Layout, keep: Any) -> Layout:
+    return Layout(
+        **{
+            f.name: value[keep] if isinstance(value := getattr(layout, f.name), np.ndarray) else value
+            for f in fields(Layout)
+        }
+    )
+
+
+def _floats(layout: Layout) -> Layout:
+    return Layout(
+        **{
+            f.name: value.astype(float) if isinstance(value := getattr(layout, f.name), np.ndarray) else value
+            for f in fields(Layout)
+        }
+    )
+
+
+def _scalar(layout: Layout, found: Keys, code: int, index: int) -> Layout:
+    cp_kind, recompute = found.variants[code]
+    degrees = {
+        f.name: int(value[index]) if isinstance(value := getattr(layout, f.name), np.ndarray) else value
+        for f in fields(Layout)
+    }
+    return Layout(**(degrees | {"cp_kind": cp_kind, "recompute": recompute}))
+
+
+def search(job: Job, axes: Axes, top: int = 10, tick: Callable[[int], None] = lambda _: None) -> Found:
+    """Search the whole space: the `top` fastest layouts that fit, the Pareto front of time and memory, counted rejections."""
+    result = Found(axes.size)
+    found = keys(job, axes, result.rejected)
+    if not len(found):
+        return result
+    net = Network(job.cluster, job.gpus)
+    table = _table(job, net, found)
+    capacity = job.cluster.accelerator.memory
+    for block, split in _blocks(job, axes, found, result.rejected, tick):
+        costs = _gather(table, block.rows)
+        sizes = sum(memory(job, _floats(block.layout), costs, split).values())
+        sizes = np.broadcast_to(sizes, block.rows.shape)
+        _note_least(result, block, found, sizes)
+        keep = np.flatnonzero(sizes <= capacity)
+        result.rejected["memory"] += len(sizes) - len(keep)
+        if len(keep):
+            layout = _narrow(block.layout, keep)
+            times = sum(step_time(job, net, _floats(layout), _gather(table, block.rows[keep]), split).values())
+            _note_best(result, layout, found, found.code[block.rows[keep]], times, sizes[keep], top)
+    result.front = _pareto(result.front)
+    return result
+
+
+def _note_least(result: Found, block: _Block, found: Keys, sizes: Any) -> None:
+    index = int(np.argmin(sizes))
+    if result.least_memory is None or sizes[index] < result.least_memory.memory:
+        layout = _scalar(block.layout, found, int(found.code[block.rows[index]]), index)
+        result.least_memory = Priced(layout, math.nan, float(sizes[index]))
+
+
+def _note_best(result: Found, layout: Layout, found: Keys, code: Any, times: Any, sizes: Any, top: int) -> None:
+    result.feasible += len(times)
+    order = np.argsort(times, kind="stable")
+    lowest = np.minimum.accumulate(sizes[order])
+    edge = order[np.concatenate([[True], lowest[1:] < lowest[:-1]])]
+    bound = result.best[-1].step_time if len(result.best) >= top else math.inf
+    for index in order[:top]:
+        if times[index] < bound:
+            result.best.append(
+                Priced(_scalar(layout, found, int(code[index]), int(index)), float(times[index]), float(sizes[index]))
+            )
+    result.best = sorted(result.best, key=lambda p: (p.step_time, p.memory, str(p.layout)))[:top]
+    result.front += [
+        Priced(_scalar(layout, found, int(code[i]), int(i)), float(times[i]), float(sizes[i])) for i in edge
+    ]
+    if len(result.front) > 4096:
+        result.front = _pareto(result.front)
+
+
+def _pareto(points: list[Priced]) -> list[Priced]:
+    front: list[Priced] = []
+    for point in sorted(points, key=lambda p: (p.step_time, p.memory, str(p.layout))):
+        if not front or point.memory < front[-1].memory:
+            front.append(point)
+    return front

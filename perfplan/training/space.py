@@ -1,0 +1,165 @@
+"""The declared space of layouts: values per axis, their product, and the columns of it that survive the cheap rules."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from perfplan.catalog.specs import Moe
+from perfplan.errors import BadLayout
+from perfplan.training.job import Job
+from perfplan.training.layout import CP_KINDS, Layout, parse_tokens
+from perfplan.training.rules import KEY_RULES, Limits, limits
+
+__all__ = ["Axes", "Keys", "declare", "keys", "restrict"]
+
+_KEY_AXES = ("tp", "sp", "cp", "cp_kind", "ep", "etp", "mbs", "recompute")
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Values per axis; the space is their product. sharding: (weights, gradients, optimizer) widths, 0 = all replicas."""
+
+    tp: tuple[int, ...]
+    sp: tuple[int, ...]
+    cp: tuple[int, ...]
+    cp_kind: tuple[str, ...]
+    pp: tuple[int, ...]
+    vpp: tuple[int, ...]
+    ep: tuple[int, ...]
+    etp: tuple[int, ...]
+    mbs: tuple[int, ...]
+    sharding: tuple[tuple[int, int, int], ...]
+    recompute: tuple[tuple[str, ...], ...]
+
+    @property
+    def size(self) -> int:
+        """Layouts in the space; dp follows from the others."""
+        return math.prod(len(getattr(self, axis.name)) for axis in fields(self))
+
+    def __str__(self) -> str:
+        """The space on one line."""
+        return " ".join(f"{axis.name}:{len(getattr(self, axis.name))}" for axis in fields(self))
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Columns of the axes that layer costs depend on, one row per surviving combination. code: index of (cp_kind,
+    recompute) in `variants`."""
+
+    columns: dict[str, Any]
+    code: Any
+    variants: tuple[tuple[str, tuple[str, ...]], ...]
+
+    def __len__(self) -> int:
+        """Surviving combinations."""
+        return len(self.code)
+
+
+def _doubling(limit: int) -> tuple[int, ...]:
+    return tuple(1 << i for i in range(max(limit, 1).bit_length()))
+
+
+def _divisors(number: int, limit: int) -> tuple[int, ...]:
+    return tuple(n for n in range(1, min(number, limit) + 1) if number % n == 0)
+
+
+def declare(job: Job) -> Axes:
+    """The space searched for a job.
+
+    tp: powers of two up to the fast domain (at least a node) and 64; cp: powers of two that leave 1024 tokens per rank; pp: divisors
+    of the accelerators up to the layers; vpp: up to 12; ep: divisors of the experts; micro-batch: powers of two up to 8.
+    """
+    experts = [k.ffn for k in job.model.kinds if isinstance(k.ffn, Moe)]
+    layers, domain = len(job.model.layers), job.cluster.fast_domain
+    reach = min(max(domain if domain > 0 else 64, job.cluster.accelerators_per_node), 64, job.gpus)
+    sharding = [(1, 1, 1), (1, 1, 0), (1, 0, 0), (0, 0, 0)]
+    if 1 < domain < job.gpus:
+        sharding.append((domain, domain, domain))
+    cp = _doubling(min(job.seq_len // 1024, 64, job.gpus))
+    return Axes(
+        tp=_doubling(reach),
+        sp=(0, 1),
+        cp=cp,
+        cp_kind=CP_KINDS if len(cp) > 1 else CP_KINDS[:1],
+        pp=_divisors(job.gpus, min(layers, 256)),
+        vpp=tuple(v for v in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12) if v <= layers),
+        ep=_divisors(math.gcd(*(f.experts for f in experts)), min(job.gpus, 256)) if experts else (1,),
+        etp=_doubling(min(8, job.gpus)) if experts else (1,),
+        mbs=_doubling(min(8, job.global_batch)),
+        sharding=tuple(sharding),
+        recompute=((), ("core_attn",), ("full",)),
+    )
+
+
+def _tokens(text: str) -> dict[str, Any]:
+    found = parse_tokens(text)
+    widths = [found.pop(name) for name in ("shard_weights", "shard_gradients", "shard_optimizer") if name in found]
+    return found | ({"sharding": tuple(widths)} if widths else {})
+
+
+def restrict(axes: Axes, fix: str = "", forbid: str = "") -> Axes:
+    """The space with some axes fixed to one value and some values forbidden, both in the layout grammar."""
+    chosen, banned = _tokens(fix), [_tokens(token) for token in forbid.split()]
+    if "dp" in chosen or any("dp" in tokens for tokens in banned):
+        raise BadLayout("dp follows from the accelerators and the other degrees; fix or forbid those instead")
+    axes = replace(axes, **{name: (value,) for name, value in chosen.items()})
+    for tokens in banned:
+        for name, value in tokens.items():
+            left = tuple(v for v in getattr(axes, name) if v != value)
+            if not left:
+                raise BadLayout(f"forbidding {forbid!r} leaves no value for {name}")
+            axes = replace(axes, **{name: left})
+    return axes
+
+
+def keys(job: Job, axes: Axes, rejected: Counter[str]) -> Keys:
+    """Combinations of the key axes that no rule about them alone rejects; `rejected` counts whole layouts by rule."""
+    each = axes.size // math.prod(len(getattr(axes, name)) for name in _KEY_AXES)
+    variants = tuple((kind, modules) for kind in axes.cp_kind for modules in axes.recompute)
+    degrees = [np.array(getattr(axes, name), dtype=np.int64) for name in ("tp", "sp", "cp", "ep", "etp", "mbs")]
+    kinds = np.array([CP_KINDS.index(kind) for kind, _ in variants])
+    grid = np.meshgrid(*degrees, np.arange(len(variants)), indexing="ij")
+    columns = dict(zip(("tp", "sp", "cp", "ep", "etp", "mbs"), (axis.ravel() for axis in grid[:-1]), strict=True))
+    code = grid[-1].ravel()
+    columns["cp_code"] = kinds[code]
+    columns, code = _filter(job, limits(job), columns, code, rejected, each)
+    return Keys(columns, code, variants)
+
+
+def _filter(job: Job, limit: Limits, columns: dict[str, Any], code: Any, rejected: Counter[str], each: int) -> Any:
+    for rule in KEY_RULES:
+        names = {name: column for name, column in columns.items() if name != "cp_code"}
+        bad = np.broadcast_to(rule.broken(job, limit, Layout(**names, cp_kind=columns["cp_code"])), code.shape)
+        if bad.any():
+            rejected[rule.name] += int(bad.sum()) * each
+            keep = ~bad
+            columns, code = {name: column[keep] for name, column in columns.items()}, code[keep]
+    return columns, code
+
+
+def splits(axes: Axes) -> Iterator[tuple[int, int]]:
+    """Every (pp, vpp) of the space."""
+    for pp in axes.pp:
+        for vpp in axes.vpp:
+            yield pp, vpp
+
+
+def largest_dp(job: Job, ranks: Any, mbs: Any, divisors: Sequence[int]) -> Any:
+    """The largest data-parallel degree that fits `job.gpus` beside `ranks` others and divides the batch into micro-batches."""
+    room = np.minimum(job.gpus // ranks, job.global_batch // mbs)
+    table = np.array(divisors, dtype=np.int64)
+    return np.where(job.global_batch % mbs == 0, _largest_divisor(table, room, job.global_batch // mbs), 0)
+
+
+def _largest_divisor(table: Any, room: Any, quotient: Any) -> Any:
+    """For each row the largest entry of `table` that is at most `room` and divides `quotient`; 0 if there is none."""
+    best = np.zeros_like(room)
+    for divisor in table:
+        best = np.where((divisor <= room) & (quotient % divisor == 0), divisor, best)
+    return best
