@@ -135,7 +135,7 @@ def _digits(value: float, digits: int) -> str:
 
 
 def show(value: float, unit: str, digits: int = 3) -> str:
-    """`value` in SI `unit` for people: `digits` significant digits and a prefix that suits (memory binary, rates decimal).
+    """`value` in SI `unit` for people: `digits` significant digits, a prefix that suits (memory binary, rates decimal).
 
     >>> show(80 * 2**30, "B"), show(9e11, "B/s"), show(0.00123, "s"), show(15e12, "tokens")
     ('80.0 GiB', '900 GB/s', '1.23 ms', '15.0T')

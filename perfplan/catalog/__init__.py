@@ -1,0 +1,183 @@
+"""The catalog: YAML files in, frozen specs out. Loads only what is asked for.
+
+    catalog = Catalog(settings=("accelerator.memory=96GiB",))
+    catalog.cluster("dgx-h100").accelerator.memory
+
+An id is a file name. User folders (--catalog) are searched before the shipped files and win on purpose.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perfplan.catalog import files
+from perfplan.catalog.settings import Setting, apply, read_settings
+from perfplan.errors import CatalogError, MissingField, UnknownName, offer
+
+if TYPE_CHECKING:
+    from perfplan.catalog.specs import Accelerator, Cluster, Framework, Library, Model, Recipe
+
+__all__ = ["Catalog"]
+
+
+class Catalog:
+    """Looks entries up by id, with user folders and settings applied.
+
+    folders: user catalogs, each with subfolders such as `accelerators/`; settings: texts "kind.field=value".
+    """
+
+    def __init__(self, folders: Iterable[str | Path] = (), settings: Iterable[str] = ()) -> None:
+        self.roots = files.roots(tuple(folders))
+        self.settings: tuple[Setting, ...] = read_settings(settings)
+        self._used: set[Setting] = set()
+        self._cache: dict[tuple[str, str], Any] = {}
+        self._aliases: dict[str, dict[str, str]] | None = None
+
+    # ------------------------------------------------------------ names and raw data
+    def ids(self, kind: str) -> list[str]:
+        """Sorted ids of a kind ("accelerator", "cluster", "model", "recipe", "framework", "library", "technique")."""
+        singular = {plural: name for name, plural in files.FOLDERS.items()}
+        return files.known_ids(self.roots, singular.get(kind, kind))
+
+    def aliases(self, kind: str) -> Mapping[str, str]:
+        """Other names of a kind: alias -> id."""
+        if self._aliases is None:
+            self._aliases = {}
+            for root in reversed(self.roots):
+                if (path := root / "aliases.yaml").is_file():
+                    for name, table in files.read_yaml(path).items():
+                        self._aliases.setdefault(name, {}).update(table)
+        return self._aliases.get(kind, {})
+
+    def resolve(self, kind: str, name: str) -> str:
+        """The id that `name` stands for: itself if it is one, else what its alias says. Raises UnknownName."""
+        try:
+            files.find(self.roots, kind, name)
+        except UnknownName:
+            if name in self.aliases(kind):
+                return self.aliases(kind)[name]
+            names = [*self.ids(kind), *self.aliases(kind)]
+            raise UnknownName(f"there is no {kind} {name!r}{offer(name, names)}") from None
+        return name
+
+    def source(self, kind: str, name: str) -> Path:
+        """The file that holds an entry."""
+        return files.find(self.roots, kind, self.resolve(kind, name))
+
+    def raw(self, kind: str, name: str, fields: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
+        """An entry's mapping with the settings of its kind written in, and what to call it in messages."""
+        path = self.source(kind, name)
+        data, mine = files.read_yaml(path), [s for s in self.settings if s.kind == kind]
+        self._used.update(mine)
+        where = str(path) + (f" with {' '.join(map(str, mine))}" if mine else "")
+        return apply(data, mine, tuple(fields)), where
+
+    def unused_settings(self) -> tuple[str, ...]:
+        """Settings that no entry asked for so far; whoever is done loading must refuse them."""
+        return tuple(str(s) for s in self.settings if s not in self._used)
+
+    def _notes(self, kind: str) -> tuple[str, ...]:
+        return tuple(f"set by the user: {s}" for s in self.settings if s.kind == kind)
+
+    def _read(self, kind: str, name: str) -> tuple[str, Any]:
+        from perfplan.catalog import build, schemas
+
+        schema = schemas.SCHEMAS[kind]
+        data, where = self.raw(kind, name, schema.model_fields)
+        return self.resolve(kind, name), build.check(schema, data, where)
+
+    def _once(self, kind: str, name: str, make: Any) -> Any:
+        if (kind, name) not in self._cache:
+            self._cache[kind, name] = make()
+        return self._cache[kind, name]
+
+    # ------------------------------------------------------------ specs
+    def accelerator(self, name: str) -> Accelerator:
+        """The accelerator `name`; kernel constants it lacks are borrowed from its relative and marked so."""
+        found: Accelerator = self._once("accelerator", name, lambda: self._accelerator(name))
+        return found
+
+    def _accelerator(self, name: str) -> Accelerator:
+        from perfplan.catalog import build
+
+        id_, file = self._read("accelerator", name)
+        plain = Catalog.__new__(Catalog)  # a relative lends its own constants, not the user's settings
+        plain.__dict__ = {**self.__dict__, "settings": (), "_cache": {}}
+        alias = () if id_ == name else (f"{name} is read as {id_}",)
+        return build.accelerator(id_, file, plain.accelerator, alias + self._notes("accelerator"))
+
+    def cluster(self, name: str) -> Cluster:
+        """The cluster `name`; an accelerator's id means that accelerator in its default cluster."""
+        found: Cluster = self._once("cluster", name, lambda: self._cluster(name))
+        return found
+
+    def _cluster(self, name: str) -> Cluster:
+        from perfplan.catalog import build
+
+        chip = None if self._names("cluster", name) or not self._names("accelerator", name) else self.accelerator(name)
+        if chip and not chip.default_cluster:
+            raise MissingField(f"accelerator {chip.id!r} has no default cluster; name one with --cluster, such as "
+                               f"{', '.join(self.ids('cluster')[:3])}")
+        id_, file = self._read("cluster", chip.default_cluster if chip and chip.default_cluster else name)
+        chip = chip or self.accelerator(file.accelerator)
+        library = self.library(file.library)
+        return build.cluster(id_, file, chip, library, self._notes("cluster"))
+
+    def _names(self, kind: str, name: str) -> bool:
+        return name in self.aliases(kind) or name in self.ids(kind)
+
+    def library(self, name: str) -> Library:
+        """The collective library `name`."""
+        from perfplan.catalog import build
+
+        found: Library = self._once("library", name, lambda: build.library(*self._read("library", name)))
+        return found
+
+    def recipe(self, name: str) -> Recipe:
+        """The precision recipe `name`, such as "bf16" or "fp8"."""
+        from perfplan.catalog import build
+
+        found: Recipe = self._once("recipe", name, lambda: build.recipe(*self._read("recipe", name)))
+        return found
+
+    def framework(self, name: str) -> Framework:
+        """The training framework `name`."""
+        from perfplan.catalog import build
+
+        found: Framework = self._once("framework", name, lambda: build.framework(*self._read("framework", name)))
+        return found
+
+    def technique(self, name: str) -> Mapping[str, Any]:
+        """The published technique or system `name`: its mapping as written in the file."""
+        found: Mapping[str, Any] = self._once("technique", name, lambda: self.raw("technique", name)[0])
+        return found
+
+    def model(self, name: str) -> Model:
+        """The model `name`, or the model that a Hugging Face `config.json` at path `name` describes."""
+        found: Model = self._once("model", name, lambda: self._model(name))
+        return found
+
+    def _model(self, name: str) -> Model:
+        from perfplan.catalog.models import KEYS, model_from_yaml
+
+        if name.endswith(".json") or "/" in name or Path(name).is_dir():
+            return self._config(Path(name))
+        data, where = self.raw("model", name, KEYS)
+        return model_from_yaml(data, where)
+
+    def _config(self, path: Path) -> Model:
+        from perfplan.catalog.huggingface import model_from_config
+
+        if any(s.kind == "model" for s in self.settings):
+            raise CatalogError(f"model settings do not apply to {path}; change the config.json itself")
+        path = path / "config.json" if path.is_dir() else path
+        try:
+            data = json.loads(files.read_text(path))
+        except json.JSONDecodeError as error:
+            raise CatalogError(f"{path}: is not JSON: {error.msg} (line {error.lineno})") from None
+        except RecursionError:
+            raise CatalogError(f"{path}: is nested too deep to be a model's configuration") from None
+        return model_from_config(data, str(path))

@@ -57,6 +57,7 @@ class Level:
     launch: fixed cost of one collective call [s]; efficiency: (ranks in the domain, fraction of `bandwidth` reached
     by large collectives), ascending; reduction: fraction of `bandwidth` reached by in-network all-reduce, 0 = none;
     oversubscription: >= 1, divides `bandwidth` beyond the domain below; rails: NICs per node (information);
+    operations: operation -> the same table where its efficiency differs (all_gather stands for reduce_scatter too);
     dims: torus shape; peer: bandwidth to one peer where links are point to point (mesh) [B/s].
     """
 
@@ -74,6 +75,7 @@ class Level:
     peer: float | None = None
     source: str = ""
     borrowed: str = ""
+    operations: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

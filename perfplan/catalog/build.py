@@ -1,0 +1,137 @@
+"""From checked files to frozen specs, and from pydantic's errors to one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from perfplan.catalog import schemas, specs
+from perfplan.errors import BadQuantity, CatalogError, MissingField, UnknownName, offer
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+__all__ = ["UNBOUNDED", "accelerator", "check", "cluster", "framework", "kernels_of", "library", "recipe"]
+
+UNBOUNDED = 1 << 20  # size of an outermost level that states none: more accelerators than any machine has
+_File = TypeVar("_File", bound=BaseModel)
+
+
+def check(schema: type[_File], data: Mapping[str, Any], where: str) -> _File:
+    """`data` read by `schema`; raises the first fault as one sentence that starts with `where` (file or setting)."""
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        raise _fault(schema, error.errors()[0], where) from None
+
+
+def _fault(schema: type[BaseModel], fault: ErrorDetails, where: str) -> CatalogError:
+    path = ".".join(str(step) for step in fault["loc"])
+    spot = f"{where}: {path}" if path else where
+    kind = fault["type"]
+    if kind == "missing":
+        return MissingField(f"{spot} is missing; a catalog entry must state it")
+    if kind == "extra_forbidden":
+        name = str(fault["loc"][-1])
+        return UnknownName(f"{spot} is not a known field{offer(name, _fields_at(schema, fault['loc'][:-1]))}")
+    if kind in ("bad_quantity", "absurd"):
+        return BadQuantity(f"{spot}: {fault['msg']}")
+    if kind == "literal_error" and fault["loc"][-1:] == ("[key]",):
+        return UnknownName(f"{spot.removesuffix('.[key]')} is not known: use {fault.get('ctx', {}).get('expected')}")
+    return CatalogError(f"{spot}: {_sentence(fault)}")
+
+
+def _sentence(fault: ErrorDetails) -> str:
+    message = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    given = "" if isinstance(fault["input"], (dict, BaseModel)) else f"{fault['input']!r} will not do: "
+    wanted = f"it must be {message}" if fault["msg"].startswith("Input should be") else message
+    return f"{given}{wanted}"
+
+
+def _fields_at(schema: type[BaseModel], path: Iterable[int | str]) -> list[str]:
+    parts: dict[str, type[BaseModel]] = {"kernels": schemas.KernelFile, "levels": schemas.LevelFile,
+                                         "tuner": schemas.TunerFile}
+    first = next(iter(path), None)
+    return list(parts.get(str(first), schema).model_fields)
+
+
+def kernels_of(file: schemas.AcceleratorFile) -> dict[str, dict[str, specs.Kernel]]:
+    """The kernel constants that a file states itself: kind -> dtype -> constants."""
+    return {kind: {dtype: specs.Kernel(**kernel.model_dump()) for dtype, kernel in table.items()}
+            for kind, table in file.kernels.items()}
+
+
+def accelerator(name: str, file: schemas.AcceleratorFile, relative: Callable[[str], specs.Accelerator],
+                notes: tuple[str, ...] = ()) -> specs.Accelerator:
+    """The spec of a file; kernel kinds and dtypes it lacks come from `relative(file.borrow)`, marked borrowed."""
+    kernels = kernels_of(file)
+    _fill(kernels, file)
+    if file.borrow:
+        _borrow(kernels, file, relative(file.borrow))
+        _fill(kernels, file)
+    plain = file.model_dump(exclude={"id", "kernels", "borrow", "same_constants", "notes"})
+    return specs.Accelerator(id=name, kernels=kernels, notes=(*file.notes, *notes), **plain)
+
+
+def _borrow(kernels: dict[str, dict[str, specs.Kernel]], file: schemas.AcceleratorFile,
+            relative: specs.Accelerator) -> None:
+    for kind, table in relative.kernels.items():
+        own = kernels.setdefault(kind, {})
+        for dtype, kernel in table.items():
+            if (dtype in file.peak or dtype == "any") and dtype not in own and "any" not in own:
+                own[dtype] = replace(kernel, borrowed=kernel.borrowed or relative.id)
+        if not own:
+            del kernels[kind]
+
+
+def _fill(kernels: dict[str, dict[str, specs.Kernel]], file: schemas.AcceleratorFile) -> None:
+    """Give dtypes without constants those of the dtype that the file says is the same, else those of `any`."""
+    for table in kernels.values():
+        stated = dict(table)
+        for dtype in file.peak:
+            origin = _origin(dtype, stated, file.same_constants)
+            if origin and dtype not in stated:
+                table[dtype] = replace(stated[origin], source=f"as {origin}: {stated[origin].source}")
+
+
+def _origin(dtype: str, stated: Mapping[str, specs.Kernel], same: Mapping[str, str]) -> str:
+    seen: list[str] = []
+    while dtype not in stated and dtype in same and dtype not in seen:
+        seen.append(dtype)
+        dtype = same[dtype]
+    return dtype if dtype in stated else "any" if "any" in stated else ""
+
+
+def cluster(name: str, file: schemas.ClusterFile, chip: specs.Accelerator, collectives: specs.Library,
+            notes: tuple[str, ...] = ()) -> specs.Cluster:
+    """The spec of a cluster file with its accelerator and library already loaded."""
+    plain = file.model_dump(exclude={"id", "accelerator", "library", "levels", "notes"})
+    levels = tuple(_level(level, file.size) for level in file.levels)
+    return specs.Cluster(id=name, accelerator=chip, library=collectives, levels=levels, notes=(*file.notes, *notes),
+                         **plain)
+
+
+def _level(file: schemas.LevelFile, machine: int | None) -> specs.Level:
+    plain = file.model_dump(exclude={"size", "efficiency", "operations"})
+    efficiency = tuple(sorted(file.efficiency.items()))
+    operations = {name: tuple(sorted(table.items())) for name, table in file.operations.items()}
+    return specs.Level(size=file.size or machine or UNBOUNDED, efficiency=efficiency, operations=operations, **plain)
+
+
+def library(name: str, file: schemas.LibraryFile) -> specs.Library:
+    """The spec of a collective library."""
+    tuner = {algorithm: (t.base, t.intra, t.inter, t.bandwidth) for algorithm, t in file.tuner.items()}
+    return specs.Library(id=name, algorithms={str(op): names for op, names in file.algorithms.items()}, tuner=tuner, memory=file.memory, source=file.source)
+
+
+def recipe(name: str, file: schemas.RecipeFile) -> specs.Recipe:
+    """The spec of a precision recipe."""
+    return specs.Recipe(id=name, **file.model_dump(exclude={"id", "notes"}))
+
+
+def framework(name: str, file: schemas.FrameworkFile) -> specs.Framework:
+    """The spec of a training framework."""
+    return specs.Framework(id=name, **file.model_dump(exclude={"id", "notes"}))

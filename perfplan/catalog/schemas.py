@@ -1,0 +1,267 @@
+"""What a catalog file may hold, field by field: the pydantic models at the catalog's edge.
+
+Field names are those of `perfplan.catalog.specs`; quantities are texts with units ("900 GB/s") and arrive as SI floats.
+The JSON Schemas for editors are generated from here. Imported only when a file is read.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from perfplan.errors import BadQuantity
+from perfplan.units import parse, show
+
+__all__ = ["DTYPES", "KERNEL_KINDS", "SCHEMAS", "AcceleratorFile", "ClusterFile", "FrameworkFile", "KernelFile",
+           "LevelFile", "LibraryFile", "RecipeFile"]
+
+DTYPES = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp8-block", "mxfp8", "fp6", "fp4", "nvfp4", "mxfp4", "int8",
+          "int4")
+KERNEL_KINDS = ("gemm", "grouped_gemm", "attention", "attention_backward", "stream")
+PASSES = ("forward", "dgrad", "wgrad")
+WIRES = ("tp", "cp", "pp", "ep_dispatch", "ep_combine", "dp_reduce", "dp_gather")
+
+_EXAMPLES = {"B": ["80 GiB", "141 GB"], "B/s": ["3.35 TB/s", "400 Gb/s"], "FLOP/s": ["989 TFLOP/s"],
+             "OP/s": ["1979 TOP/s"], "s": ["5 us", "1 ms"], "W": ["700 W", "14.3 kW"], "$/h": ["2.5 $/h"],
+             "1": ["0.8", "80 %"]}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Annotation of a field that reads texts with a unit: its SI unit, and the range outside which it is absurd."""
+
+    unit: str
+    low: float = 0.0
+    high: float = math.inf
+
+    def read(self, value: object) -> float:
+        """The SI value of a text; faults are pydantic's, so that they carry the field's path."""
+        try:
+            number = parse(value, self.unit)
+        except BadQuantity as error:
+            raise PydanticCustomError("bad_quantity", "{message}", {"message": str(error)}) from error
+        if not self.low <= number <= self.high:
+            raise PydanticCustomError("absurd", "{message}", {
+                "message": f"{value!r} is absurd: possible are {show(self.low, self.unit)} to "
+                           f"{show(self.high, self.unit)}"})
+        return number
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> CoreSchema:
+        """Read by `read`; pydantic asks for this."""
+        return core_schema.no_info_plain_validator_function(self.read)
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: Any) -> dict[str, Any]:
+        """How editors see the field; pydantic asks for this."""
+        kind: Any = ["string", "number"] if self.unit == "1" else "string"
+        return {"type": kind, "description": f"a quantity in {self.unit}", "examples": _EXAMPLES[self.unit]}
+
+
+Memory = Annotated[float, Quantity("B", 1e6, 1e15)]
+Bandwidth = Annotated[float, Quantity("B/s", 1e3, 1e15)]
+Duration = Annotated[float, Quantity("s", 0, 10)]
+Power = Annotated[float, Quantity("W", 0, 1e9)]
+Price = Annotated[float, Quantity("$/h", 0, 1e4)]
+Fraction = Annotated[float, Quantity("1", 0, 1)]
+PositiveFraction = Annotated[float, Quantity("1", 1e-6, 1)]
+Number = Annotated[float, Quantity("1")]
+Bytes = Annotated[float, Quantity("B")]
+Count = Annotated[int, Field(ge=1, le=1 << 40)]
+
+
+def _peaks(value: object) -> dict[str, float]:
+    if not isinstance(value, dict) or not value:
+        raise PydanticCustomError("bad_peaks", "wants a mapping of dtype to dense peak, such as bf16: 989 TFLOP/s")
+    peaks: dict[str, float] = {}
+    for dtype, text in value.items():
+        if dtype not in DTYPES:
+            raise PydanticCustomError("unknown_dtype", "{message}", {
+                "message": f"{dtype!r} is not a dtype; known are {', '.join(DTYPES)}"})
+        peaks[dtype] = _peak(dtype, text)
+    return peaks
+
+
+def _peak(dtype: str, text: object) -> float:
+    return Quantity("OP/s" if dtype.startswith("int") else "FLOP/s", 1e9, 1e18).read(text)
+
+
+Peaks = Annotated[dict[str, float], BeforeValidator(_peaks), WithJsonSchema(
+    {"type": "object", "description": "dense peak per dtype", "propertyNames": {"enum": list(DTYPES)},
+     "additionalProperties": {"type": "string", "examples": ["989 TFLOP/s", "1979 TOP/s"]}})]
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    id: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", description="defaults to the file name")
+    notes: tuple[str, ...] = ()
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KernelFile(_Part):
+    """Constants of one kernel kind and dtype."""
+
+    compute: PositiveFraction
+    memory: Annotated[float, Quantity("1", 1e-6, 1.5)]
+    overhead: Duration
+    half: Annotated[float, Field(ge=0)] = 0.0
+    source: str
+    borrowed: str = ""
+
+
+class AcceleratorFile(_File):
+    """One accelerator as software sees it. A fact that nobody published stays absent."""
+
+    name: str
+    vendor: str
+    family: str
+    memory: Memory
+    memory_bandwidth: Bandwidth
+    peak: Peaks
+    sources: dict[str, str] = Field(description="field -> publication; every number wants one")
+    kernels: dict[Literal["gemm", "grouped_gemm", "attention", "attention_backward", "stream"],
+                  dict[str, KernelFile]] = Field({}, description="kind -> dtype, or any for all dtypes -> constants")
+    borrow: str | None = Field(None, description="accelerator whose kernel constants are used where there are none")
+    same_constants: dict[str, str] = Field({}, description="dtype without kernel constants -> dtype whose it uses")
+    sustained: PositiveFraction = 1.0
+    units: Count | None = None
+    l2: Bytes | None = None
+    tdp: Power | None = None
+    price_per_hour: Price | None = None
+    host_bandwidth: Bandwidth | None = None
+    default_cluster: str | None = None
+
+    @model_validator(mode="after")
+    def _every_number_has_a_source(self) -> AcceleratorFile:
+        numbers = ["memory", "memory_bandwidth", *(f"peak.{dtype}" for dtype in self.peak)]
+        optional = ("units", "l2", "tdp", "price_per_hour", "host_bandwidth")
+        numbers += [name for name in optional if getattr(self, name) is not None]
+        bare = [n for n in numbers if n not in self.sources]
+        if bare:
+            raise PydanticCustomError("no_source", "{message}", {
+                "message": f"no source is given for {', '.join(bare)}; add one under sources"})
+        return self
+
+
+Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p", "broadcast"]
+
+
+class LevelFile(_Part):
+    """One network level, innermost first."""
+
+    name: str
+    size: Count | None = Field(None, description="accelerators in one domain; absent on the outermost level = no limit")
+    topology: Literal["switch", "mesh", "torus", "ring"]
+    bandwidth: Bandwidth
+    latency: Duration
+    launch: Duration
+    efficiency: dict[int, PositiveFraction] = Field(description="ranks in the domain -> fraction of the bandwidth")
+    operations: dict[Operation, dict[int, PositiveFraction]] = Field({}, description="efficiency where it differs")
+    reduction: Fraction = 0.0
+    oversubscription: Annotated[float, Field(ge=1)] = 1.0
+    rails: Count = 1
+    dims: tuple[Count, ...] = ()
+    peer: Bandwidth | None = None
+    source: str
+    borrowed: str = ""
+
+
+class ClusterFile(_File):
+    """Accelerators of one kind on a hierarchy of network levels."""
+
+    name: str
+    accelerator: str
+    library: str
+    accelerators_per_node: Count
+    levels: Annotated[tuple[LevelFile, ...], Field(min_length=1)]
+    size: Count | None = None
+    overhead_power: Power = 0.0
+    pue: Annotated[float, Field(ge=1, le=3)] = 1.0
+    sources: dict[str, str]
+
+    @model_validator(mode="after")
+    def _levels_nest(self) -> ClusterFile:
+        sizes = [level.size for level in self.levels]
+        if None in sizes[:-1]:
+            raise PydanticCustomError("levels", "only the outermost level may leave out its size")
+        known = [s for s in sizes if s is not None]
+        if any(b % a for a, b in zip(known, known[1:], strict=False)):
+            raise PydanticCustomError("levels", "{message}", {
+                "message": f"level sizes {known} do not nest: each must be a multiple of the one before"})
+        return self
+
+
+class TunerFile(_Part):
+    """Constants with which the library itself predicts an algorithm's time."""
+
+    base: Duration
+    intra: Duration
+    inter: Duration
+    bandwidth: Annotated[float, Quantity("1", 1e-6, 4)]
+
+
+class LibraryFile(_File):
+    """A collective library."""
+
+    algorithms: dict[Operation, tuple[str, ...]]
+    tuner: dict[str, TunerFile] = {}
+    memory: Bytes
+    source: str
+
+
+Dtype = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "fp8-block", "mxfp8", "nvfp4", "mxfp4", "int8"]
+Pass = Literal["forward", "dgrad", "wgrad"]
+
+
+class RecipeFile(_File):
+    """A precision recipe: what is computed, stored and moved in which format. Byte counts are plain numbers."""
+
+    gemm: dict[Pass, Dtype]
+    experts: dict[Pass, Dtype]
+    attention: Dtype
+    head: Dtype
+    router: Dtype
+    scale_block: Annotated[int, Field(ge=0)] = 0
+    scale_bytes: Number = 0.0
+    bf16_layers: tuple[int, int] = (0, 0)
+    weight: Number
+    transposed: Number = 0.0
+    master: Number
+    gradient: Number
+    moments: Number
+    saved: Number
+    wire: dict[Literal["tp", "cp", "pp", "ep_dispatch", "ep_combine", "dp_reduce", "dp_gather"], Number]
+    source: str
+
+    @model_validator(mode="after")
+    def _complete(self) -> RecipeFile:
+        for name, given, wanted in (("gemm", self.gemm, PASSES), ("experts", self.experts, PASSES),
+                                    ("wire", self.wire, WIRES)):
+            missing = [key for key in wanted if key not in given]
+            if missing:
+                raise PydanticCustomError("missing", "{message}", {"message": f"{name} lacks {', '.join(missing)}"})
+        return self
+
+
+class FrameworkFile(_File):
+    """A training software release."""
+
+    host_gap: Duration
+    step_gap: Duration
+    launch: Duration
+    optimizer_bytes: Number
+    context: Bytes
+    fragmentation: Fraction
+    overlap: dict[Literal["tp", "dp", "pp", "ep", "fsdp", "cp"], Fraction]
+    contention: Annotated[float, Field(ge=1, le=4)]
+    attention: Literal["flash", "unfused"]
+    source: str
+
+
+SCHEMAS: dict[str, type[BaseModel]] = {"accelerator": AcceleratorFile, "cluster": ClusterFile, "library": LibraryFile,
+                                       "recipe": RecipeFile, "framework": FrameworkFile}
