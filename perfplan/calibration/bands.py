@@ -30,7 +30,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from perfplan.errors import BadQuantity, MissingField
 
-__all__ = ["Band", "Bands", "band", "bands_from", "coverage", "fit_bands", "load_bands", "paired_band", "paired_residuals"]
+__all__ = ["Band", "Bands", "band", "bands_from", "coverage", "fit_bands", "left_out_coverage", "load_bands",
+           "paired_band", "paired_residuals", "write_bands"]
 
 LOW, HIGH = 0.1, 0.9  # the band holds the middle 80 % (definition of a band, not a fitted number)
 
@@ -224,3 +225,36 @@ def fit_bands(rows: Sequence[Mapping[str, Any]], phase: str = "training", minimu
         if pairs is not None and pairs["n"] >= minimum:
             result["paired"][name] = pairs
     return result
+
+
+def left_out_coverage(rows: Sequence[Mapping[str, Any]], phase: str = "training", minimum: int = 8) -> dict[str, float]:
+    """Source -> fraction of its log residuals inside the bands fitted without that source, without widening [1].
+
+    rows, phase, minimum: as for `fit_bands`. Honest bands give values near 0.8. A source for which no band is left has
+    no entry.
+    """
+    same = {"family": 1.0, "kind": 1.0, "borrowed": 1.0}
+    result = {}
+    for source in sorted({str(row["source"]) for row in rows}):
+        fitted = fit_bands([row for row in rows if str(row["source"]) != source], phase, minimum)
+        table = Bands({name: _read(name, entry) for name, entry in fitted["bands"].items()}, {}, same)
+        inside = []
+        for row in (row for row in rows if str(row["source"]) == source and table.absolute):
+            found = table.find(phase, bool(row["moe"]), str(row["family"]))
+            inside.append(found.low <= float(row["log_residual"]) <= found.high)
+        if inside:
+            result[source] = float(np.mean(inside))
+    return result
+
+
+def write_bands(path: Path, fitted: Iterable[Mapping[str, Any]], widening: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write a band file from results of `fit_bands` (one per phase) and the widening factors with their sources."""
+    import yaml
+
+    factors = {name: dict(entry) for name, entry in widening.items()}
+    data: dict[str, Any] = {"widening": factors, "bands": {}, "paired": {}}
+    for part in fitted:
+        for table in ("bands", "paired"):
+            data[table].update(part[table])
+    bands_from(data)  # refuse to write what could not be read
+    path.write_text(yaml.safe_dump(data, sort_keys=False, width=120), encoding="utf-8")

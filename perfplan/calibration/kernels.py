@@ -64,9 +64,11 @@ def gemm_columns(table: pd.DataFrame, dtype: str) -> dict[str, Array]:
 
 
 def experts_columns(table: pd.DataFrame, dtype: str) -> dict[str, Array]:
-    """FLOPs [FLOP], traffic [B] and tokens per expert of the expert layer of one rank under balanced routing.
+    """FLOPs [FLOP], traffic [B], tokens per expert and serial traffic [B] of one rank's experts, balanced routing.
 
-    Three matrices (gate, up, down) of every expert that receives a token; gate and up are one kernel.
+    Three matrices (gate, up, down) of every expert that receives a token; gate and up are one kernel. `serial` is what
+    the kernels around them move: rows permuted and cast on the way in, the gated activation, rows combined on the way
+    out. Leave it out to count those kernels in the constants of the GEMM.
     """
     hidden, width, experts = (_array(table[name]) for name in ("hidden_size", "moe_ffn_hidden_size", "experts"))
     ep, tp = _array(table["moe_ep"]), _array(table["moe_tp"])
@@ -75,7 +77,8 @@ def experts_columns(table: pd.DataFrame, dtype: str) -> dict[str, Array]:
     touched = np.minimum(experts, routed) / ep
     size = BYTES[dtype]
     traffic = 3 * hidden * share * touched * size + mine * (size * (hidden + share) + 2 * (2 * share + hidden))
-    return {"flops": 6 * mine * hidden * share, "traffic": traffic, "length": mine / touched}
+    serial = mine * (hidden * (2 + size) + share * (4 + size) + 2 * hidden) + 2 * _array(table["tokens"]) / ep * hidden
+    return {"flops": 6 * mine * hidden * share, "traffic": traffic, "length": mine / touched, "serial": serial}
 
 
 def attention_columns(table: pd.DataFrame, dtype: str, factor: float = 1.0) -> dict[str, Array]:

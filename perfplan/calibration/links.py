@@ -3,8 +3,8 @@
 Plain form, for n ranks and a message of S bytes per rank (convention of nccl-tests):
     t = launch + hop*(n - 1) + steps(n) * S / (efficiency[n] * bandwidth)
 with steps = 2(n-1)/n for all-reduce and (n-1)/n for all-gather, reduce-scatter and all-to-all, and bandwidth one
-direction of an accelerator's links. Two-piece form: the faster of a latency-lean protocol, whose bandwidth is a fraction
-`lean` of the other's, and of a bandwidth protocol that costs `setup` more:
+direction of an accelerator's links. Two-piece form: the faster of a latency-lean protocol, whose bandwidth is a
+fraction `lean` of the other's, and of a bandwidth protocol that costs `setup` more:
     t = launch + hop*(n - 1) + min(x / lean, setup + x),  x = steps(n) * S / (efficiency[n] * bandwidth)
 """
 

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import yaml
 
-from perfplan.calibration.bands import band, bands_from, coverage, fit_bands, load_bands, paired_band
+from perfplan.calibration.bands import (
+    band,
+    bands_from,
+    coverage,
+    fit_bands,
+    left_out_coverage,
+    load_bands,
+    paired_band,
+    write_bands,
+)
 from perfplan.errors import BadQuantity, MissingField
 
 WIDENING = {"family": {"value": 1.5}, "kind": {"value": 2.0}, "borrowed": {"value": 1.5}}
@@ -126,3 +135,31 @@ def test_sources_count_equally():
 def test_rows_of_two_sources_never_form_a_pair():
     rows = [row("a", residual=0.0, group="g"), row("b", residual=1.0, group="g")] * 5
     assert fit_bands(rows)["paired"]["training"]["high"] == 0
+
+
+def test_left_out_coverage_exposes_a_source_unlike_the_others():
+    rng = np.random.default_rng(6)
+    rows = [row(name, residual=x) for name in "abc" for x in rng.normal(0, 0.1, 300)]
+    rows += [row("odd", residual=x) for x in rng.normal(2, 0.1, 30)]
+    found = left_out_coverage(rows)
+    assert found["odd"] < 0.05
+    assert left_out_coverage(rows[:900]) == pytest.approx({"a": 0.8, "b": 0.8, "c": 0.8}, abs=0.06)
+
+
+def test_left_out_coverage_without_other_sources_is_empty():
+    assert left_out_coverage([row("a", residual=0.1)] * 20) == {}
+
+
+def test_written_file_reads_back(tmp_path):
+    path = tmp_path / "bands.yaml"
+    serving = fit_bands([row(residual=0.2)] * 9, phase="serving")
+    write_bands(path, [fit_bands([row(residual=0.1)] * 9), serving], WIDENING)
+    table = load_bands(path)
+    assert table.find("serving", False, "ampere").low == pytest.approx(0.2)
+    assert table.widening == {"family": 1.5, "kind": 2.0, "borrowed": 1.5}
+
+
+def test_unreadable_file_is_not_written(tmp_path):
+    with pytest.raises(MissingField):
+        write_bands(tmp_path / "bands.yaml", [], {})
+    assert not (tmp_path / "bands.yaml").exists()
