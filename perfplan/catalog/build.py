@@ -117,14 +117,15 @@ def cluster(name: str, file: schemas.ClusterFile, chip: specs.Accelerator, colle
 def _level(file: schemas.LevelFile, machine: int | None) -> specs.Level:
     plain = file.model_dump(exclude={"size", "efficiency", "operations"})
     efficiency = tuple(sorted(file.efficiency.items()))
-    operations = {name: tuple(sorted(table.items())) for name, table in file.operations.items()}
+    operations = {str(name): tuple(sorted(table.items())) for name, table in file.operations.items()}
     return specs.Level(size=file.size or machine or UNBOUNDED, efficiency=efficiency, operations=operations, **plain)
 
 
 def library(name: str, file: schemas.LibraryFile) -> specs.Library:
     """The spec of a collective library."""
     tuner = {algorithm: (t.base, t.intra, t.inter, t.bandwidth) for algorithm, t in file.tuner.items()}
-    return specs.Library(id=name, algorithms={str(op): names for op, names in file.algorithms.items()}, tuner=tuner, memory=file.memory, source=file.source)
+    algorithms = {str(operation): names for operation, names in file.algorithms.items()}
+    return specs.Library(id=name, algorithms=algorithms, tuner=tuner, memory=file.memory, source=file.source)
 
 
 def recipe(name: str, file: schemas.RecipeFile) -> specs.Recipe:
