@@ -55,5 +55,5 @@ def text(value: Any, column: Column) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if column.unit == "%":
-        return f"{100 * value:.{column.digits}g}%"
+        return f"{100 * value:.1f}%"
     return show(value, column.unit, column.digits) if column.unit else str(value)

@@ -9,14 +9,26 @@ from perfplan.report.columns import Column, Row
 from perfplan.report.text import paragraph, table
 from perfplan.training.estimate import Estimate
 from perfplan.training.job import Job
+from perfplan.training.layout import Layout
 from perfplan.units import show
 
-__all__ = ["ESTIMATE_COLUMNS", "estimate_document", "estimate_row", "estimate_text", "job_line", "parts_table"]
+__all__ = ["ESTIMATE_COLUMNS", "estimate_document", "estimate_row", "estimate_text", "job_document", "job_line",
+           "parts_table", "short"]
 
 ESTIMATE_COLUMNS = (
     Column("layout"), Column("gpus", "GPUs"), Column("step_time", "step", "s"), Column("band_low", "band from", "s"),
     Column("band_high", "to", "s"), Column("tokens_per_s_per_gpu", "tokens/s /GPU", "1"), Column("mfu", "MFU", "%"),
     Column("memory", unit="B"), Column("headroom", unit="B"))
+
+
+def short(layout: Layout) -> str:
+    """A layout without the degrees that are 1; it reads back as the same layout.
+
+    >>> short(Layout.parse("tp8 sp1 pp8 dp16 zero1"))
+    'tp8 sp1 pp8 dp16 mbs1 zero1 rc=none'
+    """
+    words = {"tp1", "sp0", "cp1", "pp1", "vpp1", "ep1", "etp1"}
+    return " ".join(word for word in str(layout).split() if word not in words)
 
 
 def estimate_row(estimate: Estimate) -> Row:
