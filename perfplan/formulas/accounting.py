@@ -10,9 +10,10 @@ from typing import Any
 
 from perfplan.formulas.core import formula
 
-__all__ = ["attention_flops_per_token", "energy_used", "flops_6nd", "k22_hardware_flops", "k22_model_flops",
-           "mfu_from_rate", "mfu_from_time", "money_spent", "mosaic_flops_per_token", "palm_flops_per_token",
-           "run_time", "sc21_flops", "sc21_run_time", "scaled_iteration_time", "system_flop_rate", "weight_flops_per_token"]
+__all__ = ["achieved_flop_rate", "attention_flops_per_token", "energy_used", "flops_6nd", "k22_hardware_flops",
+           "k22_model_flops", "mfu_from_rate", "mfu_from_time", "money_spent", "mosaic_flops_per_token",
+           "palm_flops_per_token", "run_time", "sc21_flops", "sc21_run_time", "scaled_iteration_time",
+           "system_flop_rate", "weight_flops_per_token"]
 
 _SC21 = "Narayanan et al. 2021 (SC21), section 3.3 and appendix"
 _K22 = "Korthikanti et al. 2022, appendix A"
@@ -197,6 +198,20 @@ def system_flop_rate(accelerators: Any, peak: Any, utilisation: Any) -> Any:
     1579.5
     """
     return accelerators * peak * utilisation
+
+
+@formula("F_acc", "FLOP/s", source=_SC21)
+def achieved_flop_rate(flops: Any, step_time: Any, accelerators: Any) -> Any:
+    """FLOP rate that one accelerator achieves.
+
+    flops : FLOPs of one step under the convention wanted [FLOP]
+    step_time : time of one step [s]
+    accelerators : accelerators in the run [1]
+
+    >>> achieved_flop_rate(3.12e18, 10.0, 1000) / 1e12
+    312.0
+    """
+    return flops / (step_time * accelerators)
 
 
 @formula("T_run", "s", source="tokens over rate")

@@ -11,8 +11,9 @@ from typing import Any
 
 from perfplan.formulas.core import formula, where
 
-__all__ = ["activations_full_recompute", "activations_kept", "activations_selective", "activations_sequence_parallel",
-           "activations_sequence_parallel_selective", "activations_tensor_parallel", "in_flight_factor",
+__all__ = ["activations_full_recompute", "activations_kept", "activations_of_stack", "activations_selective",
+           "activations_sequence_parallel", "activations_sequence_parallel_selective", "activations_tensor_parallel",
+           "in_flight_factor",
            "optimizer_state_bytes"]
 
 _K22 = "Korthikanti et al. 2022, Table 2"
@@ -121,6 +122,23 @@ def in_flight_factor(stages: Any, chunks: Any) -> Any:
     (1.0, 1.3238)
     """
     return 1 + where(chunks > 1, 1, 0) * (stages - 1) / (stages * chunks)
+
+
+@formula("A_stack", "B", source="Korthikanti et al. 2022, section 4.2.3")
+def activations_of_stack(layer: Any, layers: Any, in_flight: Any) -> Any:
+    """Activations that the first pipeline stage holds at its peak.
+
+    layer : activations of one layer [B]
+    layers : layers of the model [1]
+    in_flight : layers' worth held over layers of the model, see `in_flight_factor` [1]
+
+    175B, nothing recomputed: the paper's analytic 66.84 GiB.
+
+    >>> layer = activations_tensor_parallel(2048, 12288, 96, 2048, 8)
+    >>> activations_of_stack(layer, 96, in_flight_factor(8, 3)) / 2**30
+    66.84375
+    """
+    return layer * layers * in_flight
 
 
 @formula("M_state", "B", source="Korthikanti et al. 2022, Figure 1: parameters, gradients and optimizer of the layers")
