@@ -304,7 +304,7 @@ def chain_broadcast_time(ranks: Any, size: Any, chunks: Any, hop: Any, bandwidth
     return minimum(ranks - 1, 1) * (ranks - 2 + chunks) * (hop + size / (chunks * bandwidth))
 
 
-@formula("T_p2p", "s", source="Hockney 1994: latency plus size over bandwidth")
+@formula("t_p2p", "s", source="Hockney 1994: latency plus size over bandwidth")
 def point_to_point_time(size: Any, latency: Any, bandwidth: Any) -> Any:
     """Time of one message between two ranks.
 

@@ -7,6 +7,7 @@ functions below it (`maximum`, `where`, ...) are the only ones a formula may use
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -49,6 +50,95 @@ class Value(float):
         self = super().__new__(cls, number)
         self.node = node
         return self
+
+    def __reduce__(self) -> tuple[type[float], tuple[float]]:
+        """Copied or stored, it is a plain float."""
+        return float, (float(self),)
+
+    def __add__(self, other: Any) -> Any:  # noqa: D105
+        return _combined(operator.add, self, other)
+
+    def __radd__(self, other: Any) -> Any:  # noqa: D105
+        return _combined(operator.add, other, self)
+
+    def __sub__(self, other: Any) -> Any:  # noqa: D105
+        return _combined(operator.sub, self, other)
+
+    def __rsub__(self, other: Any) -> Any:  # noqa: D105
+        return _combined(operator.sub, other, self)
+
+    def __mul__(self, other: Any) -> Any:  # noqa: D105
+        return _combined(operator.mul, self, other)
+
+    def __rmul__(self, other: Any) -> Any:  # noqa: D105
+        return _combined(operator.mul, other, self)
+
+    def __truediv__(self, other: Any) -> Any:  # noqa: D105
+        return _combined(operator.truediv, self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:  # noqa: D105
+        return _combined(operator.truediv, other, self)
+
+
+class _Parts(dict[str, Value]):
+    """The quantities of a combination by printed symbol, primed where two have the same."""
+
+    def enter(self, value: Value) -> str:
+        name = value.node.formula.symbol
+        while name in self and self[name].node is not value.node:
+            name += "'"
+        self[name] = value
+        return name
+
+    def reader(self, operand: Any) -> Callable[[dict[str, Any]], Any]:
+        """How to get `operand` from values or symbols of the parts."""
+        node = node_of(operand)
+        if node is None:
+            return lambda given: operand
+        if node.formula.name != "combination":
+            name = self.enter(operand)
+            return lambda given: given[name]
+        names = {old: self.enter(value) for old, value in node.arguments.items()}
+        return lambda given: node.formula.body(**{old: given[new] for old, new in names.items()})
+
+
+def _combined_unit(operate: Callable[[Any, Any], Any], a: str, b: str) -> str:
+    """The unit of the result, for reading: rates and times cancel, other products are written out."""
+    if operate in (operator.add, operator.sub):
+        return b if a == "1" else a
+    if operate is operator.truediv:
+        return a if b == "1" else "1" if a == b else "s" if b == f"{a}/s" else f"{a}/{b}"
+    if "s" in (a, b) and (a + b).count("/s") == 1:
+        return (b if a == "s" else a).removesuffix("/s")
+    return b if a == "1" else a if b == "1" else f"{a}*{b}"
+
+
+def _unchanged(operate: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
+    """The operand that adding 0 or multiplying by 1 leaves as it is, or None."""
+    neutral = 0 if operate in (operator.add, operator.sub) else 1
+    if type(right) is not Value and right == neutral:
+        return left
+    return right if operate in (operator.add, operator.mul) and type(left) is not Value and left == neutral else None
+
+
+def _combined(operate: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
+    """Arithmetic on quantities outside the formulas: a quantity of its own, made of the quantities that went in."""
+    if not (isinstance(left, int | float) and isinstance(right, int | float)):
+        return operate(_plain(left), _plain(right))
+    if (same := _unchanged(operate, left, right)) is not None:
+        return same
+    parts = _Parts()
+    first, second = parts.reader(left), parts.reader(right)
+    units = [node.formula.unit if (node := node_of(x)) else "1" for x in (left, right)]
+    unit = _combined_unit(operate, *units)
+    spec = Formula("combination", "", unit, "", lambda **given: operate(first(given), second(given)))
+    value = operate(float(left), float(right))
+    return Value(value, Node(spec, dict(parts), value, [part.node for part in parts.values()]))
+
+
+def _plain(value: Any) -> Any:
+    """A float in the place of a recorded value, anything else as it is."""
+    return float(value) if isinstance(value, Value) else value
 
 
 FORMULAS: dict[str, Formula] = {}
@@ -108,7 +198,9 @@ def formula(symbol: str, unit: str, *, source: str) -> Callable[[Callable[..., A
             if make is None and not recording:
                 return body(*args, **kwargs)
             arguments = dict(zip(names, args, strict=False)) | kwargs
-            return make(spec, arguments) if make else _record(spec, arguments, lambda: body(**arguments))
+            if make is not None:
+                return make(spec, arguments)
+            return _record(spec, arguments, lambda: body(**{k: _plain(v) for k, v in arguments.items()}))
 
         FORMULAS[spec.name] = spec
         call.formula = spec  # type: ignore[attr-defined]

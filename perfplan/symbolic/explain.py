@@ -18,7 +18,7 @@ from perfplan.units import show
 
 __all__ = ["Given", "Row", "find", "quantities", "rows", "to_latex_lines", "to_lines"]
 
-_Key = tuple[str, str, tuple[tuple[str, float], ...]]
+_Key = tuple[str, str, float, tuple[tuple[str, float], ...]]
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,14 @@ class _Placed:
     label: str
     symbol: str
     node: Node
-    key: _Key
+    unit: str
 
-
-def _key(node: Node) -> _Key:
-    given = tuple((name, float(value)) for name, value in node.arguments.items())
-    return node.formula.name, node.formula.symbol, given
+    @property
+    def key(self) -> _Key:
+        """What makes two quantities the same: formula, value and arguments."""
+        formula = self.node.formula
+        given = tuple((name, float(value)) for name, value in self.node.arguments.items())
+        return formula.name, formula.symbol, self.node.value, given
 
 
 def _is_total(node: Node) -> bool:
@@ -75,27 +77,34 @@ def _expression(node: Node) -> Expression:
     return expression(node.formula, node.arguments)
 
 
-def _walk(node: Node, depth: int, label: str = "", symbol: str = "", level: int = 0) -> Iterator[_Placed]:
-    yield _Placed(level, label, symbol or node.formula.symbol, node, _key(node))
-    if level >= depth:
-        return
+def _below(node: Node) -> Iterator[tuple[str, str, Node]]:
+    """(argument that it feeds or "", its symbol in the expression of `node`, quantity) of all just below `node`."""
     fed = [(name, inner) for name, value in node.arguments.items() if (inner := node_of(value)) is not None]
     for name, inner in fed:
-        yield from _walk(inner, depth, name, "", level + 1)
+        yield name, inner.formula.symbol, inner
     called = node.children[len(fed):]
     names = _expression(node).calls if called else ()
-    seen: set[str] = set()
-    for name, inner in zip(names, called, strict=False):
-        if name not in seen:
-            seen.add(name)
-            yield from _walk(inner, depth, "", name, level + 1)
+    yield from (("", name, inner) for name, inner in dict(zip(names, called, strict=False)).items())
+
+
+def _walk(placed: _Placed, depth: int) -> Iterator[_Placed]:
+    yield placed
+    if placed.depth >= depth:
+        return
+    units = {given.name: given.unit for given in _given(placed.node)}
+    for label, symbol, node in _below(placed.node):
+        unit = units[label] if label and node.formula.name == "combination" else node.formula.unit
+        yield from _walk(_Placed(placed.depth + 1, label, symbol, node, unit), depth)
 
 
 def _given(node: Node) -> tuple[Given, ...]:
     declared = parameters(node.formula)
-    units = {name: declared[name].unit if name in declared else node.formula.unit for name in node.arguments}
-    return tuple(Given(name, float(value), units[name], node_of(value) is not None)
-                 for name, value in node.arguments.items())
+    result = []
+    for name, value in node.arguments.items():
+        inner = node_of(value)
+        unit = declared[name].unit if name in declared else inner.formula.unit if inner else node.formula.unit
+        result.append(Given(name, float(value), unit, inner is not None))
+    return tuple(result)
 
 
 def _texts(node: Node) -> tuple[str, str]:
@@ -111,7 +120,7 @@ def _row(placed: _Placed, number: int, repeated: bool) -> Row:
     text, latex = _texts(node)
     formula = node.formula
     meaning = "sum of the parts" if _is_total(node) else summary(formula)
-    return Row(placed.depth, placed.label, placed.symbol, formula.name, meaning, text, latex, node.value, formula.unit,
+    return Row(placed.depth, placed.label, placed.symbol, formula.name, meaning, text, latex, node.value, placed.unit,
                formula.source, _given(node), number, repeated)
 
 
@@ -136,14 +145,15 @@ def rows(quantity: object, depth: int = 100) -> list[Row]:
     >>> with tracing():
     ...     time = point_to_point_time(50e6, 5e-6, 50e9)
     >>> print(to_lines(rows(time)))
-    T_p2p = latency + size/bandwidth = 1.01 ms
+    t_p2p = latency + size/bandwidth = 1.01 ms
         where size = 47.7 MiB, latency = 5.00 us, bandwidth = 50.0 GB/s
         Hockney 1994: latency plus size over bandwidth
     """
     node = quantity if isinstance(quantity, Node) else node_of(quantity)
     if node is None:
         raise UnknownName(f"{quantity!r} was not computed by a formula in trace mode, so there is no tree to explain")
-    shown = list(_once(list(_walk(node, depth))))
+    top = _Placed(0, "", node.formula.symbol, node, node.formula.unit)
+    shown = list(_once(list(_walk(top, depth))))
     counts = Counter(item.key for item, _ in shown)
     numbers: dict[_Key, int] = {}
     result = []
@@ -160,8 +170,8 @@ def quantities(root: Node) -> dict[str, Node]:
     level = list(root.children)
     while level:
         for node in level:
-            names = [node.formula.symbol] if _is_total(node) else [node.formula.name, node.formula.symbol]
-            for name in names:
+            names = (node.formula.symbol,) if _is_total(node) else (node.formula.name, node.formula.symbol)
+            for name in names if node.formula.symbol else ():
                 found.setdefault(name, node)
             for name, value in node.arguments.items() if _is_total(node) else ():
                 if (inner := node_of(value)) is not None:
@@ -192,11 +202,11 @@ def _where(row: Row) -> str:
 
 def _lines(row: Row) -> list[str]:
     mark = f" [{row.number}]" if row.number else ""
-    label = f"{row.label}: " if row.label else ""
+    name = ": ".join(part for part in (row.label, row.symbol) if part)
     value = _shown(row.value, row.unit)
     if row.repeated:
-        return [f"{label}{row.symbol} = {value}, see{mark}"]
-    head = f"{label}{row.symbol} = {row.expression} = {value}{mark}"
+        return [f"{name} = {value}, see{mark}"]
+    head = f"{name} = {row.expression} = {value}{mark}"
     return [head, *(f"    {text}" for text in (_where(row), row.source) if text)]
 
 
@@ -216,5 +226,6 @@ def _latex_value(row: Row) -> str:
 
 def to_latex_lines(tree: list[Row]) -> str:
     """The rows as a LaTeX `align*` environment, one quantity a line, repeated ones left out."""
-    lines = [f"{latex_name(row.symbol)} &= {row.latex} = {_latex_value(row)}" for row in tree if not row.repeated]
+    lines = [f"{latex_name(row.symbol or row.label)} &= {row.latex} = {_latex_value(row)}"
+             for row in tree if not row.repeated]
     return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"
