@@ -156,17 +156,32 @@ class Catalog:
         return found
 
     def model(self, name: str) -> Model:
-        """The model `name`, or the model that a Hugging Face `config.json` at path `name` describes."""
+        """The model `name` (an id or a name on the Hugging Face hub), or the one that a `config.json` at path `name`
+        describes."""
         found: Model = self._once("model", name, lambda: self._model(name))
         return found
 
     def _model(self, name: str) -> Model:
         from perfplan.catalog.models import KEYS, model_from_yaml
 
-        if name.endswith(".json") or "/" in name or Path(name).is_dir():
+        known = name in self.ids("model") or name in self.aliases("model")
+        if not known and (name.endswith(".json") or Path(name).exists()):
             return self._config(Path(name))
-        data, where = self.raw("model", name, KEYS)
+        data, where = self.raw("model", self._hub_name(name) if "/" in name else name, KEYS)
         return model_from_yaml(data, where)
+
+    def _hub_name(self, name: str) -> str:
+        """The id of the model whose file states `name` as a name on the Hugging Face hub."""
+        from perfplan.catalog.models import hf_names
+
+        heard: list[str] = []
+        for id_ in self.ids("model"):
+            path = self.source("model", id_)
+            names = hf_names(files.read_yaml(path), str(path))
+            if name.lower() in (known.lower() for known in names):
+                return id_
+            heard += names
+        raise UnknownName(f"there is neither a file {name} nor a model of that name{offer(name, heard)}")
 
     def _config(self, path: Path) -> Model:
         from perfplan.catalog.huggingface import model_from_config

@@ -16,12 +16,12 @@ from perfplan.catalog.specs import Attention, LayerKind, LinearAttention, Mamba,
 from perfplan.catalog.values import choice, count, flag, known_keys, mapping, required, shown, text, texts
 from perfplan.errors import BadQuantity, CatalogError, Indivisible, MissingField, OutOfRange, UnknownName, offer
 
-__all__ = ["check_model", "model_from_yaml"]
+__all__ = ["KEYS", "check_model", "hf_names", "model_from_yaml"]
 
 Part = Attention | Mamba | LinearAttention | Mlp | Moe
 PARTS: dict[str, type[Part]] = {"attention": Attention, "mamba": Mamba, "linear_attention": LinearAttention,
                                 "mlp": Mlp, "moe": Moe}
-KEYS = ("id", "name", "hf_name", "hidden", "vocab", "tied", "max_position", "norm", "positional", "mtp_layers",
+KEYS = ("id", "name", "hf_name", "hf_aliases", "hidden", "vocab", "tied", "max_position", "norm", "positional", "mtp_layers",
         "residual_streams", "parts", "kinds", "layers", "published", "source", "confidence", "notes")
 NORMS = ("rms", "layer")
 POSITIONS = ("rope", "learned", "alibi", "relative", "none")
@@ -60,6 +60,12 @@ def model_from_yaml(data: Any, where: str) -> Model:
             required(data, "confidence", where), CONFIDENCE, f"{where}, confidence")},
         notes=texts(data, "notes", where))
     return check_model(model, where)
+
+
+def hf_names(data: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """Names on the Hugging Face hub of the checkpoints with the architecture in `data`, the main one first."""
+    main = (str(data["hf_name"]),) if data.get("hf_name") else ()
+    return main + texts(data, "hf_aliases", where)
 
 
 def check_model(model: Model, where: str) -> Model:

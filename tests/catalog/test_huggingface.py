@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from perfplan.catalog import Catalog
 from perfplan.catalog.huggingface import model_from_config
 from perfplan.catalog.huggingface_keys import ALIASES, FAMILIES, IGNORED, UNMODELLED
 from perfplan.catalog.models import model_from_yaml
@@ -18,6 +19,7 @@ from perfplan.errors import (
     MissingField,
     OutOfRange,
     PerfplanError,
+    UnknownName,
     Unsupported,
 )
 
@@ -191,6 +193,40 @@ def test_bad_configurations_give_one_sentence(config, error, word):
     message = str(caught.value)
     assert "some/config.json" in message and word in message and "\n" not in message
     assert isinstance(caught.value, PerfplanError) and caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("name", "id_"), [
+    ("llama-3.1-405b", "llama-3.1-405b"), ("meta-llama/Llama-3.1-405B", "llama-3.1-405b"),
+    ("meta-llama/meta-llama-3.1-405b", "llama-3.1-405b"), ("deepseek-ai/DeepSeek-R1", "deepseek-v3")])
+def test_models_have_hub_names(name, id_):
+    assert Catalog().model(name).id == id_
+
+
+def test_a_folder_or_a_file_is_a_name_too(tmp_path):
+    folder = tmp_path / "own-model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    models = [Catalog().model(str(place)) for place in (folder, folder / "config.json")]
+    assert [model.id for model in models] == ["own-model", "own-model"]
+    assert parameters(models[0]).total == 8_030_261_248
+
+
+@pytest.mark.parametrize(("name", "error", "word"), [
+    ("meta-llama/Lama-3.1-405B", UnknownName, "did you mean meta-llama/Llama-3.1-405B"),
+    ("lama-3.1-405b", UnknownName, "did you mean llama-3.1-405b"), ("no/such/config.json", CatalogError, "no/such")])
+def test_names_of_nothing(name, error, word):
+    with pytest.raises(error) as caught:
+        Catalog().model(name)
+    assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "\x00", "{\"a\": " * 100_000, "\ufeff{}", "3"])
+def test_files_that_are_no_configuration(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(CatalogError) as caught:
+        Catalog().model(str(path))
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_tables_do_not_contradict_each_other():
