@@ -18,6 +18,7 @@ from perfplan.catalog.settings import Setting, apply, read_settings
 from perfplan.errors import CatalogError, MissingField, UnknownName, offer
 
 if TYPE_CHECKING:
+    from perfplan.calibration.bands import Bands
     from perfplan.catalog.specs import Accelerator, Cluster, Framework, Library, Model, Recipe
 
 __all__ = ["Catalog"]
@@ -154,6 +155,16 @@ class Catalog:
         """The published technique or system `name`: its mapping as written in the file."""
         found: Mapping[str, Any] = self._once("technique", name, lambda: self.raw("technique", name)[0])
         return found
+
+    def bands(self) -> Bands:
+        """Error bands of predictions, from the first catalog that has them."""
+        from perfplan.calibration.bands import load_bands
+
+        for root in self.roots:
+            if (path := root / "bands.yaml").is_file():
+                found: Bands = self._once("bands", "", lambda path=path: load_bands(path))
+                return found
+        raise MissingField("no catalog has error bands; add bands.yaml")
 
     def model(self, name: str) -> Model:
         """The model `name` (an id or a name on the Hugging Face hub), or the one that a `config.json` at path `name`

@@ -26,21 +26,22 @@ def gemm_flops(m: Any, n: Any, k: Any) -> Any:
     return 2 * m * n * k
 
 
-@formula("B_gemm", "B", source="each operand is read once and the output written once")
-def gemm_bytes(m: Any, n: Any, k: Any, left: Any, right: Any, output: Any) -> Any:
-    """Memory traffic of one matrix product D[m,n] = A[m,k] B[k,n].
+@formula("B_gemm", "B", source="each operand is read or written once; every group has weights of its own")
+def gemm_bytes(m: Any, n: Any, k: Any, groups: Any, left: Any, right: Any, output: Any) -> Any:
+    """Memory traffic of one pass of D[m,n] = A[m,k] B[k,n] (forward, dgrad or wgrad touch the same three matrices).
 
-    m : rows of the output [1]
+    m : rows of all groups together [1]
     n : columns of the output [1]
     k : inner dimension [1]
-    left : bytes per element of A [B]
-    right : bytes per element of B [B]
-    output : bytes per element of D [B]
+    groups : matrices B, one per group [1]
+    left : bytes moved per element of A [B]
+    right : bytes moved per element of B [B]
+    output : bytes moved per element of D [B]
 
-    >>> gemm_bytes(2, 3, 4, 2, 2, 2)
+    >>> gemm_bytes(2, 3, 4, 1, 2, 2, 2)
     52
     """
-    return left * m * k + right * k * n + output * m * n
+    return left * m * k + right * k * n * groups + output * m * n
 
 
 @formula("t_kernel", "s", source=_KERNEL)
@@ -101,8 +102,8 @@ def host_bound_time(device: Any, kernels: Any, launch: Any) -> Any:
     kernels : number of kernels launched [1]
     launch : host time per launch, 0 with captured graphs [s]
 
-    >>> host_bound_time(1e-4, 30, 4e-6)
-    0.00012
+    >>> host_bound_time(1.0, 30, 0.05), host_bound_time(1.0, 10, 0.05)
+    (1.5, 1.0)
     """
     return maximum(device, kernels * launch)
 
@@ -140,9 +141,9 @@ def hidden_penalty(communication: Any, exposed: Any, contention: Any) -> Any:
 
     communication : communication time [s]
     exposed : part of it that is exposed [s]
-    contention : slow-down of compute while communication runs beside it [1]
+    contention : time of compute beside communication over its time alone [1]
 
-    >>> round(hidden_penalty(3.0, 1.0, 0.1), 3)
+    >>> round(hidden_penalty(3.0, 1.0, 1.1), 3)
     0.2
     """
-    return contention * (communication - exposed)
+    return (contention - 1) * (communication - exposed)

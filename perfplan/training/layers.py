@@ -64,10 +64,13 @@ def _gemm_pass(job: Job, op: Gemm, dtype: str, left: float, right: float, output
     """One pass of a GEMM; left, right, output: bytes moved per element of the input, the weights and the output."""
     constants = kernel(job, op.kind, dtype)
     traffic = compute.gemm_bytes(op.m, op.n, op.k, op.groups, left, right, output)
+    reached = constants.compute
+    if constants.half:
+        reached = reached * compute.saturation(op.m / op.groups, constants.half)
     return compute.kernel_time(
         compute.gemm_flops(op.m, op.n, op.k),
         traffic,
-        constants.compute,
+        reached,
         job.peak(dtype),
         constants.memory,
         job.cluster.accelerator.memory_bandwidth,
@@ -286,7 +289,7 @@ def layer_cost(job: Job, net: Network, kind: LayerKind, shape: Shape, cp_kind: s
     exposed = compute.exposed_time(tp, forward + backward, job.overlapped("tp"))
     saved, whole = _memory(job, kind, shape, recompute)
     dense, expert = layer_parameters(job, kind, shape.tp, shape.ep, shape.etp)
-    slow = compute.hidden_penalty(tp, exposed, job.framework.contention)
+    slow = compute.hidden_penalty(tp, exposed, maximum(job.framework.contention, 1.0))
     return Cost(forward, backward + slow, again, exposed, cp, ep, saved, whole, dense, expert)
 
 

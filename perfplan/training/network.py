@@ -70,27 +70,28 @@ class Network:
         level = self.outer[0]
         return level.bandwidth * _interpolate(level.efficiency, domains) / level.oversubscription
 
-    def inner_bandwidth(self, group: Group, members: Any) -> Any:
+    def inner_bandwidth(self, group: Group, members: Any, operation: str = "all_reduce") -> Any:
         """Bus bandwidth per rank between `members` of the group inside one fast domain [B/s]."""
         share = self._torus_share(group, self.inner) if self.inner.dims else 1.0
-        return self.inner.bandwidth * _interpolate(self.inner.efficiency, members) * share
+        points = self.inner.operations.get(operation, self.inner.efficiency)
+        return self.inner.bandwidth * _interpolate(points, members) * share
 
-    def _path(self, group: Group) -> tuple[Any, Any, Any]:
-        """(domains touched, latency of one hop between them, per-rank bus bandwidth of a ring over the group)."""
-        domains = self.domains(group, self.inner)
-        bandwidth = self.inner_bandwidth(group, maximum(group.ranks / domains, 1.0))
-        hop: Any = 0.0
-        below = domains
-        for index, level in enumerate(self.outer):
-            reach = level.bandwidth * _interpolate(level.efficiency, below) / level.oversubscription
-            if index == 0:
-                bandwidth = price.ring_bandwidth(group.ranks, domains, bandwidth, reach)
-                hop = level.latency
-            else:
-                wide = self.domains(group, self.outer[index - 1])
-                bandwidth = price.ring_bandwidth(group.ranks, wide, bandwidth, reach)
-                hop = where(wide > 1, level.latency, hop)
-        return domains, hop, bandwidth
+    def hop(self, group: Group) -> Any:
+        """Latency of one hop between the fast domains that a group touches [s]."""
+        hop: Any = self.outer[0].latency if self.outer else 0.0
+        for below, level in zip(self.outer, self.outer[1:], strict=False):
+            hop = where(self.domains(group, below) > 1, level.latency, hop)
+        return hop
+
+    def bus_bandwidth(self, group: Group, domains: Any, operation: str) -> Any:
+        """Per-rank bus bandwidth of a ring over the group: the slowest level it crosses, its members sharing their links [B/s]."""
+        bandwidth = self.inner_bandwidth(group, maximum(group.ranks / domains, 1.0), operation)
+        touched = domains
+        for level in self.outer:
+            reach = level.bandwidth * _interpolate(level.efficiency, touched) / level.oversubscription
+            bandwidth = price.ring_bandwidth(group.ranks, touched, bandwidth, reach)
+            touched = self.domains(group, level)
+        return bandwidth
 
     def choose(self, operation: str, group: Group, domains: Any, size: Any) -> dict[str, Any]:
         """Algorithm -> whether the library takes it, by its own selection model (its smallest tuner time)."""
@@ -122,55 +123,52 @@ class Network:
 
     def path(self, group: Group) -> Path:
         """The network as the group sees it."""
-        domains, hop, bandwidth = self._path(group)
-        return Path(self, group, domains, hop, bandwidth)
+        return Path(self, group, self.domains(group, self.inner), self.hop(group))
 
 
 @dataclass(frozen=True)
 class Path:
     """What the collectives of one group (or of columns of groups) cost.
 
-    domains: fast domains touched; hop: latency between them [s]; bandwidth: per-rank bus bandwidth of a ring [B/s].
+    domains: fast domains touched; hop: latency between them [s].
     """
 
     net: Network
     group: Group
     domains: Any
     hop: Any
-    bandwidth: Any
+
+    def _bus(self, operation: str) -> Any:
+        return self.net.bus_bandwidth(self.group, self.domains, operation)
 
     def all_reduce(self, size: Any) -> Any:
         """Time of an all-reduce of `size` bytes per rank, by the algorithm that the library would take [s]."""
-        ranks, inner = self.group.ranks, self.net.inner
+        ranks, inner, bandwidth = self.group.ranks, self.net.inner, self._bus("all_reduce")
         chosen = self.net.choose("all_reduce", self.group, self.domains, size)
-        result = price.ring_all_reduce_time(
-            ranks, self.domains, size, inner.launch, inner.latency, self.hop, self.bandwidth
-        )
+        result = price.ring_all_reduce_time(ranks, self.domains, size, inner.launch, inner.latency, self.hop, bandwidth)
         if "tree" in chosen:
             tree = price.tree_all_reduce_time(
-                ranks, self.domains, size, inner.launch, inner.latency, self.hop, self.bandwidth
+                ranks, self.domains, size, inner.launch, inner.latency, self.hop, bandwidth
             )
             result = where(chosen["tree"], tree, result)
         for name in ("nvls", "in_network"):
             if name in chosen:
-                reduced = price.in_network_all_reduce_time(
-                    ranks, self.domains, size, inner.launch, inner.latency, self.hop, inner.reduction * inner.bandwidth
-                )
+                reduced = price.in_network_all_reduce_time(ranks, size, inner.launch, inner.reduction * inner.bandwidth)
                 result = where(chosen[name], reduced, result)
         return result
 
     def all_gather(self, size: Any) -> Any:
         """Time of an all-gather whose full buffer has `size` bytes, or of the reduce-scatter of that buffer [s]."""
-        inner = self.net.inner
+        inner, bandwidth = self.net.inner, self._bus("all_gather")
         return price.ring_all_gather_time(
-            self.group.ranks, self.domains, size, inner.launch, inner.latency, self.hop, self.bandwidth
+            self.group.ranks, self.domains, size, inner.launch, inner.latency, self.hop, bandwidth
         )
 
     def all_to_all(self, size: Any) -> Any:
         """Time of an all-to-all with a send buffer of `size` bytes per rank [s]."""
         inner = self.net.inner
         launch = inner.launch + where(self.domains > 1, self.hop, inner.latency)
-        near = self.net.inner_bandwidth(self.group, maximum(self.group.ranks / self.domains, 1.0))
+        near = self.net.inner_bandwidth(self.group, maximum(self.group.ranks / self.domains, 1.0), "all_to_all")
         return price.direct_all_to_all_time(
             self.group.ranks, self.domains, size, launch, 0.0, 0.0, near, self.net.reach(self.domains, near)
         )

@@ -109,7 +109,7 @@ def _stage_times(job: Job, pieces: Pieces, stage: Stage, rows: Any) -> dict[str,
         parts["sharding"] = compute.exposed_time(ahead, parts["forward"], hidden) + compute.exposed_time(
             back + reduce, behind, hidden
         )
-        slow = compute.hidden_penalty(ahead + back + reduce, parts["sharding"], job.framework.contention)
+        slow = compute.hidden_penalty(ahead + back + reduce, parts["sharding"], max(job.framework.contention, 1.0))
         parts["backward"] = parts["backward"] + slow
     return parts
 

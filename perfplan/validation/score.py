@@ -48,6 +48,7 @@ class Outcome:
     fits: bool | None = None
     oom: bool = False
     unsupported: str = ""
+    hardware: str = ""
     layout_text: str = ""
     assumptions: tuple[str, ...] = ()
 

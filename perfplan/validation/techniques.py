@@ -8,7 +8,7 @@ from typing import Any
 
 from perfplan.errors import CatalogError, UnknownName, offer
 
-__all__ = ["KINDS", "Published", "Technique", "apply_technique", "technique_from_yaml"]
+__all__ = ["KINDS", "Published", "Technique", "apply", "technique_from_yaml"]
 
 KINDS = ("exact", "calibrated", "trend")
 _KEYS = ("id", "name", "source", "summary", "changes", "layout", "requires", "published", "contradicted", "notes")
@@ -65,7 +65,8 @@ def technique_from_yaml(data: Mapping[str, Any], where: str) -> Technique:
     rows = [row for i, block in enumerate(blocks) for row in _published(block, i, f"{where}: published[{i}]")]
     words = {key: tuple(map(str, data.get(key) or ())) for key in ("requires", "notes")}
     return Technique(data["id"], data["name"], data["source"], data["summary"], dict(changes),
-                     str(data.get("layout", "")), words["requires"], tuple(rows), tuple(data.get("contradicted") or ()), words["notes"])
+                     str(data.get("layout", "")), words["requires"], tuple(rows),
+                     tuple(data.get("contradicted") or ()), words["notes"])
 
 
 def _check_keys(data: Any, known: tuple[str, ...], where: str) -> None:
@@ -96,12 +97,14 @@ def _published(block: Any, index: int, where: str) -> list[Published]:
     return found
 
 
-def apply_technique(technique: Technique, job: Any) -> Any:
-    """`job` (a frozen dataclass) with every field that the technique names changed.
+def apply(technique: Technique | Mapping[str, Any], job: Any) -> Any:
+    """`job` (a frozen dataclass) with every field changed that the technique, or the mapping of its file, names.
 
     A path such as `framework.overlap.tp` walks fields and mappings; `model.kinds.*.parallel` reaches every entry of a
     tuple.
     """
+    if not isinstance(technique, Technique):
+        technique = technique_from_yaml(technique, f"technique {technique.get('id', '')}")
     for path, value in technique.changes.items():
         parts = str(path).split(".")
         if parts[0] not in _TARGETS:

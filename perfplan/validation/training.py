@@ -116,7 +116,7 @@ def _first_fitting(case: Case, predict: Predict) -> tuple[Layout, Prediction]:
 
 def _without(row: Row, reason: str, case: Case | None = None) -> Outcome:
     return Outcome(row.id, row.source, _slice(row, case), row.group, row.layout_key, row.metric, row.value,
-                   oom=row.metric == "oom", unsupported=reason)
+                   oom=row.metric == "oom", unsupported=reason, hardware=row.hardware_id)
 
 
 def _reason(error: PerfplanError) -> str:

@@ -1,0 +1,313 @@
+"""The plan: the best layouts with bands, ties, certificate, what binds, what matters, and what a run of them costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from perfplan.calibration.bands import Band, Bands
+from perfplan.catalog.specs import Accelerator, Cluster, Level, Moe
+from perfplan.errors import Infeasible, OutOfRange
+from perfplan.formulas.accounting import energy_used, money_spent, run_time
+from perfplan.symbolic.sensitivity import elasticities
+from perfplan.training.estimate import Estimate, estimate
+from perfplan.training.job import Job
+from perfplan.training.search import Found, search
+from perfplan.training.space import Axes, declare, restrict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["OBJECTIVES", "Plan", "Run", "band_of", "banded", "gpu_counts", "plan", "run_of", "sensitivity"]
+
+OBJECTIVES = ("time", "days", "cost", "min-gpus")
+HARDWARE = (
+    "peak FLOP/s",
+    "memory bandwidth",
+    "fast-domain bandwidth",
+    "network bandwidth",
+    "latencies",
+    "kernel overheads",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A whole run of one layout over `tokens` tokens, no interruptions. time [s], accelerator_hours [h], cost [$] or None if
+    the accelerator has no price, energy at the meter [J] or None if its power is unknown."""
+
+    tokens: float
+    time: float
+    accelerator_hours: float
+    cost: float | None
+    energy: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The answer. estimates: best first; tied: whether each cannot be told from the first by the paired band; searches: what
+    was searched at each accelerator count; sensitivities: hardware number -> elasticity of the best step time."""
+
+    job: Job
+    objective: str
+    estimates: tuple[Estimate, ...]
+    tied: tuple[bool, ...]
+    searches: tuple[tuple[int, Axes, Found], ...]
+    sensitivities: Mapping[str, float]
+    tokens: float | None = None
+
+    @property
+    def best(self) -> Estimate:
+        """The first layout."""
+        return self.estimates[0]
+
+    @property
+    def certificate(self) -> str:
+        """What was searched and why the rest was rejected; the counts add up."""
+        return "; ".join(_certificate(gpus, found) for gpus, _, found in self.searches)
+
+    @property
+    def run(self) -> Run | None:
+        """The whole run of the best layout, if tokens were given."""
+        return run_of(self.best, self.tokens) if self.tokens else None
+
+    def layouts(self) -> pd.DataFrame:
+        """The best layouts, one row each, SI units in the column names."""
+        import pandas as pd
+
+        return pd.DataFrame([_row(e, tie) for e, tie in zip(self.estimates, self.tied, strict=True)])
+
+    def breakdown(self) -> pd.DataFrame:
+        """Step time of each layout by part [s]; rows add up to `step_time_s`."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [{"layout": str(e.layout)} | e.breakdown | {"step_time_s": float(e.step_time)} for e in self.estimates]
+        )
+
+    def memory(self) -> pd.DataFrame:
+        """Memory of the fullest rank of each layout by part [B]."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [{"layout": str(e.layout)} | e.memory | {"memory_bytes": e.memory_total} for e in self.estimates]
+        )
+
+    def rejected(self) -> pd.DataFrame:
+        """Layouts rejected per reason and accelerator count."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {"gpus": gpus, "reason": reason, "layouts": count}
+                for gpus, _, found in self.searches
+                for reason, count in found.rejected.items()
+                if count
+            ]
+        )
+
+    def front(self) -> pd.DataFrame:
+        """Pareto front of step time, memory and accelerators."""
+        import pandas as pd
+
+        points = [(gpus, p) for gpus, _, found in self.searches for p in found.front]
+        return pd.DataFrame(
+            [
+                {"gpus": p.layout.world, "layout": str(p.layout), "step_time_s": p.step_time, "memory_bytes": p.memory}
+                for gpus, p in points
+                if not any(_dominates((n, q), (gpus, p)) for n, q in points)
+            ]
+        )
+
+
+def _dominates(one: Any, other: Any) -> bool:
+    a, b = ((p.step_time, p.memory, p.layout.world) for p in (one[1], other[1]))
+    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+
+
+def _row(e: Estimate, tie: bool) -> dict[str, Any]:
+    return {
+        "layout": str(e.layout),
+        "gpus": e.layout.world,
+        "step_time_s": float(e.step_time),
+        "band_low_s": e.band[0],
+        "band_high_s": e.band[1],
+        "tied": tie,
+        "tokens_per_s_per_gpu": e.tokens_per_s_per_gpu,
+        "mfu": e.mfu,
+        "memory_bytes": e.memory_total,
+        "headroom_bytes": e.headroom,
+        "binds": e.binding,
+    }
+
+
+def _certificate(gpus: int, found: Found) -> str:
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.rejected.most_common() if count)
+    return f"exhaustive on {gpus} accelerators: {found.size:,} layouts; {found.feasible:,} fit; rejected for {reasons}"
+
+
+# ---------------------------------------------------------------- bands and ties
+def band_of(job: Job, bands: Bands, paired: bool = False) -> Band:
+    """The error band of predictions for this job: absolute, or of the ratio of two layouts."""
+    chip = job.cluster.accelerator
+    borrowed = any(k.borrowed for table in chip.kernels.values() for k in table.values())
+    moe = any(isinstance(kind.ffn, Moe) for kind in job.model.kinds)
+    return bands.find("training", moe, chip.family, borrowed=borrowed, paired=paired)
+
+
+def banded(e: Estimate, bands: Bands) -> Estimate:
+    """The estimate with its error band, and a caveat if the band is another slice's."""
+    band = band_of(e.job, bands)
+    return replace(e, band=band.around(float(e.step_time)), caveats=e.caveats + ((band.caveat,) if band.caveat else ()))
+
+
+def _ties(estimates: Sequence[Estimate], bands: Bands) -> tuple[bool, ...]:
+    half = band_of(estimates[0].job, bands, paired=True).high
+    return tuple(math.log(e.step_time / estimates[0].step_time) <= half for e in estimates)
+
+
+# ---------------------------------------------------------------- what matters
+def _scaled(cluster: Cluster, factors: Mapping[str, float]) -> Cluster:
+    """The cluster with the hardware numbers of `HARDWARE` multiplied."""
+    f = {name: factors.get(name, 1.0) for name in HARDWARE}
+    chip = cluster.accelerator
+    kernels = {
+        kind: {dtype: replace(k, overhead=k.overhead * f["kernel overheads"]) for dtype, k in table.items()}
+        for kind, table in chip.kernels.items()
+    }
+    chip = replace(
+        chip,
+        peak={d: p * f["peak FLOP/s"] for d, p in chip.peak.items()},
+        kernels=kernels,
+        memory_bandwidth=chip.memory_bandwidth * f["memory bandwidth"],
+    )
+    names = ["fast-domain bandwidth"] + ["network bandwidth"] * (len(cluster.levels) - 1)
+    levels = tuple(_faster(level, f[name], f["latencies"]) for level, name in zip(cluster.levels, names, strict=True))
+    return replace(cluster, accelerator=chip, levels=levels)
+
+
+def _faster(level: Level, bandwidth: float, latency: float) -> Level:
+    return replace(
+        level,
+        bandwidth=level.bandwidth * bandwidth,
+        peer=level.peer and level.peer * bandwidth,
+        latency=level.latency * latency,
+        launch=level.launch * latency,
+    )
+
+
+def sensitivity(e: Estimate) -> dict[str, float]:
+    """Elasticity of the step time with respect to each hardware number: -0.6 means 1 % more makes it 0.6 % faster."""
+
+    def step(factors: dict[str, float]) -> float:
+        return float(estimate(replace(e.job, cluster=_scaled(e.job.cluster, factors)), e.layout).step_time)
+
+    return elasticities(step, HARDWARE)
+
+
+# ---------------------------------------------------------------- a whole run
+def run_of(e: Estimate, tokens: float) -> Run:
+    """Days, accelerator-hours, money and energy of training on `tokens` tokens with this layout."""
+    job, chip = e.job, e.job.cluster.accelerator
+    time = run_time(tokens, e.tokens_per_s_per_gpu * e.layout.world)
+    cost = None if chip.price_per_hour is None else money_spent(chip.price_per_hour, e.layout.world, time)
+    energy = (
+        None
+        if chip.tdp is None
+        else energy_used(chip.tdp + job.cluster.overhead_power, e.layout.world, time, job.cluster.pue)
+    )
+    return Run(tokens, float(time), float(time) * e.layout.world / 3600, cost, energy)
+
+
+# ---------------------------------------------------------------- the plan
+def gpu_counts(low: int, high: int) -> tuple[int, ...]:
+    """Accelerator counts tried for a range: `low` doubled while it fits, and `high`.
+
+    >>> gpu_counts(256, 2048), gpu_counts(72, 200)
+    ((256, 512, 1024, 2048), (72, 144, 200))
+    """
+    counts = []
+    while low < high:
+        counts.append(low)
+        low *= 2
+    return (*counts, high)
+
+
+def _value(objective: str, e: Estimate) -> tuple[float, ...]:
+    time = float(e.step_time)
+    return {"cost": (time * e.layout.world, time), "min-gpus": (e.layout.world, time)}.get(
+        objective, (time, e.layout.world)
+    )
+
+
+def plan(
+    job: Job,
+    bands: Bands,
+    *,
+    counts: Sequence[int] = (),
+    objective: str = "time",
+    top: int = 10,
+    fix: str = "",
+    forbid: str = "",
+    tokens: float | None = None,
+    deadline: float | None = None,
+    tick: Callable[[int], None] = lambda _: None,
+) -> Plan:
+    """Search the declared space at each accelerator count (default: the job's) and choose.
+
+    tokens: length of the run; deadline: longest run allowed [s]. Raises Infeasible with the smallest changes that would help.
+    """
+    if objective not in OBJECTIVES:
+        raise OutOfRange(f"objective {objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
+    if deadline is not None and tokens is None:
+        raise OutOfRange("a deadline needs the length of the run; give --tokens")
+    searches = []
+    for count in counts or (job.gpus,):
+        mine = replace(job, gpus=count)
+        axes = restrict(declare(mine), fix, forbid)
+        searches.append((count, axes, search(mine, axes, top, tick)))
+    found = [
+        estimate(replace(job, gpus=count), priced.layout) for count, _, result in searches for priced in result.best
+    ]
+    if not found:
+        raise Infeasible(_nothing_fits(job, searches))
+    met = [e for e in found if deadline is None or tokens is None or run_of(e, tokens).time <= deadline]
+    if not met:
+        fastest = min(run_of(e, tokens or 0.0).time for e in found)
+        raise Infeasible(
+            f"no layout meets the deadline of {deadline or 0:.3g} s; the fastest run takes {fastest / 86400:.3g} days,"
+            " so allow that long or give more accelerators"
+        )
+    chosen = sorted(met, key=lambda e: _value(objective, e))[:top]
+    chosen = [banded(e, bands) for e in chosen]
+    return Plan(job, objective, tuple(chosen), _ties(chosen, bands), tuple(searches), sensitivity(chosen[0]), tokens)
+
+
+def _nothing_fits(job: Job, searches: Sequence[tuple[int, Axes, Found]]) -> str:
+    """Why nothing is feasible, and the smallest changes that would make it so."""
+    least = min((f.least_memory for _, _, f in searches if f.least_memory), key=lambda p: p.memory, default=None)
+    capacity = job.cluster.accelerator.memory
+    if least is None:
+        reasons = searches[-1][2].rejected.most_common(2)
+        said = ", ".join(f"{reason} ({count:,} layouts)" for reason, count in reasons)
+        return (
+            f"no layout is possible at all: rejected for {said}; change the batch, the accelerators or what was fixed"
+        )
+    changes = [f"{least.memory / 2**30:.3g} GiB per accelerator ({least.layout})", *_more_accelerators(job)]
+    return (
+        f"no layout of {job.model.id} fits {capacity / 2**30:.3g} GiB on {job.gpus} x {job.cluster.accelerator.id}; it would fit with "
+        + ", or ".join(changes)
+    )
+
+
+def _more_accelerators(job: Job) -> list[str]:
+    for factor in (2, 4, 8, 16, 32, 64):
+        count = job.gpus * factor
+        if job.cluster.size is not None and count > job.cluster.size:
+            break
+        wider = replace(job, gpus=count)
+        if search(wider, declare(wider), 1).feasible:
+            return [f"{count} accelerators"]
+    return []
