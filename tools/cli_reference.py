@@ -24,8 +24,9 @@ Written by `python tools/cli_reference.py` from `--help`; do not edit.
 
 def commands(command: Any, context: Any = None, name: str = "perfplan") -> Iterator[tuple[str, str]]:
     """(path, help text) of a command and all commands below it."""
-    here = command.make_context(name, [], parent=context, resilient_parsing=True, max_content_width=100,
-                                terminal_width=100)
+    here = command.make_context(
+        name, [], parent=context, resilient_parsing=True, max_content_width=100, terminal_width=100
+    )
     yield here.command_path, here.get_help()
     for child, inner in getattr(command, "commands", {}).items():
         yield from commands(inner, here, child)

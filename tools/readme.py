@@ -25,8 +25,14 @@ COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n", re.M)
 def run(command: list[str], folder: str) -> str:
     """What a command prints, first on standard output, then on stderr."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False,
-                          env=os.environ | {"PATH": path, "COLUMNS": "100"})
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PATH": path, "COLUMNS": "100"},
+    )
     return done.stdout + done.stderr
 
 

@@ -13,9 +13,12 @@ __all__ = ["explain"]
 
 
 def explain(
-    quantity: Annotated[str | None, typer.Argument(metavar="QUANTITY", show_default=False,
-                                                   help="Name or symbol of a formula.")] = None,
-    list_all: Annotated[bool, typer.Option("--list", help="List every formula; with --csv or --json also its source.")] = False,
+    quantity: Annotated[
+        str | None, typer.Argument(metavar="QUANTITY", show_default=False, help="Name or symbol of a formula.")
+    ] = None,
+    list_all: Annotated[
+        bool, typer.Option("--list", help="List every formula; with --csv or --json also its source.")
+    ] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
     csv: options.Csv = None,
     json: options.Json = False,

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from perfplan.cli import catalog, estimate, plan, why
 from perfplan.cli.explain import explain
 from perfplan.errors import PerfplanError
 
@@ -34,10 +35,12 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def perfplan(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
-    = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error; may stand anywhere.")]
-    = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Print the traceback of an error; may stand anywhere.")
+    ] = False,
 ) -> None:
     """Predict what a language model costs on a machine (time, memory, money, energy), and find the best way to run it.
 
@@ -45,15 +48,21 @@ def perfplan(
     """
 
 
+app.add_typer(plan.app, name="plan")
+app.add_typer(estimate.app, name="estimate")
+app.add_typer(why.app, name="why")
 app.command()(explain)
+app.add_typer(catalog.app, name="catalog")
 
 
 def _words(arguments: Sequence[str]) -> list[str]:
     """The command line with --debug taken out, and `-` (standard output) given to a --csv that names no file."""
     words = [word for word in arguments if word != "--debug"]
     following = [*words[1:], "--"]
-    pairs = ([word, "-"] if word == "--csv" and after.startswith("--") else [word]
-             for word, after in zip(words, following, strict=False))
+    pairs = (
+        [word, "-"] if word == "--csv" and after.startswith("--") else [word]
+        for word, after in zip(words, following, strict=False)
+    )
     return [word for pair in pairs for word in pair] or ["--help"]
 
 
@@ -65,8 +74,10 @@ def _sentence(error: Exception) -> str:
         context = getattr(error, "ctx", None)
         text = error.format_message().rstrip(".") + (f"; see `{context.command_path} --help`" if context else "")
     else:
-        text = (f"this is a defect of perfplan, {type(error).__name__}: {error}".rstrip(": ")
-                + "; run with --debug for the traceback")
+        text = (
+            f"this is a defect of perfplan, {type(error).__name__}: {error}".rstrip(": ")
+            + "; run with --debug for the traceback"
+        )
     return " ".join(text.split())
 
 

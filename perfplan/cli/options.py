@@ -10,44 +10,146 @@ import typer
 from perfplan.errors import OutOfRange, nearest
 from perfplan.units import parse
 
-__all__ = ["Attention", "Cluster", "Csv", "Folders", "Framework", "GlobalBatch", "Gpus", "Json", "LayoutText",
-           "Model", "Overlap", "Precision", "Save", "SeqLen", "Settings", "Skew", "Technique", "gpu_range", "overlaps",
-           "quantity"]
+__all__ = [
+    "Attention",
+    "Cluster",
+    "Csv",
+    "Folders",
+    "Fix",
+    "Forbid",
+    "Framework",
+    "GlobalBatch",
+    "Gpus",
+    "Json",
+    "LayoutGpus",
+    "LayoutText",
+    "Model",
+    "Overlap",
+    "Precision",
+    "Save",
+    "SeqLen",
+    "Settings",
+    "Skew",
+    "Technique",
+    "WholeGpus",
+    "gpu_range",
+    "overlaps",
+]
 
 AXES = ("tp", "cp", "dp", "fsdp", "pp", "ep")
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", show_default=False,
-                                      help="Catalog id, or path of a Hugging Face config.json.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", show_default=False, help="Catalog id, or path of a Hugging Face config.json.")
+]
 Cluster = Annotated[str, typer.Option("--cluster", metavar="ID", show_default=False, help="Cluster of the catalog.")]
-Gpus = Annotated[str, typer.Option("--gpus", metavar="N|A..B", show_default=False,
-                                   help="Accelerators to use, or the range to search.")]
-GlobalBatch = Annotated[int, typer.Option("--global-batch", metavar="B", show_default=False,
-                                          help="Sequences per optimizer step.")]
+Gpus = Annotated[
+    str,
+    typer.Option("--gpus", metavar="N|A..B", show_default=False, help="Accelerators to use, or the range to search."),
+]
+WholeGpus = Annotated[int, typer.Option("--gpus", metavar="N", show_default=False, help="Accelerators to use.")]
+LayoutGpus = Annotated[
+    int | None,
+    typer.Option(
+        "--gpus",
+        metavar="N",
+        show_default=False,
+        help="Accelerators of the job; as many as the layout uses unless given.",
+    ),
+]
+GlobalBatch = Annotated[
+    int, typer.Option("--global-batch", metavar="B", show_default=False, help="Sequences per optimizer step.")
+]
 SeqLen = Annotated[int, typer.Option("--seq-len", metavar="S", show_default=False, help="Tokens per sequence.")]
 Precision = Annotated[str, typer.Option("--precision", metavar="ID", help="Precision recipe of the catalog.")]
-Framework = Annotated[str, typer.Option("--framework", metavar="ID", help="Training software of the catalog.")]
-Attention = Annotated[str, typer.Option("--attention", metavar="flash|unfused", show_default=False,
-                                        help="Attention kernels; the framework's unless given.")]
-Overlap = Annotated[str, typer.Option("--overlap", metavar="'tp=0 dp=1'", show_default=False,
-                                      help="Fraction of an axis' communication that may hide behind compute (axes tp,"
-                                      " cp, dp, fsdp, pp, ep); the framework's unless given.")]
-Skew = Annotated[float, typer.Option("--routing-skew", metavar="X",
-                                     help="Load of the most loaded expert rank over the mean.")]
-LayoutText = Annotated[str, typer.Option("--layout", metavar="TOKENS", show_default=False,
-                                         help="The layout, such as 'tp8 sp1 cp1 pp8 vpp8 ep1 etp1 dp16 mbs1 zero1"
-                                         " rc=none'.")]
-Technique = Annotated[list[str] | None, typer.Option("--technique", metavar="ID", show_default=False,
-                                                     help="Apply a technique of the catalog; may be repeated.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", show_default=False,
-                                                    help="Override a fact of the catalog, such as"
-                                                    " accelerator.memory=96GiB; may be repeated.")]
-Folders = Annotated[list[str] | None, typer.Option("--catalog", metavar="DIR", show_default=False,
-                                                   help="Look in this catalog folder first; may be repeated.")]
-Csv = Annotated[str | None, typer.Option("--csv", metavar="[FILE]", show_default=False,
-                                         help="Write the table as CSV, to standard output unless a file is named.")]
+Framework = Annotated[
+    str,
+    typer.Option(
+        "--framework",
+        metavar="ID",
+        show_default=False,
+        help="Training software of the catalog; the accelerator's usual unless given.",
+    ),
+]
+Attention = Annotated[
+    str,
+    typer.Option(
+        "--attention",
+        metavar="flash|unfused",
+        show_default=False,
+        help="Attention kernels; the framework's unless given.",
+    ),
+]
+Overlap = Annotated[
+    str,
+    typer.Option(
+        "--overlap",
+        metavar="'tp=0 dp=1'",
+        show_default=False,
+        help="Fraction of an axis' communication that may hide behind compute (axes tp,"
+        " cp, dp, fsdp, pp, ep); the framework's unless given.",
+    ),
+]
+Skew = Annotated[
+    float, typer.Option("--routing-skew", metavar="X", help="Load of the most loaded expert rank over the mean.")
+]
+LayoutText = Annotated[
+    str,
+    typer.Option(
+        "--layout",
+        metavar="TOKENS",
+        show_default=False,
+        help="The layout, such as 'tp8 sp1 cp1 pp8 vpp8 ep1 etp1 dp16 mbs1 zero1 rc=none'.",
+    ),
+]
+Fix = Annotated[
+    str,
+    typer.Option(
+        "--fix", metavar="TOKENS", show_default=False, help="Search only layouts with these tokens, such as 'tp8 pp8'."
+    ),
+]
+Forbid = Annotated[
+    str,
+    typer.Option(
+        "--forbid",
+        metavar="TOKENS",
+        show_default=False,
+        help="Search no layouts with any of these tokens, such as 'rc=full vpp2'.",
+    ),
+]
+Technique = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--technique", metavar="ID", show_default=False, help="Apply a technique of the catalog; may be repeated."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        show_default=False,
+        help="Override a fact of the catalog, such as accelerator.memory=96GiB; may be repeated.",
+    ),
+]
+Folders = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--catalog", metavar="DIR", show_default=False, help="Look in this catalog folder first; may be repeated."
+    ),
+]
+Csv = Annotated[
+    str | None,
+    typer.Option(
+        "--csv",
+        metavar="[FILE]",
+        show_default=False,
+        help="Write the table as CSV, to standard output unless a file is named.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Save = Annotated[str | None, typer.Option("--save", metavar="FILE", show_default=False,
-                                          help="Write everything as JSON into a file.")]
+Save = Annotated[
+    str | None, typer.Option("--save", metavar="FILE", show_default=False, help="Write everything as JSON into a file.")
+]
 
 
 def gpu_range(text: str) -> tuple[int, int]:
@@ -74,14 +176,11 @@ def overlaps(text: str) -> dict[str, float]:
         axis, equals, fraction = token.partition("=")
         if axis not in AXES or not equals:
             hint = nearest(axis, AXES)
-            raise OutOfRange(f"--overlap token {token!r} is not understood; write AXIS=FRACTION, such as"
-                             f" {(*hint, 'dp')[0]}=1, with an axis of {', '.join(AXES)}")
+            raise OutOfRange(
+                f"--overlap token {token!r} is not understood; write AXIS=FRACTION, such as"
+                f" {(*hint, 'dp')[0]}=1, with an axis of {', '.join(AXES)}"
+            )
         fractions[axis] = parse(fraction, "1")
         if fractions[axis] > 1:
             raise OutOfRange(f"--overlap {token!r} hides more than all; write a fraction from 0 to 1")
     return fractions
-
-
-def quantity(text: str | None, unit: str) -> float | None:
-    """An optional quantity of the command line in SI `unit`, such as "15T" tokens or "30d" in s."""
-    return None if text is None else parse(text, unit)

@@ -7,5 +7,18 @@ from perfplan.report.output import Output
 from perfplan.report.progress import Progress
 from perfplan.report.text import paragraph, table
 
-__all__ = ["STDOUT", "Column", "Output", "Progress", "Row", "paragraph", "plain", "records", "table", "to_csv",
-           "to_json", "write", "write_all"]
+__all__ = [
+    "STDOUT",
+    "Column",
+    "Output",
+    "Progress",
+    "Row",
+    "paragraph",
+    "plain",
+    "records",
+    "table",
+    "to_csv",
+    "to_json",
+    "write",
+    "write_all",
+]

@@ -14,9 +14,23 @@ __all__ = ["Column", "Row", "text"]
 Row = Mapping[str, Any]
 
 # SI unit -> ending of a machine-readable column name; a fraction, a count and a word carry none.
-ENDINGS = {"s": "s", "B": "bytes", "B/s": "bytes_per_s", "FLOP": "flop", "FLOP/s": "flop_per_s", "J": "j", "W": "w",
-           "$": "usd", "$/h": "usd_per_h", "tokens": "tokens", "tokens/s": "tokens_per_s", "Hz": "hz",
-           "%": "", "": "", "1": ""}
+ENDINGS = {
+    "s": "s",
+    "B": "bytes",
+    "B/s": "bytes_per_s",
+    "FLOP": "flop",
+    "FLOP/s": "flop_per_s",
+    "J": "j",
+    "W": "w",
+    "$": "usd",
+    "$/h": "usd_per_h",
+    "tokens": "tokens",
+    "tokens/s": "tokens_per_s",
+    "Hz": "hz",
+    "%": "",
+    "": "",
+    "1": "",
+}
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,15 @@ from perfplan.report.columns import Column, Row
 from perfplan.report.text import paragraph, table
 from perfplan.symbolic.declared import list_formulas, parameters, summary
 
-__all__ = ["FORMULA_COLUMNS", "PARAMETER_COLUMNS", "formula_document", "formula_named", "formula_rows", "formula_text",
-           "parameter_rows"]
+__all__ = [
+    "FORMULA_COLUMNS",
+    "PARAMETER_COLUMNS",
+    "formula_document",
+    "formula_named",
+    "formula_rows",
+    "formula_text",
+    "parameter_rows",
+]
 
 FORMULA_COLUMNS = (Column("name"), Column("symbol"), Column("unit"), Column("meaning"), Column("source"))
 PARAMETER_COLUMNS = (Column("parameter"), Column("unit"), Column("meaning"))
@@ -19,8 +26,16 @@ PARAMETER_COLUMNS = (Column("parameter"), Column("unit"), Column("meaning"))
 
 def formula_rows() -> list[Row]:
     """Every formula: name, symbol, unit, meaning, source."""
-    return [{"name": formula.name, "symbol": formula.symbol, "unit": formula.unit, "meaning": summary(formula),
-             "source": formula.source} for formula in list_formulas()]
+    return [
+        {
+            "name": formula.name,
+            "symbol": formula.symbol,
+            "unit": formula.unit,
+            "meaning": summary(formula),
+            "source": formula.source,
+        }
+        for formula in list_formulas()
+    ]
 
 
 def formula_named(name: str) -> Formula:
@@ -43,14 +58,27 @@ def formula_document(formula: Formula) -> dict[str, Any]:
     from perfplan.symbolic.expressions import expression, latex_name, to_latex, to_text
 
     code = formula.body.__code__
-    body = expression(formula, code.co_varnames[:code.co_argcount]).body
-    return {"name": formula.name, "symbol": formula.symbol, "unit": formula.unit, "meaning": summary(formula),
-            "expression": to_text(body), "latex": f"{latex_name(formula.symbol)} = {to_latex(body)}",
-            "source": formula.source, "parameters": parameter_rows(formula)}
+    body = expression(formula, code.co_varnames[: code.co_argcount]).body
+    return {
+        "name": formula.name,
+        "symbol": formula.symbol,
+        "unit": formula.unit,
+        "meaning": summary(formula),
+        "expression": to_text(body),
+        "latex": f"{latex_name(formula.symbol)} = {to_latex(body)}",
+        "source": formula.source,
+        "parameters": parameter_rows(formula),
+    }
 
 
 def formula_text(formula: Formula) -> str:
     """One formula for people: expression, meaning, parameters, source."""
     page = formula_document(formula)
-    return "\n\n".join([f"{formula.symbol} = {page['expression']}  [{formula.unit}]", paragraph(page["meaning"]),
-                        table(page["parameters"], PARAMETER_COLUMNS), paragraph(f"Source: {formula.source}")])
+    return "\n\n".join(
+        [
+            f"{formula.symbol} = {page['expression']}  [{formula.unit}]",
+            paragraph(page["meaning"]),
+            table(page["parameters"], PARAMETER_COLUMNS),
+            paragraph(f"Source: {formula.source}"),
+        ]
+    )

@@ -17,8 +17,14 @@ LONG = 20  # characters, words beyond may be broken to fit a table
 
 def paragraph(words: str, indent: str = "") -> str:
     """Running text, wrapped to the width of a report."""
-    return textwrap.fill(" ".join(words.split()), WIDTH, initial_indent=indent, subsequent_indent=indent,
-                         break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(
+        " ".join(words.split()),
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _longest_word(cell: str) -> int:
@@ -47,12 +53,15 @@ def _widths(cells: Sequence[Sequence[str]], columns: Sequence[Column]) -> list[i
 
 
 def _lines(row: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> Iterable[str]:
-    wrapped = [[cell] if len(cell) <= width else
-               textwrap.wrap(cell, width, break_long_words=True, break_on_hyphens=False)
-               for cell, width in zip(row, widths, strict=True)]
+    wrapped = [
+        [cell] if len(cell) <= width else textwrap.wrap(cell, width, break_long_words=True, break_on_hyphens=False)
+        for cell, width in zip(row, widths, strict=True)
+    ]
     for parts in zip_longest(*wrapped, fillvalue=""):
-        cells = (part.rjust(width) if column.numeric else part.ljust(width)
-                 for part, column, width in zip(parts, columns, widths, strict=True))
+        cells = (
+            part.rjust(width) if column.numeric else part.ljust(width)
+            for part, column, width in zip(parts, columns, widths, strict=True)
+        )
         yield GAP.join(cells).rstrip()
 
 

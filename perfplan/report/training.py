@@ -12,37 +12,61 @@ from perfplan.training.job import Job
 from perfplan.training.layout import Layout
 from perfplan.units import show
 
-__all__ = ["ESTIMATE_COLUMNS", "estimate_document", "estimate_row", "estimate_text", "job_document", "job_line",
-           "parts_table", "short"]
+__all__ = [
+    "ESTIMATE_COLUMNS",
+    "estimate_document",
+    "estimate_row",
+    "estimate_text",
+    "job_document",
+    "job_line",
+    "parts_table",
+    "short",
+]
 
 ESTIMATE_COLUMNS = (
-    Column("layout"), Column("gpus", "GPUs"), Column("step_time", "step", "s"), Column("band_low", "band from", "s"),
-    Column("band_high", "to", "s"), Column("tokens_per_s_per_gpu", "tokens/s /GPU", "1"), Column("mfu", "MFU", "%"),
-    Column("memory", unit="B"), Column("headroom", unit="B"))
+    Column("layout"),
+    Column("gpus", "GPUs"),
+    Column("step_time", "step", "s"),
+    Column("band_low", "band from", "s"),
+    Column("band_high", "to", "s"),
+    Column("tokens_per_s_per_gpu", "tokens/s /GPU", "1"),
+    Column("mfu", "MFU", "%"),
+    Column("memory", unit="B"),
+    Column("headroom", unit="B"),
+)
 
 
 def short(layout: Layout) -> str:
-    """A layout without the degrees that are 1; it reads back as the same layout.
+    """A layout without what is the default; it reads back as the same layout.
 
     >>> short(Layout.parse("tp8 sp1 pp8 dp16 zero1"))
-    'tp8 sp1 pp8 dp16 mbs1 zero1 rc=none'
+    'tp8 sp1 pp8 dp16 zero1'
     """
-    words = {"tp1", "sp0", "cp1", "pp1", "vpp1", "ep1", "etp1"}
+    words = {"tp1", "sp0", "cp1", "pp1", "vpp1", "ep1", "etp1", "mbs1", "rc=none"}
     return " ".join(word for word in str(layout).split() if word not in words)
 
 
 def estimate_row(estimate: Estimate) -> Row:
     """One line of a table of layouts."""
-    return {"layout": str(estimate.layout), "gpus": int(estimate.layout.world), "step_time": estimate.step_time,
-            "band_low": estimate.band[0], "band_high": estimate.band[1], "mfu": estimate.mfu,
-            "tokens_per_s_per_gpu": estimate.tokens_per_s_per_gpu, "memory": estimate.memory_total,
-            "headroom": estimate.headroom}
+    return {
+        "layout": str(estimate.layout),
+        "gpus": int(estimate.layout.world),
+        "step_time": estimate.step_time,
+        "band_low": estimate.band[0],
+        "band_high": estimate.band[1],
+        "mfu": estimate.mfu,
+        "tokens_per_s_per_gpu": estimate.tokens_per_s_per_gpu,
+        "memory": estimate.memory_total,
+        "headroom": estimate.headroom,
+    }
 
 
 def job_line(job: Job) -> str:
     """What is trained on what, in one sentence."""
-    return (f"{job.model.id} on {job.cluster.id}, {job.gpus} x {job.cluster.accelerator.id}, global batch "
-            f"{job.global_batch} x {job.seq_len} tokens, {job.recipe.id}, {job.framework.id}")
+    return (
+        f"{job.model.id} on {job.cluster.id}, {job.gpus} x {job.cluster.accelerator.id}, global batch "
+        f"{job.global_batch} x {job.seq_len} tokens, {job.recipe.id}, {job.framework.id}"
+    )
 
 
 def parts_table(parts: Mapping[str, float], unit: str, what: str, whole: str) -> str:
@@ -56,12 +80,17 @@ def parts_table(parts: Mapping[str, float], unit: str, what: str, whole: str) ->
 def _headline(estimate: Estimate) -> str:
     low, high = estimate.band
     fit = "fits" if estimate.fits else "does NOT fit"
-    rows = [("step time", f"{show(estimate.step_time, 's')}, band {show(low, 's')} to {show(high, 's')}"),
-            ("throughput", f"{show(estimate.tokens_per_s_per_gpu, '1')} tokens/s per accelerator"),
-            ("MFU", f"{100 * estimate.mfu:.1f}% (model FLOPs with causal attention, no recompute)"),
-            ("memory", f"{show(estimate.memory_total, 'B')} of {show(estimate.job.cluster.accelerator.memory, 'B')} on "
-                       f"the fullest rank: {fit}, headroom {show(estimate.headroom, 'B')}"),
-            ("binds", estimate.binding)]
+    rows = [
+        ("step time", f"{show(estimate.step_time, 's')}, band {show(low, 's')} to {show(high, 's')}"),
+        ("throughput", f"{show(estimate.tokens_per_s_per_gpu, '1')} tokens/s per accelerator"),
+        ("MFU", f"{100 * estimate.mfu:.1f}% (model FLOPs with causal attention, no recompute)"),
+        (
+            "memory",
+            f"{show(estimate.memory_total, 'B')} of {show(estimate.job.cluster.accelerator.memory, 'B')} on "
+            f"the fullest rank: {fit}, headroom {show(estimate.headroom, 'B')}",
+        ),
+        ("binds", estimate.binding),
+    ]
     return "\n".join(f"{name:<11} {words}" for name, words in rows)
 
 
@@ -71,22 +100,38 @@ def _caveats(caveats: Sequence[str]) -> list[str]:
 
 def estimate_text(estimate: Estimate) -> str:
     """One layout for people: headline, step time by part, memory by part, caveats."""
-    blocks = [paragraph(job_line(estimate.job)) + f"\n{estimate.layout}", _headline(estimate),
-              parts_table(estimate.breakdown, "s", "time", "step time"),
-              parts_table(estimate.memory, "B", "memory of the fullest rank", "reserved in all")]
+    blocks = [
+        paragraph(job_line(estimate.job)) + f"\n{estimate.layout}",
+        _headline(estimate),
+        parts_table(estimate.breakdown, "s", "time", "step time"),
+        parts_table(estimate.memory, "B", "memory of the fullest rank", "reserved in all"),
+    ]
     return "\n\n".join(blocks + _caveats(estimate.caveats))
 
 
 def job_document(job: Job) -> dict[str, Any]:
     """The job under machine names."""
-    return {"model": job.model.id, "cluster": job.cluster.id, "accelerator": job.cluster.accelerator.id,
-            "gpus": job.gpus, "global_batch": job.global_batch, "seq_len": job.seq_len, "precision": job.recipe.id,
-            "framework": job.framework.id, "routing_skew": job.routing_skew}
+    return {
+        "model": job.model.id,
+        "cluster": job.cluster.id,
+        "accelerator": job.cluster.accelerator.id,
+        "gpus": job.gpus,
+        "global_batch": job.global_batch,
+        "seq_len": job.seq_len,
+        "precision": job.recipe.id,
+        "framework": job.framework.id,
+        "routing_skew": job.routing_skew,
+    }
 
 
 def estimate_document(estimate: Estimate) -> dict[str, Any]:
     """One layout under machine names, SI floats."""
     row = estimate_row(estimate)
     return {column.field: row[column.key] for column in ESTIMATE_COLUMNS} | {
-        "memory_allocated_bytes": estimate.memory_allocated, "fits": estimate.fits, "binding": estimate.binding,
-        "breakdown_s": estimate.breakdown, "memory_parts_bytes": estimate.memory, "caveats": estimate.caveats}
+        "memory_allocated_bytes": estimate.memory_allocated,
+        "fits": estimate.fits,
+        "binding": estimate.binding,
+        "breakdown_s": estimate.breakdown,
+        "memory_parts_bytes": estimate.memory,
+        "caveats": estimate.caveats,
+    }

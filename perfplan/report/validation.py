@@ -15,15 +15,51 @@ from perfplan.validation.training import Validation
 
 __all__ = ["CHECK_COLUMNS", "OUTCOME_COLUMNS", "check_rows", "checks_text", "outcome_rows", "validation_text"]
 
-_SHOWN = (Column("name", "slice"), Column("rows"), Column("scored"), Column("mape", "MAPE", "%"),
-          Column("median_ape", "median error", "%"), Column("null_median_ape", "null median", "%"),
-          Column("bias", "bias", "%"), Column("band_coverage", "in band", "%"), Column("groups"),
-          Column("kendall_tau", "Kendall tau", "1"), Column("mean_regret", "mean regret", "%"))
-OUTCOME_COLUMNS = tuple(Column(name) for name in (
-    "id", "source", "slice", "group", "layout_text", "metric", "measured", "predicted", "ratio", "time", "band_low",
-    "band_high", "memory_ratio", "fits", "oom", "unsupported", "assumptions"))
-CHECK_COLUMNS = (Column("system"), Column("name", "figure"), Column("predicted"), Column("published"),
-                 Column("error", unit="%"), Column("tolerance"), Column("kind"), Column("passed"))
+_SHOWN = (
+    Column("name", "slice"),
+    Column("rows"),
+    Column("scored"),
+    Column("mape", "MAPE", "%"),
+    Column("median_ape", "median error", "%"),
+    Column("null_median_ape", "null median", "%"),
+    Column("bias", "bias", "%"),
+    Column("band_coverage", "in band", "%"),
+    Column("groups"),
+    Column("kendall_tau", "Kendall tau", "1"),
+    Column("mean_regret", "mean regret", "%"),
+)
+OUTCOME_COLUMNS = tuple(
+    Column(name)
+    for name in (
+        "id",
+        "source",
+        "slice",
+        "group",
+        "layout_text",
+        "metric",
+        "measured",
+        "predicted",
+        "ratio",
+        "time",
+        "band_low",
+        "band_high",
+        "memory_ratio",
+        "fits",
+        "oom",
+        "unsupported",
+        "assumptions",
+    )
+)
+CHECK_COLUMNS = (
+    Column("system"),
+    Column("name", "figure"),
+    Column("predicted"),
+    Column("published"),
+    Column("error", unit="%"),
+    Column("tolerance"),
+    Column("kind"),
+    Column("passed"),
+)
 
 
 def _score_row(score: Score) -> Row:
@@ -46,22 +82,30 @@ def validation_text(validation: Validation) -> str:
 
 def outcome_rows(outcomes: Sequence[Outcome]) -> list[Row]:
     """Every measured row beside its prediction, for CSV; what was assumed stands in the last column."""
+
     def row(outcome: Outcome) -> Mapping[str, Any]:
         low, high = outcome.band or (None, None)
         return {item.name: getattr(outcome, item.name) for item in fields(outcome)} | {
-            "band_low": low, "band_high": high, "assumptions": "; ".join(outcome.assumptions)}
+            "band_low": low,
+            "band_high": high,
+            "assumptions": "; ".join(outcome.assumptions),
+        }
+
     return [row(outcome) for outcome in outcomes]
 
 
 def check_rows(checks: Sequence[Check]) -> list[Row]:
     """Published figures beside their predictions, values in SI."""
-    return [{item.name: getattr(check, item.name) for item in fields(check)} | {"error": check.error}
-            for check in checks]
+    return [
+        {item.name: getattr(check, item.name) for item in fields(check)} | {"error": check.error} for check in checks
+    ]
 
 
 def checks_text(checks: Sequence[Check]) -> str:
     """Published figures beside their predictions, for people, and how many passed."""
-    rows = [dict(row) | {"predicted": show(check.predicted, check.unit), "published": show(check.published, check.unit)}
-            for row, check in zip(check_rows(checks), checks, strict=True)]
+    rows = [
+        dict(row) | {"predicted": show(check.predicted, check.unit), "published": show(check.published, check.unit)}
+        for row, check in zip(check_rows(checks), checks, strict=True)
+    ]
     passed = sum(check.passed for check in checks)
     return f"{table(rows, CHECK_COLUMNS)}\n\n{passed} of {len(checks)} figures reproduced within their tolerance"

@@ -33,8 +33,9 @@ def test_latex(capsys):
     assert capsys.readouterr().out.startswith(r"T_{\mathrm{AG,ring}} = ")
 
 
-@pytest.mark.parametrize("arguments, words", [(["ring_all_gather_tim"], "did you mean ring_all_gather_time"),
-                                              ([], "--list")])
+@pytest.mark.parametrize(
+    "arguments, words", [(["ring_all_gather_tim"], "did you mean ring_all_gather_time"), ([], "--list")]
+)
 def test_unknown_and_missing_names_are_one_sentence(capsys, arguments, words):
     assert run(["explain", *arguments]) == 2
     out, err = capsys.readouterr()

@@ -14,8 +14,10 @@ HEAVY = {"numpy", "pandas", "scipy", "sympy", "pulp", "highspy", "rich", "pydant
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_help_loads_nothing_heavy(arguments):
-    code = (f"import json, sys\nfrom perfplan.cli.main import run\nstatus = run({arguments!r})\n"
-            "print(json.dumps([status, sorted({name.split('.')[0] for name in sys.modules})]), file=sys.stderr)")
+    code = (
+        f"import json, sys\nfrom perfplan.cli.main import run\nstatus = run({arguments!r})\n"
+        "print(json.dumps([status, sorted({name.split('.')[0] for name in sys.modules})]), file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     status, loaded = json.loads(done.stderr)
     assert status == 0 and "Usage: perfplan" in done.stdout
@@ -27,15 +29,24 @@ def failing(monkeypatch):
     def fail_with(error):
         def app(words, **_):
             raise error
+
         monkeypatch.setattr(cli, "app", app)
+
     return fail_with
 
 
-@pytest.mark.parametrize("error, status, words", [
-    (UnknownName("no model\n 'x'"), 2, "perfplan: no model 'x'\n"),
-    (Infeasible("nothing fits"), 1, "perfplan: nothing fits\n"),
-    (KeyError("b"), 2, "perfplan: this is a defect of perfplan, KeyError: 'b'; run with --debug for the traceback\n"),
-])
+@pytest.mark.parametrize(
+    "error, status, words",
+    [
+        (UnknownName("no model\n 'x'"), 2, "perfplan: no model 'x'\n"),
+        (Infeasible("nothing fits"), 1, "perfplan: nothing fits\n"),
+        (
+            KeyError("b"),
+            2,
+            "perfplan: this is a defect of perfplan, KeyError: 'b'; run with --debug for the traceback\n",
+        ),
+    ],
+)
 def test_a_failure_is_one_sentence_on_stderr(failing, capsys, error, status, words):
     failing(error)
     assert cli.run(["plan"]) == status
@@ -60,17 +71,25 @@ def test_version(capsys):
     assert capsys.readouterr().out.startswith("perfplan ")
 
 
-@pytest.mark.parametrize("given, meant", [
-    (["x", "--csv"], ["x", "--csv", "-"]), (["--csv", "--json"], ["--csv", "-", "--json"]),
-    (["--csv", "f.csv"], ["--csv", "f.csv"]), (["--csv", "-", "x"], ["--csv", "-", "x"]), (["a", "--debug"], ["a"]),
-])
+@pytest.mark.parametrize(
+    "given, meant",
+    [
+        (["x", "--csv"], ["x", "--csv", "-"]),
+        (["--csv", "--json"], ["--csv", "-", "--json"]),
+        (["--csv", "f.csv"], ["--csv", "f.csv"]),
+        (["--csv", "-", "x"], ["--csv", "-", "x"]),
+        (["a", "--debug"], ["a"]),
+    ],
+)
 def test_csv_without_a_file_means_standard_output(given, meant):
     assert cli._words(given) == meant
 
 
 def test_a_closed_pipe_is_quiet():
-    code = ("import sys\nfrom perfplan.cli import main as cli\n"
-            "cli.app = lambda *a, **k: print('x' * 1000000)\nsys.exit(cli.run(['x']))")
+    code = (
+        "import sys\nfrom perfplan.cli import main as cli\n"
+        "cli.app = lambda *a, **k: print('x' * 1000000)\nsys.exit(cli.run(['x']))"
+    )
     pipe = f'{sys.executable} -c "{code}" | head -c 1 >/dev/null; echo ${{PIPESTATUS[0]}}'
     done = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(cli.PIPE_CLOSED) and done.stderr == ""

@@ -11,8 +11,10 @@ from perfplan.errors import ExportError
 from perfplan.report import Column, paragraph, records, table, to_csv, to_json, write, write_all
 
 COLUMNS = [Column("layout"), Column("step_time", "step", "s"), Column("memory", unit="B"), Column("mfu", "MFU", "%")]
-ROWS = [{"layout": "tp8 pp8", "step_time": 12.3456, "memory": 70.5 * 2**30, "mfu": 0.4567},
-        {"layout": "tp4 pp16", "step_time": None, "memory": 4096.0, "mfu": float("nan")}]
+ROWS = [
+    {"layout": "tp8 pp8", "step_time": 12.3456, "memory": 70.5 * 2**30, "mfu": 0.4567},
+    {"layout": "tp4 pp16", "step_time": None, "memory": 4096.0, "mfu": float("nan")},
+]
 
 
 def test_table_prints_three_digits_with_units_and_dashes_for_the_unknown():
@@ -37,15 +39,23 @@ def test_paragraph_is_at_most_100_wide():
 
 def test_csv_names_carry_units_and_values_are_exact():
     assert to_csv(ROWS, COLUMNS).splitlines() == [
-        "layout,step_time_s,memory_bytes,mfu", "tp8 pp8,12.3456,75698798592.0,0.4567", "tp4 pp16,,4096.0,"]
+        "layout,step_time_s,memory_bytes,mfu",
+        "tp8 pp8,12.3456,75698798592.0,0.4567",
+        "tp4 pp16,,4096.0,",
+    ]
 
 
 def test_json_has_no_nan_and_reads_back():
     value = {"rows": records(ROWS, COLUMNS), "x": np.float64(0.1), "n": np.arange(2), "inf": math.inf}
     assert json.loads(to_json(value)) == {
-        "rows": [{"layout": "tp8 pp8", "step_time_s": 12.3456, "memory_bytes": 75698798592.0, "mfu": 0.4567},
-                 {"layout": "tp4 pp16", "step_time_s": None, "memory_bytes": 4096.0, "mfu": None}],
-        "x": 0.1, "n": [0, 1], "inf": None}
+        "rows": [
+            {"layout": "tp8 pp8", "step_time_s": 12.3456, "memory_bytes": 75698798592.0, "mfu": 0.4567},
+            {"layout": "tp4 pp16", "step_time_s": None, "memory_bytes": 4096.0, "mfu": None},
+        ],
+        "x": 0.1,
+        "n": [0, 1],
+        "inf": None,
+    }
 
 
 def test_write_replaces_a_file_whole(tmp_path):

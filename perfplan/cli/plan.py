@@ -1,0 +1,90 @@
+"""`perfplan plan`: the best way to run a job."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from perfplan.cli import options
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Find the best way to run a job, with a proof.")
+
+
+@app.callback()
+def group() -> None:
+    """Find the best way to run a job, with a proof."""
+
+
+@app.command("train")
+def train(
+    model: options.Model,
+    cluster: options.Cluster,
+    gpus: options.Gpus,
+    global_batch: options.GlobalBatch,
+    seq_len: options.SeqLen,
+    precision: options.Precision = "bf16",
+    tokens: Annotated[
+        str | None,
+        typer.Option(
+            "--tokens",
+            metavar="N",
+            show_default=False,
+            help="Length of the run, such as 15T: adds days, hours, $ and MWh.",
+        ),
+    ] = None,
+    objective: Annotated[
+        str, typer.Option("--objective", metavar="time|days|cost|min-gpus", help="What is best.")
+    ] = "time",
+    top: Annotated[int, typer.Option("--top", metavar="N", min=1, max=1000, help="Layouts to print.")] = 10,
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            "--deadline", metavar="TIME", show_default=False, help="Longest run allowed, such as 30d; needs --tokens."
+        ),
+    ] = None,
+    fix: options.Fix = "",
+    forbid: options.Forbid = "",
+    framework: options.Framework = "",
+    attention: options.Attention = "",
+    overlap: options.Overlap = "",
+    routing_skew: options.Skew = 1.0,
+    technique: options.Technique = None,
+    settings: options.Settings = None,
+    catalog: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: options.Save = None,
+) -> None:
+    """Find the best layouts of a training job: time, memory, what binds, and the proof."""
+    from perfplan.api import plan_train
+    from perfplan.catalog import Catalog
+    from perfplan.report import Output, Progress
+    from perfplan.report.plan import plan_columns, plan_document, plan_rows, plan_text
+
+    output = Output(csv, json, save)
+    with Progress("pipeline splits searched") as progress:
+        plan = plan_train(
+            model,
+            cluster=cluster,
+            gpus=options.gpu_range(gpus),
+            global_batch=global_batch,
+            seq_len=seq_len,
+            precision=precision,
+            tokens=tokens,
+            objective=objective,
+            top=top,
+            deadline=deadline,
+            fix=fix,
+            forbid=forbid,
+            framework=framework,
+            attention=attention,
+            overlap=options.overlaps(overlap),
+            routing_skew=routing_skew,
+            technique=technique or (),
+            catalog=Catalog(catalog or (), settings or ()),
+            tick=progress.tick,
+        )
+    output.emit(plan_text(plan), plan_rows(plan), plan_columns(plan), plan_document(plan))

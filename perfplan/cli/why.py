@@ -1,0 +1,65 @@
+"""`perfplan why`: what is wrong with a layout."""
+
+from __future__ import annotations
+
+import typer
+
+from perfplan.cli import options
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Tell why a layout is not the plan.")
+
+
+@app.callback()
+def group() -> None:
+    """Tell why a layout is not the plan."""
+
+
+@app.command("train")
+def train(
+    model: options.Model,
+    cluster: options.Cluster,
+    layout: options.LayoutText,
+    gpus: options.WholeGpus,
+    global_batch: options.GlobalBatch,
+    seq_len: options.SeqLen,
+    precision: options.Precision = "bf16",
+    fix: options.Fix = "",
+    forbid: options.Forbid = "",
+    framework: options.Framework = "",
+    attention: options.Attention = "",
+    overlap: options.Overlap = "",
+    routing_skew: options.Skew = 1.0,
+    technique: options.Technique = None,
+    settings: options.Settings = None,
+    catalog: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: options.Save = None,
+) -> None:
+    """Tell why a layout is not the plan: in the space or not, why rejected, how far behind and in which parts."""
+    from perfplan.api import why_train
+    from perfplan.catalog import Catalog
+    from perfplan.report import Output
+    from perfplan.report.plan import WHY_COLUMNS, why_document, why_rows, why_text
+
+    output = Output(csv, json, save)
+    answer = why_train(
+        model,
+        cluster=cluster,
+        layout=layout,
+        gpus=gpus,
+        global_batch=global_batch,
+        seq_len=seq_len,
+        precision=precision,
+        fix=fix,
+        forbid=forbid,
+        framework=framework,
+        attention=attention,
+        overlap=options.overlaps(overlap),
+        routing_skew=routing_skew,
+        technique=technique or (),
+        catalog=Catalog(catalog or (), settings or ()),
+    )
+    output.emit(why_text(answer, layout), why_rows(answer), WHY_COLUMNS, why_document(answer))

@@ -1,0 +1,219 @@
+"""A training plan, and the answer to why a layout is not it, as text, rows and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from perfplan.report.columns import Column, Row
+from perfplan.report.machine import plain
+from perfplan.report.text import paragraph, table
+from perfplan.report.training import (
+    ESTIMATE_COLUMNS,
+    estimate_document,
+    estimate_row,
+    job_document,
+    job_line,
+    parts_table,
+    short,
+)
+from perfplan.training.estimate import Estimate
+from perfplan.training.plan import Plan, Run
+from perfplan.training.why import Answer
+from perfplan.units import show
+
+__all__ = [
+    "plan_columns",
+    "plan_document",
+    "plan_rows",
+    "plan_text",
+    "why_document",
+    "why_rows",
+    "why_text",
+    "WHY_COLUMNS",
+]
+
+_TEXT = (
+    Column("rank", "#"),
+    Column("layout"),
+    Column("gpus", "GPUs"),
+    Column("step_time", "step", "s"),
+    Column("band"),
+    Column("tokens_per_s_per_gpu", "tokens/s /GPU", "1"),
+    Column("mfu", "MFU", "%"),
+    Column("memory", unit="B"),
+    Column("headroom", "headroom", "B"),
+)
+WHY_COLUMNS = (
+    Column("part"),
+    Column("layout", "this layout", "s"),
+    Column("best", unit="s"),
+    Column("difference", unit="s"),
+)
+
+
+def _name(part: str) -> str:
+    return part.replace(" ", "_")
+
+
+def plan_columns(plan: Plan) -> list[Column]:
+    """Columns of the table of layouts for machines: headline figures, then step time and memory by part."""
+    times = [Column(f"{_name(part)}_time", unit="s") for part in plan.best.breakdown]
+    sizes = [Column(f"{_name(part)}_memory", unit="B") for part in plan.best.memory]
+    return [Column("rank"), *ESTIMATE_COLUMNS, Column("tied"), Column("binding"), *times, *sizes]
+
+
+def plan_rows(plan: Plan) -> list[Row]:
+    """The layouts, best first."""
+    return [
+        {
+            "rank": rank,
+            "tied": tied,
+            "binding": each.binding,
+            **estimate_row(each),
+            **{f"{_name(part)}_time": time for part, time in each.breakdown.items()},
+            **{f"{_name(part)}_memory": size for part, size in each.memory.items()},
+        }
+        for rank, (each, tied) in enumerate(zip(plan.estimates, plan.tied, strict=True), 1)
+    ]
+
+
+def _layouts(plan: Plan) -> str:
+    def shown(row: Row, each: Estimate) -> Row:
+        rank = f"{row['rank']}{'=' if row['tied'] else ''}"
+        return {**row, "layout": short(each.layout), "rank": rank, "band": f"{each.band[0]:.3g} - {each.band[1]:.3g} s"}
+
+    rows = [shown(row, each) for row, each in zip(plan_rows(plan), plan.estimates, strict=True)]
+    same = {row["gpus"] for row in rows} == {plan.job.gpus}
+    return table(rows, [column for column in _TEXT if not (same and column.key == "gpus")])
+
+
+def _ties(plan: Plan) -> str:
+    count = sum(plan.tied)
+    if count < 2:
+        return "ties: none; the first layout is ahead by more than the model errs between layouts of one job"
+    return (
+        f"ties: the {count} layouts marked = cannot be told from the first; between layouts of one job the model errs"
+        " by more than what parts them"
+    )
+
+
+def _binds(best: Estimate) -> str:
+    share = best.breakdown[best.binding] / best.step_time
+    unused = best.job.gpus - best.layout.world
+    left = f"; {unused} of {best.job.gpus} accelerators are left over" if unused else ""
+    return f"binds: {best.binding}, {100 * share:.0f}% of the step{left}"
+
+
+def _matters(plan: Plan) -> str:
+    ranked = sorted(plan.sensitivities.items(), key=lambda pair: (-abs(pair[1]), pair[0]))
+    words = ", ".join(f"{name} {value:+.2f}%" for name, value in ranked if abs(value) >= 0.005)
+    return f"what matters: 1% more of a hardware number changes the step by: {words}"
+
+
+def _run_text(run: Run) -> str:
+    cost = "price unknown" if run.cost is None else f"{show(run.cost, '$')} at the catalog's price"
+    energy = "energy unknown" if run.energy is None else f"{run.energy / 3.6e9:,.0f} MWh at the meter"
+    return (
+        f"run of {show(run.tokens, 'tokens')} tokens: {show(run.time / 86400, '1')} days without interruptions, "
+        f"{run.accelerator_hours:,.0f} accelerator-hours, {cost}, {energy}"
+    )
+
+
+def plan_text(plan: Plan) -> str:
+    """The plan for people: layouts, what binds, proof, ties, the best one by part, what matters, what a run costs."""
+    best = plan.best
+    remarks = [_binds(best), f"proof: {plan.certificate}", _ties(plan), _matters(plan)]
+    remarks += [_run_text(plan.run)] if plan.run else []
+    blocks = [
+        paragraph(job_line(best.job)),
+        _layouts(plan),
+        "\n".join(paragraph(each) for each in remarks),
+        f"the best layout: {best.layout}",
+        parts_table(best.breakdown, "s", "step by part", "step time"),
+        parts_table(best.memory, "B", "memory of the fullest rank", "reserved in all"),
+    ]
+    return "\n\n".join(blocks + [paragraph(f"caveat: {caveat}") for caveat in best.caveats])
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """The plan under machine names, SI floats."""
+    run = plan.run
+    searched = [
+        {
+            "gpus": gpus,
+            "layouts": found.size,
+            "feasible": found.feasible,
+            "rejected": {reason: count for reason, count in sorted(found.rejected.items()) if count},
+        }
+        for gpus, _, found in plan.searches
+    ]
+    document = {
+        "job": job_document(plan.best.job),
+        "objective": plan.objective,
+        "layouts": [
+            estimate_document(each) | {"tied": tied} for each, tied in zip(plan.estimates, plan.tied, strict=True)
+        ],
+        "certificate": {"kind": "exhaustive", "searched": searched},
+        "elasticities": dict(plan.sensitivities),
+        "front": plan.front().to_dict("records"),
+        "run": run
+        and {
+            "tokens": run.tokens,
+            "time_s": run.time,
+            "accelerator_hours": run.accelerator_hours,
+            "cost_usd": run.cost,
+            "energy_j": run.energy,
+        },
+    }
+    return dict(plain(document))
+
+
+def why_rows(answer: Answer) -> list[Row]:
+    """Step time by part beside the best layout's, the largest loss first."""
+    if answer.layout is None:
+        return []
+    return [
+        {"part": part, "layout": answer.layout.breakdown[part], "best": answer.best.breakdown[part], "difference": more}
+        for part, more in sorted(answer.parts.items(), key=lambda pair: -pair[1])
+    ]
+
+
+def _verdict(answer: Answer) -> list[str]:
+    if answer.layout is None or answer.behind is None:
+        return [f"it cannot run: {reason}" for reason in answer.broken]
+    words = [
+        f"step time {show(answer.layout.step_time, 's')}, {100 * answer.behind:+.1f}% against the best"
+        + ("; the two are a tie" if answer.tied else "")
+    ]
+    if not answer.layout.fits:
+        words.append(
+            f"it does not fit: {show(answer.layout.memory_total, 'B')} on the fullest rank, "
+            f"{show(-answer.layout.headroom, 'B')} too much"
+        )
+    return words
+
+
+def why_text(answer: Answer, layout: str) -> str:
+    """Why a layout is not the plan, for people."""
+    outside: Sequence[str] = answer.outside
+    place = f"outside the searched space: {', '.join(outside)}" if outside else "in the searched space"
+    head = [f"layout: {layout}", f"best:   {answer.best.layout}", place, *_verdict(answer)]
+    blocks = ["\n".join(paragraph(each) for each in head)]
+    if rows := why_rows(answer):
+        blocks.append(table(rows, WHY_COLUMNS))
+    return "\n\n".join(blocks)
+
+
+def why_document(answer: Answer) -> dict[str, Any]:
+    """Why a layout is not the plan, under machine names."""
+    return {
+        "in_space": not answer.outside,
+        "outside": answer.outside,
+        "broken": answer.broken,
+        "tied": answer.tied,
+        "behind": answer.behind,
+        "layout": answer.layout and estimate_document(answer.layout),
+        "best": estimate_document(answer.best),
+        "difference_s": answer.parts,
+    }
