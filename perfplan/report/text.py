@@ -43,13 +43,16 @@ def _narrow(widths: list[int], floors: Sequence[int]) -> list[int]:
 
 
 def _widths(cells: Sequence[Sequence[str]], columns: Sequence[Column]) -> list[int]:
-    """Width of each column: its longest cell; then words (of numbers, only the heading) wrap until a line fits, and
-    only if that is not enough are long words broken."""
+    """Width of each column: its longest cell. Until a line fits, headings of numbers wrap, then words, and only if
+    that is not enough are long words broken."""
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    words = [max(_longest_word(row[i]) for row in cells) for i in range(len(columns))]
     numbers = [max((len(row[i]) for row in cells[1:]), default=0) * column.numeric for i, column in enumerate(columns)]
-    whole = _narrow(widths, [max(pair) for pair in zip(words, numbers, strict=True)])
-    return _narrow(whole, [max(min(word, LONG), number) for word, number in zip(words, numbers, strict=True)])
+    words = [max(numbers[i], *(_longest_word(row[i]) for row in cells)) for i in range(len(columns))]
+    headings = [words[i] if column.numeric else widths[i] for i, column in enumerate(columns)]
+    broken = [max(numbers[i], min(words[i], LONG)) for i in range(len(columns))]
+    for floors in (headings, words, broken):
+        widths = _narrow(widths, floors)
+    return widths
 
 
 def _lines(row: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> Iterable[str]:
