@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from perfplan.cli import catalog, estimate, plan, why
+from perfplan.cli import catalog, estimate, plan, reproduce, validate, why
 from perfplan.cli.explain import explain
 from perfplan.errors import PerfplanError
 
@@ -53,6 +53,8 @@ app.add_typer(estimate.app, name="estimate")
 app.add_typer(why.app, name="why")
 app.command()(explain)
 app.add_typer(catalog.app, name="catalog")
+app.add_typer(validate.app, name="validate")
+app.command()(reproduce.reproduce)
 
 
 def _words(arguments: Sequence[str]) -> list[str]:

@@ -10,10 +10,25 @@ from typing import Any
 
 from perfplan.formulas.core import formula
 
-__all__ = ["achieved_flop_rate", "attention_flops_per_token", "energy_used", "flops_6nd", "k22_hardware_flops",
-           "k22_model_flops", "mfu_from_rate", "mfu_from_time", "money_spent", "mosaic_flops_per_token",
-           "palm_flops_per_token", "run_time", "sc21_flops", "sc21_run_time", "scaled_iteration_time",
-           "system_flop_rate", "weight_flops_per_token"]
+__all__ = [
+    "achieved_flop_rate",
+    "attention_flops_per_token",
+    "energy_used",
+    "flops_6nd",
+    "k22_hardware_flops",
+    "k22_model_flops",
+    "mfu_from_rate",
+    "mfu_from_time",
+    "money_spent",
+    "mosaic_flops_per_token",
+    "palm_flops_per_token",
+    "run_time",
+    "sc21_flops",
+    "sc21_run_time",
+    "scaled_iteration_time",
+    "system_flop_rate",
+    "weight_flops_per_token",
+]
 
 _SC21 = "Narayanan et al. 2021 (SC21), section 3.3 and appendix"
 _K22 = "Korthikanti et al. 2022, appendix A"
@@ -247,8 +262,9 @@ def sc21_run_time(tokens: Any, params: Any, accelerators: Any, achieved: Any) ->
 
 
 @formula("T_iter", "s", source=_MEGASCALE)
-def scaled_iteration_time(compute: Any, smallest: Any, accelerators: Any, constant: Any, batch: Any, tp: Any, pp: Any,
-                          chunks: Any) -> Any:
+def scaled_iteration_time(
+    compute: Any, smallest: Any, accelerators: Any, constant: Any, batch: Any, tp: Any, pp: Any, chunks: Any
+) -> Any:
     """Strong scaling of one job: compute that divides, a bubble that grows as micro-batches run out, and a constant.
 
     compute : compute of one iteration at the smallest size, without bubble [s]

@@ -11,10 +11,17 @@ from typing import Any
 
 from perfplan.formulas.core import formula, where
 
-__all__ = ["activations_full_recompute", "activations_kept", "activations_of_stack", "activations_selective",
-           "activations_sequence_parallel", "activations_sequence_parallel_selective", "activations_tensor_parallel",
-           "in_flight_factor",
-           "optimizer_state_bytes"]
+__all__ = [
+    "activations_full_recompute",
+    "activations_kept",
+    "activations_of_stack",
+    "activations_selective",
+    "activations_sequence_parallel",
+    "activations_sequence_parallel_selective",
+    "activations_tensor_parallel",
+    "in_flight_factor",
+    "optimizer_state_bytes",
+]
 
 _K22 = "Korthikanti et al. 2022, Table 2"
 

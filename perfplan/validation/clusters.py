@@ -32,12 +32,18 @@ def fitted_cluster(cluster: Cluster, row: Row, notes: Assumed) -> Cluster:
         levels = _domain(levels, row.fast_domain)
     rate = row.internode_gbps_per_accel
     if rate:
-        levels = (levels[0], *(replace(level, bandwidth=min(level.bandwidth, rate * _GBIT) if i else rate * _GBIT)
-                               for i, level in enumerate(levels[1:])))
+        levels = (
+            levels[0],
+            *(
+                replace(level, bandwidth=min(level.bandwidth, rate * _GBIT) if i else rate * _GBIT)
+                for i, level in enumerate(levels[1:])
+            ),
+        )
     elif (row.n_accel or 0) > levels[0].size:
         notes.add(f"network of cluster {cluster.id}")
-    return replace(cluster, levels=levels, size=None,
-                   accelerators_per_node=row.accel_per_node or cluster.accelerators_per_node)
+    return replace(
+        cluster, levels=levels, size=None, accelerators_per_node=row.accel_per_node or cluster.accelerators_per_node
+    )
 
 
 def _domain(levels: tuple[Level, ...], size: int) -> tuple[Level, ...]:
@@ -46,5 +52,3 @@ def _domain(levels: tuple[Level, ...], size: int) -> tuple[Level, ...]:
     inner = replace(first, size=size, dims=torus(size, len(first.dims)) if first.dims else ())
     outer = tuple(level for level in levels[1:] if level.size > size)
     return (inner, *(outer or levels[1:][-1:]))
-
-

@@ -64,19 +64,27 @@ def _complete(row: Row) -> bool:
 def _differences(row: Row, model: Model) -> list[str]:
     """Names of the row's dimensions that the catalog has otherwise."""
     pairs: dict[str, tuple[int | None, int | None]] = {
-        "hidden_size": (row.hidden_size, model.hidden), "layers": (row.layers, len(model.layers)),
-        "vocab_size": (row.vocab_size, model.vocab)}
+        "hidden_size": (row.hidden_size, model.hidden),
+        "layers": (row.layers, len(model.layers)),
+        "vocab_size": (row.vocab_size, model.vocab),
+    }
     attention = next((kind.mixer for kind in model.kinds if isinstance(kind.mixer, Attention)), None)
     if attention is not None:
-        pairs |= {"attention_heads": (row.attention_heads, attention.heads),
-                  "kv_heads": (row.kv_heads, attention.kv_heads), "head_dim": (row.head_dim, attention.head_dim)}
+        pairs |= {
+            "attention_heads": (row.attention_heads, attention.heads),
+            "kv_heads": (row.kv_heads, attention.kv_heads),
+            "head_dim": (row.head_dim, attention.head_dim),
+        }
     mlp = next((kind.ffn for kind in model.kinds if isinstance(kind.ffn, Mlp)), None)
     if mlp is not None:
         pairs["ffn_hidden_size"] = (row.ffn_hidden_size, mlp.width)
     moe = next((kind.ffn for kind in model.kinds if isinstance(kind.ffn, Moe)), None)
     if moe is not None:
-        pairs |= {"experts": (row.experts, moe.experts), "experts_per_token": (row.experts_per_token, moe.top_k),
-                  "moe_ffn_hidden_size": (row.moe_ffn_hidden_size, moe.width)}
+        pairs |= {
+            "experts": (row.experts, moe.experts),
+            "experts_per_token": (row.experts_per_token, moe.top_k),
+            "moe_ffn_hidden_size": (row.moe_ffn_hidden_size, moe.width),
+        }
     return [name for name, (mine, theirs) in pairs.items() if mine and mine != theirs]
 
 
@@ -101,8 +109,15 @@ def inline_model(row: Row, vocabulary: int, notes: Assumed) -> Model:
         raise Unsupported("ffn_hidden_size not stated")
     present = [LayerKind(attention, part) for part in (dense if first else None, moe) if part is not None]
     order = (0,) * layers if len(present) == 1 else (0,) * first + (1,) * (layers - first)
-    return Model(id=row.model_id or f"{row.source}-h{hidden}-l{layers}", name=row.model_id or "inline", hidden=hidden,
-                 vocab=row.vocab_size or vocabulary, tied=tied, kinds=tuple(present), layers=order)
+    return Model(
+        id=row.model_id or f"{row.source}-h{hidden}-l{layers}",
+        name=row.model_id or "inline",
+        hidden=hidden,
+        vocab=row.vocab_size or vocabulary,
+        tied=tied,
+        kinds=tuple(present),
+        layers=order,
+    )
 
 
 def _feed_forward(row: Row, notes: Assumed) -> tuple[Mlp | None, Moe | None]:

@@ -54,10 +54,15 @@ def flops_per_token(model: Model, seq_len: int, name: str) -> float:
     return float(name)
 
 
-_CONVENTIONS = ((r"([\d.]+) GFLOP per token implied", ""), (r"96\*B\*s\*L\*h\^2", "sc21"),
-                (r"72\*B\*s\*L\*h\^2", "full"), (r"N incl\. embeddings", "mosaic"), (r"(?i)hardware flops", "hardware"),
-                (r"(?i)full \(non-causal\)|full attention|MFU \(model\)|MFU with attention", "full"),
-                (r"(?i)causal|model flops", "causal"))
+_CONVENTIONS = (
+    (r"([\d.]+) GFLOP per token implied", ""),
+    (r"96\*B\*s\*L\*h\^2", "sc21"),
+    (r"72\*B\*s\*L\*h\^2", "full"),
+    (r"N incl\. embeddings", "mosaic"),
+    (r"(?i)hardware flops", "hardware"),
+    (r"(?i)full \(non-causal\)|full attention|MFU \(model\)|MFU with attention", "full"),
+    (r"(?i)causal|model flops", "causal"),
+)
 
 
 def convention(text: str) -> str | None:

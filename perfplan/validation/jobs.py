@@ -81,8 +81,17 @@ class CaseBuilder:
         cluster = fitted_cluster(get.default_cluster(row.hardware_id), row, notes)
         framework = get.framework(_framework(row, cluster, notes))
         attention = _attention(row, notes)
-        job = Job(model, cluster, row.n_accel or 0, row.global_batch or 0, row.seq_len or 0,
-                  get.recipe(self._recipe(row, notes)), framework, attention, overlap=_overlap(row, framework, notes))
+        job = Job(
+            model,
+            cluster,
+            row.n_accel or 0,
+            row.global_batch or 0,
+            row.seq_len or 0,
+            get.recipe(self._recipe(row, notes)),
+            framework,
+            attention,
+            overlap=_overlap(row, framework, notes),
+        )
         layouts = _layouts(row, framework, bool(row.experts), notes)
         return Case(row, job, layouts, tuple(notes.words))
 
@@ -233,8 +242,8 @@ def _layouts(row: Row, framework: Framework, moe: bool, notes: Assumed) -> tuple
     if pp > 1 and row.vpp is None:
         notes.add("vpp 1")
     mbs = _micro_batch(row, dp, framework, notes)
-    base = Layout.parse(f"tp{tp} sp{_sequence_parallel(row, framework, notes)} cp{cp} pp{pp} vpp{row.vpp or 1} ep{ep}"
-                        f" etp{etp} dp{dp} mbs{mbs} {_sharding(row, dp * cp)}")
+    base = Layout.parse(
+        f"tp{tp} sp{_sequence_parallel(row, framework, notes)} cp{cp} pp{pp} vpp{row.vpp or 1} ep{ep}"
+        f" etp{etp} dp{dp} mbs{mbs} {_sharding(row, dp * cp)}"
+    )
     return tuple(replace(base, recompute=Layout.parse(f"rc={choice}").recompute) for choice in _recompute(row, notes))
-
-

@@ -97,8 +97,9 @@ def check(system: str, row: Published, step_time: StepTime) -> Check:
     predicted = _value(row.quantity, row.inputs, step_time, where)
     published = _number(row.value, row.unit, where)
     passed = _within(predicted, published, row.tolerance, row.unit, where)
-    return Check(system, row.name, row.quantity, predicted, published, row.unit, row.kind, row.tolerance, row.reason,
-                 passed)
+    return Check(
+        system, row.name, row.quantity, predicted, published, row.unit, row.kind, row.tolerance, row.reason, passed
+    )
 
 
 def _mean_check(system: str, rows: Sequence[Published], checks: Sequence[Check]) -> Check | None:
@@ -108,8 +109,18 @@ def _mean_check(system: str, rows: Sequence[Published], checks: Sequence[Check])
         return None
     mean = fmean(abs(c.error) for c in checks)
     limit = parse(tolerance, "1")
-    return Check(system, f"mean error of {len(checks)} rows", rows[0].quantity, mean, limit, "1", rows[0].kind,
-                 f"at most {tolerance}", rows[0].reason, mean <= limit)
+    return Check(
+        system,
+        f"mean error of {len(checks)} rows",
+        rows[0].quantity,
+        mean,
+        limit,
+        "1",
+        rows[0].kind,
+        f"at most {tolerance}",
+        rows[0].reason,
+        mean <= limit,
+    )
 
 
 def reproduce(technique: Technique, step_time: StepTime) -> list[Check]:

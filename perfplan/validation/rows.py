@@ -85,8 +85,22 @@ class Row:
     @property
     def layout_key(self) -> tuple[object, ...]:
         """What makes two rows of one group different layouts."""
-        return (self.tp, self.sp, self.pp, self.vpp, self.cp, self.ep, self.etp, self.dp, self.micro_batch,
-                self.sharding, self.sharding_degree, self.recompute, self.recompute_modules, self.overlap)
+        return (
+            self.tp,
+            self.sp,
+            self.pp,
+            self.vpp,
+            self.cp,
+            self.ep,
+            self.etp,
+            self.dp,
+            self.micro_batch,
+            self.sharding,
+            self.sharding_degree,
+            self.recompute,
+            self.recompute_modules,
+            self.overlap,
+        )
 
 
 _TYPES = {field.name: str(field.type) for field in fields(Row)}

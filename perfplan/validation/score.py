@@ -93,8 +93,10 @@ def kendall_tau_b(predicted: Sequence[float], measured: Sequence[float], tie: fl
     >>> kendall_tau_b([1, 2, 3], [10.0, 10.1, 20.0])  # the first pair is a tie: 2 / sqrt(3 * 2)
     0.8164965809277261
     """
-    pairs = [(_sign(predicted[i], predicted[j], 0.0), _sign(measured[i], measured[j], tie))
-             for i, j in combinations(range(len(measured)), 2)]
+    pairs = [
+        (_sign(predicted[i], predicted[j], 0.0), _sign(measured[i], measured[j], tie))
+        for i, j in combinations(range(len(measured)), 2)
+    ]
     agreement = sum(p * m for p, m in pairs)
     untied = sum(p != 0 for p, _ in pairs) * sum(m != 0 for _, m in pairs)
     return float(agreement / untied**0.5) if untied else None
@@ -134,8 +136,9 @@ def _rank(outcomes: Sequence[Outcome]) -> _Ranking | None:
             layouts[o.layout].append((o.time, o.measured_time))
     if len(layouts) < MIN_LAYOUTS:
         return None
-    predicted, measured = (list(column) for column in
-                           zip(*(np.median(pairs, axis=0).tolist() for pairs in layouts.values()), strict=True))
+    predicted, measured = (
+        list(column) for column in zip(*(np.median(pairs, axis=0).tolist() for pairs in layouts.values()), strict=True)
+    )
     chosen = [m for p, m in zip(predicted, measured, strict=True) if p == min(predicted)]
     regret = float(np.mean(chosen)) / min(measured) - 1
     return _Ranking(kendall_tau_b(predicted, measured), spearman(predicted, measured), regret, regret <= TIE)
@@ -173,19 +176,27 @@ def score(name: str, outcomes: Sequence[Outcome]) -> Score:
     rankings = [r for members in groups.values() if (r := _rank(members)) is not None]
     regrets = [r.regret for r in rankings]
     return Score(
-        name=name, rows=len(outcomes), scored=len(done),
+        name=name,
+        rows=len(outcomes),
+        scored=len(done),
         unsupported=dict(Counter(o.unsupported for o in outcomes if o.unsupported).most_common()),
-        mape=_stat(errors, np.mean), median_ape=_stat(errors, np.median),
+        mape=_stat(errors, np.mean),
+        median_ape=_stat(errors, np.median),
         p90_ape=_stat(errors, lambda e: np.percentile(e, 90)),
         bias=_stat((o.ratio - 1 for o in timed if o.ratio is not None), np.mean),
         null_median_ape=_stat((_error(o.null_ratio) for o in timed), np.median),
-        band_coverage=_stat(map(_inside, timed), np.mean), band_half_width=_stat(map(_half_width, timed), np.median),
-        groups=len(rankings), kendall_tau=_stat((r.tau for r in rankings), np.mean),
-        spearman=_stat((r.rho for r in rankings), np.mean), mean_regret=_stat(regrets, np.mean),
-        max_regret=_stat(regrets, max), top1_hits=sum(r.hit for r in rankings) if rankings else None,
+        band_coverage=_stat(map(_inside, timed), np.mean),
+        band_half_width=_stat(map(_half_width, timed), np.median),
+        groups=len(rankings),
+        kendall_tau=_stat((r.tau for r in rankings), np.mean),
+        spearman=_stat((r.rho for r in rankings), np.mean),
+        mean_regret=_stat(regrets, np.mean),
+        max_regret=_stat(regrets, max),
+        top1_hits=sum(r.hit for r in rankings) if rankings else None,
         memory_median_ape=_stat((_error(o.memory_ratio) for o in done), np.median),
         fits_rate=_stat((float(o.fits) for o in timed if o.fits is not None), np.mean),
-        oom_rate=_stat((float(not o.fits) for o in done if o.oom and o.fits is not None), np.mean))
+        oom_rate=_stat((float(not o.fits) for o in done if o.oom and o.fits is not None), np.mean),
+    )
 
 
 _SUMS = ("rows", "scored", "groups", "top1_hits")

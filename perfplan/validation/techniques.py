@@ -64,9 +64,18 @@ def technique_from_yaml(data: Mapping[str, Any], where: str) -> Technique:
         raise CatalogError(f"{where}: changes is a mapping and published a list")
     rows = [row for i, block in enumerate(blocks) for row in _published(block, i, f"{where}: published[{i}]")]
     words = {key: tuple(map(str, data.get(key) or ())) for key in ("requires", "notes")}
-    return Technique(data["id"], data["name"], data["source"], data["summary"], dict(changes),
-                     str(data.get("layout", "")), words["requires"], tuple(rows),
-                     tuple(data.get("contradicted") or ()), words["notes"])
+    return Technique(
+        data["id"],
+        data["name"],
+        data["source"],
+        data["summary"],
+        dict(changes),
+        str(data.get("layout", "")),
+        words["requires"],
+        tuple(rows),
+        tuple(data.get("contradicted") or ()),
+        words["notes"],
+    )
 
 
 def _check_keys(data: Any, known: tuple[str, ...], where: str) -> None:
@@ -91,9 +100,20 @@ def _published(block: Any, index: int, where: str) -> list[Published]:
         if not isinstance(row, Mapping) or not {"name", "value"} <= set(row):
             raise CatalogError(f"{where}: every row needs a name and a value")
         own = {key: value for key, value in row.items() if key not in ("name", "value")}
-        found.append(Published(str(row["name"]), block["quantity"], {**shared, **own}, row["value"], str(block["unit"]),
-                               block["kind"], str(block["tolerance"]), block["reason"], index,
-                               str(block.get("mean_tolerance", ""))))
+        found.append(
+            Published(
+                str(row["name"]),
+                block["quantity"],
+                {**shared, **own},
+                row["value"],
+                str(block["unit"]),
+                block["kind"],
+                str(block["tolerance"]),
+                block["reason"],
+                index,
+                str(block.get("mean_tolerance", "")),
+            )
+        )
     return found
 
 

@@ -115,8 +115,18 @@ def _first_fitting(case: Case, predict: Predict) -> tuple[Layout, Prediction]:
 
 
 def _without(row: Row, reason: str, case: Case | None = None) -> Outcome:
-    return Outcome(row.id, row.source, _slice(row, case), row.group, row.layout_key, row.metric, row.value,
-                   oom=row.metric == "oom", unsupported=reason, hardware=row.hardware_id)
+    return Outcome(
+        row.id,
+        row.source,
+        _slice(row, case),
+        row.group,
+        row.layout_key,
+        row.metric,
+        row.value,
+        oom=row.metric == "oom",
+        unsupported=reason,
+        hardware=row.hardware_id,
+    )
 
 
 def _reason(error: PerfplanError) -> str:
@@ -132,8 +142,13 @@ def _memory_ratio(row: Row, total: float) -> float | None:
 def _outcome(case: Case, predict: Predict) -> Outcome:
     row = case.row
     layout, guess = _first_fitting(case, predict)
-    base = replace(_without(row, "", case), fits=guess.fits, layout_text=str(layout), assumptions=case.assumptions,
-                   memory_ratio=_memory_ratio(row, guess.memory_total))
+    base = replace(
+        _without(row, "", case),
+        fits=guess.fits,
+        layout_text=str(layout),
+        assumptions=case.assumptions,
+        memory_ratio=_memory_ratio(row, guess.memory_total),
+    )
     if row.metric == "oom":
         return base
     if row.metric == "memory_gib_per_accel":
@@ -141,8 +156,14 @@ def _outcome(case: Case, predict: Predict) -> Outcome:
     measured = measured_step_time(case)
     slower = float(guess.step_time) / measured
     ratio = 1 / slower if row.metric in RATES else slower
-    return replace(base, predicted=row.value * ratio, ratio=ratio, time=float(guess.step_time),
-                   measured_time=measured, band=guess.band)
+    return replace(
+        base,
+        predicted=row.value * ratio,
+        ratio=ratio,
+        time=float(guess.step_time),
+        measured_time=measured,
+        band=guess.band,
+    )
 
 
 def _null_ratios(cases: Mapping[str, Case], outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -156,13 +177,20 @@ def _null_ratios(cases: Mapping[str, Case], outcomes: Sequence[Outcome]) -> list
             rates[o.id] = flops / (o.measured_time * job.gpus)
             groups[o.slice, row.hardware_id, row.precision].append(o.id)
     typical = {id_: median(rates[i] for i in ids) for ids in groups.values() for id_ in ids}
-    return [o if o.id not in rates else
-            replace(o, null_ratio=typical[o.id] / rates[o.id] if o.metric in RATES else rates[o.id] / typical[o.id])
-            for o in outcomes]
+    return [
+        o
+        if o.id not in rates
+        else replace(o, null_ratio=typical[o.id] / rates[o.id] if o.metric in RATES else rates[o.id] / typical[o.id])
+        for o in outcomes
+    ]
 
 
-def validate(rows: Iterable[Row], catalog: Source, predict: Predict,
-             progress: Callable[[int, int], None] = lambda done, total: None) -> Validation:
+def validate(
+    rows: Iterable[Row],
+    catalog: Source,
+    predict: Predict,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Validation:
     """Price and score `rows`; a row that cannot be priced is counted under its reason."""
     builder = CaseBuilder(catalog, vocabulary())
     cases: dict[str, Case] = {}
@@ -182,7 +210,11 @@ def validate(rows: Iterable[Row], catalog: Source, predict: Predict,
     return Validation(overall(outcomes), tuple(score(name, slices[name]) for name in sorted(slices)), tuple(outcomes))
 
 
-def validate_files(paths: Sequence[Path], catalog: Source, predict: Predict,
-                   progress: Callable[[int, int], None] = lambda done, total: None) -> Validation:
+def validate_files(
+    paths: Sequence[Path],
+    catalog: Source,
+    predict: Predict,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Validation:
     """`validate` over the rows of CSV files."""
     return validate(read_rows(paths), catalog, predict, progress)

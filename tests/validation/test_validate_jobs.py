@@ -19,12 +19,16 @@ def test_a_complete_row(catalog, row):
     assert case.job.cluster.levels[1].bandwidth == pytest.approx(25e9)
 
 
-@pytest.mark.parametrize(("changes", "framework"), [
-    ({"attention_kernel": "unfused"}, "megatron-2021"),
-    ({"attention_kernel": "unknown", "precision": "fp16"}, "megatron-2021"),
-    ({"sharding": "zero3", "tp": 1, "pp": 1, "dp": 16, "epoch": "", "sharding_degree": 16}, "fsdp"),
-    ({"sharding": "zero3", "tp": 1, "pp": 1, "dp": 16, "sharding_degree": 16}, "megatron-core"),
-    ({"hardware_id": "tpu-v5p", "fast_domain": 16}, "maxtext")])
+@pytest.mark.parametrize(
+    ("changes", "framework"),
+    [
+        ({"attention_kernel": "unfused"}, "megatron-2021"),
+        ({"attention_kernel": "unknown", "precision": "fp16"}, "megatron-2021"),
+        ({"sharding": "zero3", "tp": 1, "pp": 1, "dp": 16, "epoch": "", "sharding_degree": 16}, "fsdp"),
+        ({"sharding": "zero3", "tp": 1, "pp": 1, "dp": 16, "sharding_degree": 16}, "megatron-core"),
+        ({"hardware_id": "tpu-v5p", "fast_domain": 16}, "maxtext"),
+    ],
+)
 def test_the_framework_follows_from_what_the_row_says(catalog, row, changes, framework):
     case = build(catalog, row, **changes)
     assert case.job.framework.id == framework
@@ -54,16 +58,31 @@ def test_inline_dimensions_win_over_the_catalog(catalog, row):
 
 
 def test_a_model_without_id_is_built_from_its_dimensions(catalog, row):
-    case = build(catalog, row, model_id="", layers=6, hidden_size=512, attention_heads=8, ffn_hidden_size=2048,
-                 gated_mlp=0)
+    case = build(
+        catalog, row, model_id="", layers=6, hidden_size=512, attention_heads=8, ffn_hidden_size=2048, gated_mlp=0
+    )
     assert (case.job.model.hidden, len(case.job.model.layers), case.job.model.vocab) == (512, 6, 51200)
     assert "vocabulary 51200" in case.assumptions
 
 
 def test_inline_moe_with_a_dense_prefix(catalog, row):
-    case = build(catalog, row, model_id="new", layers=4, hidden_size=512, attention_heads=8, ffn_hidden_size=2048,
-                 gated_mlp=1, vocab_size=1000, tied_embeddings=0, experts=16, experts_per_token=2,
-                 moe_ffn_hidden_size=256, first_dense_layers=1, shared_experts=1)
+    case = build(
+        catalog,
+        row,
+        model_id="new",
+        layers=4,
+        hidden_size=512,
+        attention_heads=8,
+        ffn_hidden_size=2048,
+        gated_mlp=1,
+        vocab_size=1000,
+        tied_embeddings=0,
+        experts=16,
+        experts_per_token=2,
+        moe_ffn_hidden_size=256,
+        first_dense_layers=1,
+        shared_experts=1,
+    )
     model = case.job.model
     assert model.layers == (0, 1, 1, 1)
     assert (model.kinds[1].ffn.experts, model.kinds[1].ffn.shared_width) == (16, 256)
@@ -85,14 +104,27 @@ def test_overlap_flags_override_the_framework(catalog, row):
     assert case.job.overlap == {"tp": 0.0, "ep": 1.0, "dp": 0.9}
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"method": "lora"}, "method lora"), ({"method": "sft"}, "method sft"), ({"offload": "activations"}, "offload"),
-    ({"precision": ""}, "precision not stated"), ({"seq_len": None}, "seq_len not stated"),
-    ({"micro_batch": None}, "micro_batch not stated"), ({"n_accel": 24}, "does not multiply"),
-    ({"n_accel": 15}, "does not multiply"), ({"micro_batch": 3}, "does not divide"),
-    ({"sharding": "zero++"}, "zero\\+\\+"), ({"confidence": "recalled"}, "recalled"),
-    ({"model_id": "", "attention_kind": "mla", "layers": 2, "hidden_size": 64, "attention_heads": 2}, "mla attention"),
-    ({"model_id": "", "hidden_size": None}, "not in the catalog")])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"method": "lora"}, "method lora"),
+        ({"method": "sft"}, "method sft"),
+        ({"offload": "activations"}, "offload"),
+        ({"precision": ""}, "precision not stated"),
+        ({"seq_len": None}, "seq_len not stated"),
+        ({"micro_batch": None}, "micro_batch not stated"),
+        ({"n_accel": 24}, "does not multiply"),
+        ({"n_accel": 15}, "does not multiply"),
+        ({"micro_batch": 3}, "does not divide"),
+        ({"sharding": "zero++"}, "zero\\+\\+"),
+        ({"confidence": "recalled"}, "recalled"),
+        (
+            {"model_id": "", "attention_kind": "mla", "layers": 2, "hidden_size": 64, "attention_heads": 2},
+            "mla attention",
+        ),
+        ({"model_id": "", "hidden_size": None}, "not in the catalog"),
+    ],
+)
 def test_what_cannot_be_priced_says_why(catalog, row, changes, words):
     with pytest.raises(Unsupported, match=words):
         build(catalog, row, **changes)

@@ -29,9 +29,16 @@ def test_empty_is_unknown_not_zero(tmp_path):
     assert (row.tp, row.pp, row.recompute) == (8, None, "")
 
 
-@pytest.mark.parametrize(("cells", "words"), [
-    ({"tp": "eight"}, "column tp holds 'eight'"), ({"tp": "1.5"}, "column tp"), ({"value": "-1"}, "not a positive"),
-    ({"value": "nan"}, "not a positive"), ({"metric": "furlongs"}, "metric 'furlongs'")])
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ({"tp": "eight"}, "column tp holds 'eight'"),
+        ({"tp": "1.5"}, "column tp"),
+        ({"value": "-1"}, "not a positive"),
+        ({"value": "nan"}, "not a positive"),
+        ({"metric": "furlongs"}, "metric 'furlongs'"),
+    ],
+)
 def test_bad_cells_are_one_sentence(tmp_path, cells, words):
     with pytest.raises(CatalogError, match=words) as caught:
         read_rows([write(tmp_path / "a.csv", **cells)])

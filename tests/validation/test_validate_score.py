@@ -10,13 +10,28 @@ BASE = Outcome("a-1", "a", "a/dense", "g", (), "step_time_s", 1.0)
 
 
 def timed(name: str, group: str, layout: int, measured: float, predicted: float) -> Outcome:
-    return replace(BASE, id=name, source=name[0], group=group, layout=(layout,), measured=measured,
-                   predicted=predicted, ratio=predicted / measured, time=predicted, measured_time=measured,
-                   band=(0.9 * predicted, 1.1 * predicted), fits=True)
+    return replace(
+        BASE,
+        id=name,
+        source=name[0],
+        group=group,
+        layout=(layout,),
+        measured=measured,
+        predicted=predicted,
+        ratio=predicted / measured,
+        time=predicted,
+        measured_time=measured,
+        band=(0.9 * predicted, 1.1 * predicted),
+        fits=True,
+    )
 
 
-GROUP = [timed("a-1", "g", 1, 1.0, 1.2), timed("a-2", "g", 2, 1.5, 1.1), timed("a-3", "g", 3, 2.0, 2.0),
-         timed("a-4", "g", 4, 4.0, 4.4)]
+GROUP = [
+    timed("a-1", "g", 1, 1.0, 1.2),
+    timed("a-2", "g", 2, 1.5, 1.1),
+    timed("a-3", "g", 3, 2.0, 2.0),
+    timed("a-4", "g", 4, 4.0, 4.4),
+]
 
 
 def test_errors_of_a_slice():

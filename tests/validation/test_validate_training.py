@@ -29,8 +29,10 @@ def test_a_perfect_prediction(catalog, row):
     assert result.slices[0].band_coverage == 1
 
 
-@pytest.mark.parametrize(("metric", "value"), [
-    ("tokens_per_s_per_accel", 64 * 1024 / (16 * 2.0)), ("samples_per_s_total", 32.0), ("step_time_s", 2.0)])
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [("tokens_per_s_per_accel", 64 * 1024 / (16 * 2.0)), ("samples_per_s_total", 32.0), ("step_time_s", 2.0)],
+)
 def test_metrics_convert_to_the_same_step_time(catalog, row, metric, value):
     result = validate([replace(row, metric=metric, value=value)], catalog, constant(2.0))
     assert result.outcomes[0].measured_time == pytest.approx(2.0)
@@ -50,7 +52,8 @@ def test_flop_metrics_use_the_convention_of_the_row(catalog, row):
     assert validate([rated], catalog, constant(2.0)).outcomes[0].measured_time == pytest.approx(2.0)
     unknown = replace(rated, flop_convention="ours")
     assert list(validate([unknown], catalog, constant(2.0)).overall.unsupported) == [
-        "flop convention ours is not recognised"]
+        "flop convention ours is not recognised"
+    ]
 
 
 def test_unknown_recompute_takes_the_first_that_fits(catalog, row):
@@ -70,8 +73,11 @@ def test_the_null_predictor_is_the_median_rate_of_its_group(catalog, row):
 
 
 def test_memory_and_oom_rows(catalog, row):
-    rows = [replace(row, id="lab-2", metric="oom", value=1.0),
-            replace(row, id="lab-3", metric="memory_gib_per_accel", value=50.0), replace(row, also_memory_gib=32.0)]
+    rows = [
+        replace(row, id="lab-2", metric="oom", value=1.0),
+        replace(row, id="lab-3", metric="memory_gib_per_accel", value=50.0),
+        replace(row, also_memory_gib=32.0),
+    ]
     result = validate(rows, catalog, constant(2.0, fits=False)).overall
     assert (result.scored, result.oom_rate, result.fits_rate) == (3, 1.0, 0.0)
     assert result.memory_median_ape == pytest.approx((0.2 + 0.25) / 2)
@@ -79,8 +85,10 @@ def test_memory_and_oom_rows(catalog, row):
 
 def test_ranking_within_a_group(catalog, row):
     times = {1: 4.0, 2: 2.0, 4: 1.0, 8: 3.0}
-    rows = [replace(row, id=f"lab-{tp}", tp=tp, pp=1, dp=16 // tp, sharding="none", micro_batch=1, value=time)
-            for tp, time in times.items()]
+    rows = [
+        replace(row, id=f"lab-{tp}", tp=tp, pp=1, dp=16 // tp, sharding="none", micro_batch=1, value=time)
+        for tp, time in times.items()
+    ]
     result = validate(rows, catalog, lambda job, layout: Guess(times[layout.tp])).overall
     assert (result.groups, result.kendall_tau, result.mean_regret, result.top1_hits) == (1, 1.0, 0.0, 1)
 
