@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ALIASES", "FAMILIES", "FLATTENED", "IGNORED", "NESTED", "UNMODELLED", "Family"]
+__all__ = ["ALIASES", "FAMILIES", "FLATTENED", "IGNORED", "NESTED", "SPECIAL", "UNMODELLED", "Family"]
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "hidden": ("hidden_size", "n_embd", "d_model", "n_embed"),
@@ -32,7 +32,23 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "dense_layers": ("mlp_only_layers",),
     "moe_step": ("decoder_sparse_step", "interleave_moe_layer_step"),
     "moe_frequency": ("moe_layer_freq",),
-    "latent": ("moe_latent_size",),
+    "latent": ("moe_latent_size", "routed_expert_hidden_size"),
+    "dense_beside": ("enable_moe_block",),
+    "global_head_dim": ("global_head_dim",),
+    "global_kv_heads": ("num_global_key_value_heads",),
+    "kv_shared": ("attention_k_eq_v",),
+    "ratios": ("compress_ratios",),
+    "o_lora_rank": ("o_lora_rank",),
+    "o_groups": ("o_groups",),
+    "streams": ("hc_mult",),
+    "delta": ("linear_attn_config",),
+    "sparse": ("sparse_attention_config",),
+    "blocks_nas": ("block_configs",),
+    "windowed_layers": ("hybrid_layer_pattern",),
+    "window_kv_heads": ("swa_num_key_value_heads",),
+    "window_heads": ("swa_num_attention_heads",),
+    "window_head_dim": ("swa_head_dim",),
+    "window_v_head_dim": ("swa_v_head_dim",),
     "layer_types": ("layer_types",),
     "window": ("sliding_window", "sliding_window_size", "attention_window_size"),
     "window_pattern": ("sliding_window_pattern", "_sliding_window_pattern"),
@@ -64,7 +80,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "linear_v_head_dim": ("linear_value_head_dim",),
     "linear_conv": ("linear_conv_kernel_dim",),
     "full_interval": ("full_attention_interval",),
-    "output_gate": ("attn_output_gate",),
+    "output_gate": ("attn_output_gate", "attention_output_gate", "mla_use_output_gate"),
     "dense_width": ("intermediate_size_mlp", "dense_intermediate_size"),
     "expansion": ("expansion_ratio",),
     "no_bias": ("no_bias",),
@@ -137,10 +153,8 @@ UNMODELLED: Mapping[str, str] = {
     "is_encoder_decoder": "an encoder with a decoder", "cross_attention_layers": "cross-attention to images",
     "add_cross_attention": "cross-attention", "per_layer_input_width": "per-layer embeddings",
     "hidden_size_per_layer_input": "per-layer embeddings", "num_kv_shared_layers": "key/value caches shared by layers",
-    "compress_ratios": "compressed key/value caches", "hc_mult": "hyper-connections", "zero_expert_num": "zero experts",
-    "lightning_attn": "lightning attention", "linear_attn_config": "Kimi delta attention",
-    "block_configs": "layers of unequal width", "attention_k_eq_v": "keys that serve as values",
-    "sparse_attention_config": "block-sparse attention", "use_mamba1": "Mamba-1 mixers"}
+    "use_double_wide_mlp": "MLPs of unequal width", "zero_expert_num": "zero experts",
+    "lightning_attn": "lightning attention", "use_mamba1": "Mamba-1 mixers"}
 """Keys that, when set, mean a feature that `config.json` files are not read with; a model file may still state it."""
 
 
@@ -220,6 +234,17 @@ FAMILIES: Mapping[str, Family] = {
     "stablelm": Family(norm="layer"), "internlm2": Family(), "internlm3": Family(), "baichuan": Family(),
     "starcoder2": Family(norm="layer", gated=False, bias=True, output_bias=True, mlp_bias=True, tied=True),
     "dbrx": Family(norm="layer", experts_share_width=True), "smollm3": Family(tied=True), "seed_oss": Family(bias=True),
+    "gemma4_text": Family(qk_norm=True, post_norm=True, tied=True), "deepseek_v4": Family(),
+    "deepseek_ref": Family(), "kimi_linear": Family(positional="none"), "mimo_v2_flash": Family(),
+    "minimax_m3": Family(qk_norm=True, experts_share_width=True),
+    "minimax_m3_vl": Family(qk_norm=True, experts_share_width=True), "nemotron-nas": Family(),
     "exaone": Family(), "mimo": Family(bias=True), "hunyuan_v1_dense": Family(qk_norm=True),
 }
 """`model_type` of the (text) configuration -> what its code fixes."""
+
+SPECIAL: Mapping[str, tuple[str, ...]] = {
+    "kv_shared": ("gemma4_text",), "ratios": ("deepseek_v4", "deepseek_ref"),
+    "o_lora_rank": ("deepseek_v4", "deepseek_ref"), "streams": ("deepseek_v4", "deepseek_ref"),
+    "delta": ("kimi_linear",), "sparse": ("minimax_m3", "minimax_m3_vl"), "blocks_nas": ("nemotron-nas",),
+    "windowed_layers": ("mimo_v2_flash",), "global_head_dim": ("gemma4_text",)}
+"""Features that only the architectures named here are read with: elsewhere they are an error."""

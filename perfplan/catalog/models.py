@@ -21,8 +21,8 @@ __all__ = ["KEYS", "check_model", "hf_names", "model_from_yaml"]
 Part = Attention | Mamba | LinearAttention | Mlp | Moe
 PARTS: dict[str, type[Part]] = {"attention": Attention, "mamba": Mamba, "linear_attention": LinearAttention,
                                 "mlp": Mlp, "moe": Moe}
-KEYS = ("id", "name", "hf_name", "hf_aliases", "hidden", "vocab", "tied", "max_position", "norm", "positional", "mtp_layers",
-        "residual_streams", "parts", "kinds", "layers", "published", "source", "confidence", "notes")
+KEYS = ("id", "name", "hf_name", "hf_aliases", "hidden", "vocab", "tied", "max_position", "norm", "positional",
+        "mtp_layers", "residual_streams", "parts", "kinds", "layers", "published", "source", "confidence", "notes")
 NORMS = ("rms", "layer")
 POSITIONS = ("rope", "learned", "alibi", "relative", "none")
 CONFIDENCE = ("read", "recalled", "assumed")

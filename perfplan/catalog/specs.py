@@ -118,7 +118,7 @@ class Cluster:
 # ---------------------------------------------------------------- model
 @dataclass(frozen=True)
 class Attention:
-    """Softmax attention. kv_heads < heads: GQA; kv_lora_rank > 0: MLA (then head_dim = nope + rope); window 0 = full."""
+    """Softmax attention. kv_heads < heads: GQA; kv_lora_rank > 0: MLA (head_dim = nope + rope); window 0 = full."""
 
     heads: int
     kv_heads: int
@@ -232,8 +232,8 @@ class Recipe:
 
     gemm: pass (forward, dgrad, wgrad) -> dtype of the linear layers' GEMMs; experts: the same for grouped GEMMs;
     attention, head, router: dtypes; scale_block: elements per scale factor (0 = one per tensor), scale_bytes each;
-    bf16_layers: how many first and last layers stay in bf16; weight/transposed/master/gradient/moment bytes per parameter;
-    saved: bytes per element of a GEMM input kept for backward; wire: collective (tp, cp, pp, ep_dispatch, ep_combine,
+    bf16_layers: how many first and last layers stay in bf16; weight, transposed, master, gradient, moments: bytes per
+    parameter; saved: bytes per element of a GEMM input kept for backward; wire: collective (tp, cp, pp, ep_dispatch, ep_combine,
     dp_reduce, dp_gather) -> bytes per element.
     """
 
@@ -262,7 +262,8 @@ class Framework:
 
     host_gap: host time between micro-batch passes of one stage [s]; step_gap: per optimizer step [s]; launch: host time
     per kernel when eager [s]; optimizer_bytes: bytes moved per owned parameter by the optimizer step;
-    context: memory of the driver context and workspaces [B]; fragmentation: fraction of activations the allocator loses;
+    context: memory of the driver context and workspaces [B]; fragmentation: fraction of activations that the allocator
+    loses;
     overlap: axis (tp, dp, pp, ep, fsdp) -> fraction of its communication that may hide behind compute;
     contention: slow-down of compute while communication overlaps [1].
     """

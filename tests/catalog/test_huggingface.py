@@ -106,6 +106,28 @@ CONFIGS = {
     "dbrx": {"model_type": "dbrx", "d_model": 6144, "n_layers": 40, "n_heads": 48, "max_seq_len": 32768,
              "attn_config": {"kv_n_heads": 8}, "vocab_size": 100352,
              "ffn_config": {"ffn_hidden_size": 10752, "moe_num_experts": 16, "moe_top_k": 4}},
+    "gemma-4-31b": {"model_type": "gemma4", "text_config": {
+        "model_type": "gemma4_text", "hidden_size": 5376, "num_hidden_layers": 60, "num_attention_heads": 32,
+        "num_key_value_heads": 16, "num_global_key_value_heads": 4, "head_dim": 256, "global_head_dim": 512,
+        "attention_k_eq_v": True, "intermediate_size": 21504, "vocab_size": 262144, "sliding_window": 1024,
+        "num_kv_shared_layers": 0, "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 10}},
+    "deepseek-v4-flash": {
+        "model_type": "deepseek_v4", "hidden_size": 4096, "num_hidden_layers": 43, "num_attention_heads": 64,
+        "num_key_value_heads": 1, "head_dim": 512, "q_lora_rank": 1024, "o_lora_rank": 1024, "o_groups": 8,
+        "qk_rope_head_dim": 64, "moe_intermediate_size": 2048, "n_routed_experts": 256, "n_shared_experts": 1,
+        "num_experts_per_tok": 6, "index_n_heads": 64, "index_head_dim": 128, "index_topk": 512, "hc_mult": 4,
+        "sliding_window": 128, "vocab_size": 129280, "compress_ratios": [0, 0] + [4, 128] * 20 + [4, 0]},
+    "mimo-v2-flash": {
+        "model_type": "mimo_v2_flash", "hidden_size": 4096, "num_hidden_layers": 48, "num_attention_heads": 64,
+        "num_key_value_heads": 4, "swa_num_key_value_heads": 8, "head_dim": 192, "v_head_dim": 128,
+        "intermediate_size": 16384, "moe_intermediate_size": 2048, "n_routed_experts": 256, "num_experts_per_tok": 8,
+        "moe_layer_freq": [0] + [1] * 47, "hybrid_layer_pattern": [0, 1, 1, 1, 1] + [0, 1, 1, 1, 1, 1] * 7 + [0],
+        "sliding_window": 128, "vocab_size": 152576},
+    "glm-5.2": V3 | {
+        "model_type": "glm_moe_dsa", "hidden_size": 6144, "num_hidden_layers": 78, "num_attention_heads": 64,
+        "q_lora_rank": 2048, "qk_nope_head_dim": 192, "v_head_dim": 256, "intermediate_size": 12288,
+        "vocab_size": 154880, "index_n_heads": 32, "index_head_dim": 128, "index_topk": 2048,
+        "indexer_types": ["full"] * 2 + ["full", "shared", "shared", "shared"] * 19},
 }
 
 
@@ -183,6 +205,12 @@ BAD = [
     (CONFIGS["opt-6.7b"] | {"word_embed_proj_dim": 512}, Unsupported, "word_embed_proj_dim"),
     (CONFIGS["nemotron-h-8b"] | {"hybrid_override_pattern": "MQ" * 26}, Unsupported, "'Q'"),
     (CONFIGS["nemotron-h-8b"] | {"hybrid_override_pattern": "M-"}, BadQuantity, "52 layers but 2"),
+    (LLAMA | {"compress_ratios": [4] * 32}, Unsupported, "compress_ratios"),
+    (LLAMA | {"linear_attn_config": {"num_heads": 3}}, Unsupported, "linear_attn_config"),
+    (CONFIGS["deepseek-v4-flash"] | {"compress_ratios": [4]}, BadQuantity, "compress_ratios"),
+    (CONFIGS["mimo-v2-flash"] | {"hybrid_layer_pattern": [1]}, BadQuantity, "hybrid_layer_pattern"),
+    (LLAMA | {"model_type": "kimi_linear", "linear_attn_config": 3}, CatalogError, "linear_attn_config"),
+    (LLAMA | {"model_type": "nemotron-nas", "block_configs": [3] * 32}, BadQuantity, "block_configs"),
     (CONFIGS["nemotron-h-8b"] | {"hybrid_override_pattern": 5}, BadQuantity, "hybrid_override_pattern")]
 
 
