@@ -23,7 +23,7 @@ _RELATED = {
     "grouped_gemm": "gemm",
     "head": "gemm",
     "unfused_attention": "gemm",
-    "attention_backward": "attention",
+    "attention_backward": "attention", "attention_flash1": "attention",
     "scan": "attention",
 }
 
@@ -68,7 +68,12 @@ class Job:
     @property
     def fused_attention(self) -> bool:
         """Whether core attention runs as one kernel that never stores the scores."""
-        return (self.attention or self.framework.attention) == "flash"
+        return (self.attention or self.framework.attention) != "unfused"
+
+    @property
+    def fused_kernel(self) -> str:
+        """Kind of the fused attention kernel: the generation that the framework ships."""
+        return "attention_flash1" if self.framework.attention == "flash1" else "attention"
 
     def overlapped(self, axis: str) -> float:
         """Fraction of the communication of `axis` (tp, cp, dp, fsdp, pp, ep) that may hide behind compute."""

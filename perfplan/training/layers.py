@@ -7,7 +7,7 @@ from typing import Any
 
 from perfplan.catalog.specs import Attention, LayerKind, LinearAttention, Mamba, Mlp, Moe
 from perfplan.formulas import compute
-from perfplan.formulas.core import maximum, total, where
+from perfplan.formulas.core import maximum, minimum, total, where
 from perfplan.formulas.parameters import (
     key_value_parameters,
     linear_attention_parameters,
@@ -118,9 +118,8 @@ def _core_times(job: Job, op: Core) -> tuple[Any, Any]:
             constants.overhead,
         )
 
-    return run(op.kind, 1.0), run(
-        "attention_backward" if op.kind == "attention" else op.kind, 2.5 if op.kind == "attention" else 2.0
-    )
+    back = "attention_backward" if op.kind == "attention" else op.kind
+    return run(op.kind, 1.0), run(back, 2.5 if op.kind.startswith("attention") else 2.0)
 
 
 def _stream_times(job: Job, op: Stream) -> tuple[Any, Any]:
@@ -147,20 +146,29 @@ def _recomputed(recompute: tuple[str, ...], module: str) -> bool:
     )
 
 
-def _compute(job: Job, ops: list[Op], recompute: tuple[str, ...]) -> tuple[Any, Any, Any]:
-    """(forward, backward, recompute) of a run of operators, each no faster than the host launches it."""
-    forward, backward, again, counts = {}, {}, {}, [0, 0]
+def _compute(job: Job, ops: list[Op], recompute: tuple[str, ...], collectives: Any = 0) -> tuple[Any, Any, Any]:
+    """(forward, backward, recompute) of a run of operators, each no faster than the host launches it.
+
+    collectives: communication calls per pass, launched like kernels. The backward engine launches twice the kernels of the
+    forward at half the host time each.
+    """
+    forward: dict[str, Any] = {}
+    backward: dict[str, Any] = {}
+    again: dict[str, Any] = {}
+    counts = [0, 0]
     for index, op in enumerate(ops):
         ahead, back, kernels = op_times(job, op)
         forward[f"{op.part} {index}"], backward[f"{op.part} {index}"] = ahead, back
         counts[0] += kernels
         if _recomputed(recompute, op.module):
             again[f"{op.part} {index}"], counts[1] = ahead, counts[1] + kernels
-    launch = job.framework.launch
+    launch, calls = job.framework.launch, collectives
     return (
-        compute.host_bound_time(total("t_fwd", "s", forward), counts[0], launch),
-        compute.host_bound_time(total("t_bwd", "s", backward), 2 * counts[0], launch),
-        compute.host_bound_time(total("t_rec", "s", again), counts[1], launch) if again else 0.0,
+        compute.host_bound_time(total("t_fwd", "s", forward), counts[0] + calls, launch),
+        compute.host_bound_time(total("t_bwd", "s", backward), counts[0] + calls, launch),
+        compute.host_bound_time(total("t_rec", "s", again), counts[1] + (calls if recompute == ("full",) else 0), launch)
+        if again
+        else 0.0,
     )
 
 
@@ -276,9 +284,10 @@ def _memory(job: Job, kind: LayerKind, shape: Shape, recompute: tuple[str, ...])
 def layer_cost(job: Job, net: Network, kind: LayerKind, shape: Shape, cp_kind: str, recompute: tuple[str, ...]) -> Cost:
     """Everything one layer of this kind costs on one rank, per micro-batch."""
     ops = layer_ops(job, kind, shape)
-    forward, backward, again = _compute(job, ops, recompute)
+    regions = _regions(job, kind)
+    forward, backward, again = _compute(job, ops, recompute, 2 * len(regions) * minimum(shape.tp - 1, 1))
     full = recompute == ("full",)
-    tp = _tp_time(job, net, shape, _regions(job, kind), 3 if full else 2)
+    tp = _tp_time(job, net, shape, regions, 3 if full else 2)
     cp = ep = 0.0
     if isinstance(kind.mixer, Attention):
         core = [op_times(job, op)[:2] for op in ops if isinstance(op, Core)][0]
@@ -304,5 +313,5 @@ def end_costs(job: Job, net: Network, shape: Shape) -> tuple[Cost, Cost]:
     block = shape.rows * job.model.hidden
     return (
         Cost(first[0], first[1], 0.0, gathered / 2, saved=8.0 * shape.tokens, dense=matrix),
-        Cost(last[0], last[1], 0.0, gathered / 2 + loss, saved=4 * block, whole=8 * logits, dense=matrix),
+        Cost(last[0], last[1], 0.0, gathered / 2 + loss, saved=4 * block, whole=6 * logits, dense=matrix),
     )

@@ -34,9 +34,15 @@ class Network:
     """Collectives on the levels of one cluster, for a machine of `world` accelerators."""
 
     def __init__(self, cluster: Cluster, world: int) -> None:
-        """`world`: accelerators of the job, which decides whether groups can straddle domains."""
+        """`world`: accelerators of the job; it spreads evenly over domains, so it takes a divisor of itself from each."""
         self.cluster, self.world = cluster, world
         self.inner = cluster.levels[0]
+        self._taken = {level.name: self.taken(level) for level in cluster.levels}
+
+    def taken(self, level: Level) -> int:
+        """Accelerators that the job takes from one domain of `level`: the largest divisor of the job that fits there."""
+        limit = self.world if level.size <= 0 else min(level.size, self.world)
+        return next(count for count in range(limit, 0, -1) if self.world % count == 0)
 
     @cached_property
     def outer(self) -> tuple[Level, ...]:
@@ -45,12 +51,13 @@ class Network:
 
     def domains(self, group: Group, level: Level) -> Any:
         """Domains of `level` that the group touches; a group whose span does not divide the domain straddles two."""
-        if level.size <= 0 or level.size >= self.world:
+        size = self._taken[level.name]
+        if size >= self.world:
             return minimum(group.ranks, 1)
         span = group.ranks * group.stride
-        members = maximum(level.size // group.stride, 1)
-        inside = where(level.size % minimum(span, level.size) == 0, 1, minimum(group.ranks, 2))
-        return where(span <= level.size, inside, ceil_div(group.ranks, members))
+        members = maximum(size // group.stride, 1)
+        inside = where(size % minimum(span, size) == 0, 1, minimum(group.ranks, 2))
+        return where(span <= size, inside, ceil_div(group.ranks, members))
 
     def _torus_share(self, group: Group, level: Level) -> Any:
         """Fraction of an accelerator's links that the group can use: the axes it covers, half of an axis it does not close."""

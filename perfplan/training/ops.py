@@ -124,7 +124,7 @@ def _core_attention(job: Job, shape: Shape, a: Attention) -> Iterator[Op]:
     if job.fused_attention:
         flops = attention_flops(pairs(a, job.seq_len) * shape.mbs / shape.cp, heads, a.head_dim, a.v_head_dim)
         traffic = attention_traffic(shape.tokens, heads, kv, a.head_dim, a.v_head_dim, 2)
-        yield Core("core attention", "core_attn", flops, traffic, job.seq_len)
+        yield Core("core attention", "core_attn", flops, traffic, job.seq_len, job.fused_kernel)
         return
     scores = shape.tokens * job.seq_len * heads
     yield Core(
@@ -231,12 +231,12 @@ def _moe(job: Job, shape: Shape, moe: Moe) -> Iterator[Op]:
     seen, received = moe.latent or hidden, dispatched_rows(job, shape, moe)
     groups, width = moe.experts / shape.ep, moe.width / shape.etp
     yield Gemm("router", "moe", rows, moe.experts, hidden)
-    yield Stream("routing", "moe", rows * moe.experts * 12, rows * moe.experts * 8, 6)
+    yield Stream("routing", "moe", rows * moe.experts * 12, rows * moe.experts * 8, 15)
     if moe.latent:
         yield Gemm("latent projections", "moe", rows, moe.latent, hidden)
         yield Gemm("latent projections", "moe", rows, hidden, moe.latent)
     moved = 2 * seen * (rows * moe.top_k + received / shape.etp) + 2 * rows * hidden
-    yield Stream("permute", "moe", moved, moved, 2)
+    yield Stream("permute", "moe", moved, moved, 4)
     yield Gemm("expert up", "moe", received, width * (2 if moe.gated else 1), seen, "grouped_gemm", groups)
     yield from _quantise(job, "expert", received * (seen + width), received * (seen + width))
     yield Stream(
@@ -247,7 +247,7 @@ def _moe(job: Job, shape: Shape, moe: Moe) -> Iterator[Op]:
         1,
     )
     yield Gemm("expert down", "moe", received, seen, width, "grouped_gemm", groups)
-    yield Stream("unpermute", "moe", moved, moved, 2)
+    yield Stream("unpermute", "moe", moved, moved, 4)
     if moe.shared_width:
         yield from _mlp(job, shape, moe.shared_width, moe.gated, "shared expert", "shared_experts")
 

@@ -20,7 +20,7 @@ from perfplan.training.space import Axes, declare, restrict
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["OBJECTIVES", "Plan", "Run", "band_of", "banded", "gpu_counts", "plan", "run_of", "sensitivity"]
+__all__ = ["HARDWARE", "OBJECTIVES", "Plan", "Run", "band_of", "banded", "gpu_counts", "plan", "run_of", "scaled", "sensitivity"]
 
 OBJECTIVES = ("time", "days", "cost", "min-gpus")
 HARDWARE = (
@@ -169,7 +169,7 @@ def _ties(estimates: Sequence[Estimate], bands: Bands) -> tuple[bool, ...]:
 
 
 # ---------------------------------------------------------------- what matters
-def _scaled(cluster: Cluster, factors: Mapping[str, float]) -> Cluster:
+def scaled(cluster: Cluster, factors: Mapping[str, float]) -> Cluster:
     """The cluster with the hardware numbers of `HARDWARE` multiplied."""
     f = {name: factors.get(name, 1.0) for name in HARDWARE}
     chip = cluster.accelerator
@@ -202,7 +202,7 @@ def sensitivity(e: Estimate) -> dict[str, float]:
     """Elasticity of the step time with respect to each hardware number: -0.6 means 1 % more makes it 0.6 % faster."""
 
     def step(factors: dict[str, float]) -> float:
-        return float(estimate(replace(e.job, cluster=_scaled(e.job.cluster, factors)), e.layout).step_time)
+        return float(estimate(replace(e.job, cluster=scaled(e.job.cluster, factors)), e.layout).step_time)
 
     return elasticities(step, HARDWARE)
 

@@ -77,7 +77,7 @@ def _pieces(pieces: Pieces, stage: Stage) -> list[tuple[int, Cost]]:
 
 def _sum(pieces: Pieces, stage: Stage, name: str, symbol: str, unit: str) -> Any:
     parts = {
-        f"{index}": compute.repeated_time(count, getattr(cost, name))
+        f"piece {index}": count * getattr(cost, name)
         for index, (count, cost) in enumerate(_pieces(pieces, stage))
     }
     return total(symbol, unit, parts)
