@@ -36,6 +36,7 @@ class Catalog:
         self._used: set[Setting] = set()
         self._cache: dict[tuple[str, str], Any] = {}
         self._aliases: dict[str, dict[str, str]] | None = None
+        self._lenders: tuple[str, ...] = ()
 
     # ------------------------------------------------------------ names and raw data
     def ids(self, kind: str) -> list[str]:
@@ -105,8 +106,11 @@ class Catalog:
         from perfplan.catalog import build
 
         id_, file = self._read("accelerator", name)
+        if id_ in self._lenders:
+            raise CatalogError(f"accelerator {id_!r} borrows its kernel constants in a circle: "
+                               f"{' -> '.join((*self._lenders, id_))}")
         plain = Catalog.__new__(Catalog)  # a relative lends its own constants, not the user's settings
-        plain.__dict__ = {**self.__dict__, "settings": (), "_cache": {}}
+        plain.__dict__ = {**self.__dict__, "settings": (), "_cache": {}, "_lenders": (*self._lenders, id_)}
         alias = () if id_ == name else (f"{name} is read as {id_}",)
         return build.accelerator(id_, file, plain.accelerator, alias + self._notes("accelerator"))
 

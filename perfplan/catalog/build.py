@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["UNBOUNDED", "accelerator", "check", "cluster", "framework", "kernels_of", "library", "recipe"]
 
-UNBOUNDED = 1 << 20  # size of an outermost level that states none: more accelerators than any machine has
+UNBOUNDED = 1 << 20  # an outermost level that states no size has about so many: more than any machine
 _File = TypeVar("_File", bound=BaseModel)
 
 
@@ -109,16 +109,18 @@ def cluster(name: str, file: schemas.ClusterFile, chip: specs.Accelerator, colle
             notes: tuple[str, ...] = ()) -> specs.Cluster:
     """The spec of a cluster file with its accelerator and library already loaded."""
     plain = file.model_dump(exclude={"id", "accelerator", "library", "levels", "notes"})
-    levels = tuple(_level(level, file.size) for level in file.levels)
+    below = file.levels[-2].size if len(file.levels) > 1 else None
+    machine = file.size or (below or 1) * (UNBOUNDED // (below or 1))
+    levels = tuple(_level(level, machine) for level in file.levels)
     return specs.Cluster(id=name, accelerator=chip, library=collectives, levels=levels, notes=(*file.notes, *notes),
                          **plain)
 
 
-def _level(file: schemas.LevelFile, machine: int | None) -> specs.Level:
+def _level(file: schemas.LevelFile, machine: int) -> specs.Level:
     plain = file.model_dump(exclude={"size", "efficiency", "operations"})
     efficiency = tuple(sorted(file.efficiency.items()))
     operations = {str(name): tuple(sorted(table.items())) for name, table in file.operations.items()}
-    return specs.Level(size=file.size or machine or UNBOUNDED, efficiency=efficiency, operations=operations, **plain)
+    return specs.Level(size=file.size or machine, efficiency=efficiency, operations=operations, **plain)
 
 
 def library(name: str, file: schemas.LibraryFile) -> specs.Library:

@@ -164,7 +164,7 @@ def find(searched: tuple[Path, ...], kind: str, name: str) -> Path:
     """The file that holds `name`: a user's folder wins over the shipped one. Raises UnknownName with an offer."""
     for root in searched:
         direct = root / FOLDERS[kind] / f"{name}.yaml"
-        if root == packaged_root() and re.fullmatch(r"[A-Za-z0-9._+-]+", name) and direct.is_file():
+        if root == packaged_root() and re.fullmatch(r"[A-Za-z0-9._+-]{1,128}", name) and direct.is_file():
             return direct
         if name in (index := _fresh_index(root, kind)):
             return index[name]

@@ -60,7 +60,7 @@ def apply(data: Mapping[str, Any], settings: Iterable[Setting], fields: Sequence
 
 def _write(data: dict[str, Any], setting: Setting, fields: Sequence[str]) -> None:
     if fields and setting.path[0] not in fields:
-        raise UnknownName(f"setting {setting}: a {setting.kind} has no field {setting.path[0]!r}"
+        raise UnknownName(f"setting {setting}: no {setting.kind} has a field {setting.path[0]!r}"
                           f"{offer(setting.path[0], fields)}")
     place: Any = data
     for step in setting.path[:-1]:

@@ -233,8 +233,8 @@ class Recipe:
     gemm: pass (forward, dgrad, wgrad) -> dtype of the linear layers' GEMMs; experts: the same for grouped GEMMs;
     attention, head, router: dtypes; scale_block: elements per scale factor (0 = one per tensor), scale_bytes each;
     bf16_layers: how many first and last layers stay in bf16; weight, transposed, master, gradient, moments: bytes per
-    parameter; saved: bytes per element of a GEMM input kept for backward; wire: collective (tp, cp, pp, ep_dispatch, ep_combine,
-    dp_reduce, dp_gather) -> bytes per element.
+    parameter; saved: bytes per element of a GEMM input kept for backward; wire: collective (tp, cp, pp, ep_dispatch,
+    ep_combine, dp_reduce, dp_gather) -> bytes per element.
     """
 
     id: str

@@ -134,7 +134,9 @@ def _source(path: str, known: Mapping[str, str]) -> str:
 
 def entry_text(rows: list[Row]) -> str:
     """The rows as a table in which a source that several rows share is numbered and told below."""
-    numbers = {source: index + 1 for index, source in enumerate(dict.fromkeys(r["source"] for r in rows if r["source"]))}
+    numbers = {
+        source: index + 1 for index, source in enumerate(dict.fromkeys(r["source"] for r in rows if r["source"]))
+    }
     short = [{**row, "source": f"[{numbers[row['source']]}]" if row["source"] else ""} for row in rows]
     notes = "\n".join(f"[{number}] {source}" for source, number in numbers.items())
     return f"{table(short, ENTRY_COLUMNS)}\n\n{notes}"
