@@ -55,6 +55,8 @@ class Job:
             raise OutOfRange(
                 f"routing skew is {self.routing_skew:g}, but the most loaded rank over the mean is at least 1"
             )
+        if self.attention not in ("", "flash", "unfused"):
+            raise OutOfRange(f"attention {self.attention!r} is unknown; write flash or unfused")
         if self.cluster.size is not None and self.gpus > self.cluster.size:
             raise OutOfRange(f"gpus is {self.gpus}, but cluster {self.cluster.id} has {self.cluster.size} accelerators")
         for dtype in {

@@ -16,6 +16,7 @@ from perfplan.training.estimate import Estimate, estimate
 from perfplan.training.job import Job
 from perfplan.training.search import Found, search
 from perfplan.training.space import Axes, declare, restrict
+from perfplan.units import show
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -277,7 +278,7 @@ def plan(
     if not met:
         fastest = min(run_of(e, tokens or 0.0).time for e in found)
         raise Infeasible(
-            f"no layout meets the deadline of {deadline or 0:.3g} s; the fastest run takes {fastest / 86400:.3g} days,"
+            f"no layout meets the deadline of {show(deadline or 0.0, 's')}; the fastest run takes {show(fastest, 's')},"
             " so allow that long or give more accelerators"
         )
     chosen = sorted(met, key=lambda e: _value(objective, e))[:top]

@@ -1,0 +1,128 @@
+"""plan, estimate and why on the command line: what they print, and that the numbers add up."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from perfplan.cli.main import run
+from perfplan.training.layout import Layout
+
+JOB = ["llama-3-8b", "--cluster", "dgx-h100", "--global-batch", "128", "--seq-len", "8192", "--precision", "bf16"]
+PLAN = ["plan", "train", *JOB, "--gpus", "64"]
+LAYOUT = "tp2 sp1 dp32 zero1"
+
+
+def printed(capsys, arguments, status=0):
+    assert run(arguments) == status
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def test_a_plan_says_all_that_it_owes(capsys):
+    out = printed(capsys, [*PLAN, "--tokens", "1T", "--top", "3"])
+    for word in (
+        "binds:",
+        "proof: exhaustive",
+        "rejected for",
+        "ties:",
+        "what matters:",
+        "run of 1.00T tokens",
+        "days",
+        "$",
+        "MWh",
+        "step by part",
+        "memory of the fullest rank",
+        "headroom",
+        "MFU",
+    ):
+        assert word in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_a_plan_as_json_adds_up(capsys):
+    plan = json.loads(printed(capsys, [*PLAN, "--json", "--tokens", "1T"]))
+    assert len(plan["layouts"]) == 10
+    steps = [each["step_time_s"] for each in plan["layouts"]]
+    assert steps == sorted(steps) and plan["layouts"][0]["tied"]
+    for each in plan["layouts"]:
+        assert sum(each["breakdown_s"].values()) == pytest.approx(each["step_time_s"])
+        assert sum(each["memory_parts_bytes"].values()) == pytest.approx(each["memory_bytes"])
+        assert each["band_low_s"] < each["step_time_s"] < each["band_high_s"] and each["fits"]
+    [search] = plan["certificate"]["searched"]
+    assert search["feasible"] + sum(search["rejected"].values()) == search["layouts"]
+    run_of = plan["run"]
+    assert run_of["accelerator_hours"] == pytest.approx(run_of["time_s"] / 3600 * 64)
+
+
+def test_a_plan_as_csv_has_units_in_its_names_and_is_the_same_every_time(capsys):
+    first, second = (printed(capsys, [*PLAN, "--csv"]) for _ in range(2))
+    assert first == second
+    rows = list(csv.DictReader(io.StringIO(first)))
+    assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 11)]
+    times = [name for name in rows[0] if name.endswith("_time_s") and name != "step_time_s"]
+    assert sum(float(rows[0][name]) for name in times) == pytest.approx(float(rows[0]["step_time_s"]))
+
+
+def test_save_and_csv_write_files_and_text_still_comes(capsys, tmp_path):
+    assert run([*PLAN, "--csv", f"{tmp_path}/plan.csv", "--save", f"{tmp_path}/plan.json"]) == 0
+    out, err = capsys.readouterr()
+    assert "binds:" in out and err.count("wrote ") == 2
+    saved = json.loads((tmp_path / "plan.json").read_text())
+    table = list(csv.DictReader((tmp_path / "plan.csv").open()))
+    assert [row["layout"] for row in table] == [each["layout"] for each in saved["layouts"]]
+
+
+def test_estimate_and_plan_agree(capsys):
+    best = json.loads(printed(capsys, [*PLAN, "--json", "--top", "1"]))["layouts"][0]
+    arguments = ["estimate", "train", *JOB, "--gpus", "64", "--layout", best["layout"], "--json"]
+    assert json.loads(printed(capsys, arguments)) == {name: value for name, value in best.items() if name != "tied"}
+
+
+def test_fix_and_forbid_are_kept(capsys):
+    plan = json.loads(printed(capsys, [*PLAN, "--json", "--fix", "tp4 rc=full", "--forbid", "pp2 zero1"]))
+    layouts = [Layout.parse(each["layout"]) for each in plan["layouts"]]
+    assert all(
+        each.tp == 4 and each.recompute == ("full",) and each.pp != 2 and each.sharding != "zero1" for each in layouts
+    )
+
+
+def test_a_range_of_accelerators_is_searched(capsys):
+    plan = json.loads(printed(capsys, ["plan", "train", *JOB, "--gpus", "16..64", "--json", "--objective", "min-gpus"]))
+    assert [each["gpus"] for each in plan["certificate"]["searched"]] == [16, 32, 64]
+    assert plan["layouts"][0]["gpus"] == 16
+
+
+def test_why_compares_with_the_best(capsys):
+    arguments = ["why", "train", *JOB, "--gpus", "64", "--layout", LAYOUT]
+    assert "in the searched space" in printed(capsys, arguments)
+    answer = json.loads(printed(capsys, [*arguments, "--json"]))
+    assert answer["behind"] >= 0 and answer["in_space"]
+    gap = answer["layout"]["step_time_s"] - answer["best"]["step_time_s"]
+    assert sum(answer["difference_s"].values()) == pytest.approx(gap)
+
+
+def test_why_names_the_broken_rule(capsys):
+    out = printed(capsys, ["why", "train", *JOB, "--gpus", "64", "--layout", "tp3 dp16"])
+    assert "cannot run" in out and "tp=3" in out
+
+
+def test_nothing_feasible_is_status_1_and_names_the_smallest_changes(capsys):
+    arguments = [
+        "plan",
+        "train",
+        "llama-3.1-405b",
+        "--cluster",
+        "dgx-h100",
+        "--gpus",
+        "8",
+        "--global-batch",
+        "8",
+        "--seq-len",
+        "8192",
+    ]
+    assert run(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "would fit with" in err and "GiB" in err and "accelerators" in err
