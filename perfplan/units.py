@@ -80,7 +80,7 @@ def _refuse_traps(name: str, value: float, shown: str) -> None:
 def _unknown_unit(name: str, shown: str, unit: str) -> BadQuantity:
     known = UNITS[unit]
     if not name:
-        return BadQuantity(f"{shown} has no unit: write one of {unit}, such as {_example(unit)!r}")
+        return BadQuantity(f"{shown} has no unit; write it like {_example(unit)!r}")
     twins = [k for k in known if k.lower() == name.lower()]
     if twins:
         bits = " (b is bits, B is bytes)" if unit in ("B", "B/s") else ""
