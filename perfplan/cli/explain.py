@@ -2,39 +2,142 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perfplan.cli import options
 from perfplan.errors import OutOfRange
 
+if TYPE_CHECKING:
+    from perfplan.report import Output
+    from perfplan.training.estimate import Estimate
+
 __all__ = ["explain"]
+
+Quantity = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="QUANTITY",
+        show_default=False,
+        help="A formula by name or symbol; with MODEL, a quantity of its estimate: step_time, memory, dp, T_AR,ring.",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL", show_default=False, help="Explain the estimate of this model; the options are estimate's."
+    ),
+]
+ListAll = Annotated[bool, typer.Option("--list", help="List every formula; with --csv or --json also its source.")]
+Latex = Annotated[bool, typer.Option("--latex", help="Print LaTeX.")]
+Depth = Annotated[int, typer.Option("--depth", metavar="N", min=0, help="Levels of the tree that are printed.")]
+Turning = Annotated[
+    str,
+    typer.Option(
+        "--break-even",
+        metavar="NUMBER",
+        show_default=False,
+        help="Say instead at which value of a hardware number the step turns compute-bound: 'network bandwidth',"
+        " 'fast-domain bandwidth', 'memory bandwidth', 'peak FLOP/s'.",
+    ),
+]
 
 
 def explain(
-    quantity: Annotated[
-        str | None, typer.Argument(metavar="QUANTITY", show_default=False, help="Name or symbol of a formula.")
-    ] = None,
-    list_all: Annotated[
-        bool, typer.Option("--list", help="List every formula; with --csv or --json also its source.")
-    ] = False,
-    latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
+    quantity: Quantity = None,
+    model: Model = None,
+    cluster: options.Cluster = "",
+    layout: options.LayoutText = "",
+    global_batch: options.GlobalBatch = 0,
+    seq_len: options.SeqLen = 0,
+    gpus: options.LayoutGpus = None,
+    precision: options.Precision = "bf16",
+    framework: options.Framework = "",
+    attention: options.Attention = "",
+    overlap: options.Overlap = "",
+    routing_skew: options.Skew = 1.0,
+    technique: options.Technique = None,
+    settings: options.Settings = None,
+    catalog: options.Folders = None,
+    depth: Depth = 3,
+    break_even: Turning = "",
+    list_all: ListAll = False,
+    latex: Latex = False,
     csv: options.Csv = None,
     json: options.Json = False,
 ) -> None:
-    """Show where a number comes from: symbol, expression, unit, source."""
-    from perfplan.report import Output, formulas, table
+    """Show where a number comes from: symbol, expression, value, unit, source; of a formula or of an estimate."""
+    from perfplan.report import Output
 
     output = Output(csv, json)
+    wanted = {"--cluster": cluster, "--layout": layout, "--global-batch": global_batch, "--seq-len": seq_len}
+    given = [name for name, value in wanted.items() if value]
     if list_all:
-        rows = formulas.formula_rows()
-        shown = [column for column in formulas.FORMULA_COLUMNS if column.key != "source"]
-        output.emit(table(rows, shown), rows, formulas.FORMULA_COLUMNS)
+        _list(output)
     elif quantity is None:
         raise OutOfRange("explain wants the name of a quantity, or --list for all that there are")
+    elif model is None:
+        if given or break_even:
+            raise OutOfRange(f"{(*given, '--break-even')[0]} belongs to an estimate; name its model after the quantity")
+        _formula(output, quantity, latex)
+    elif len(given) < len(wanted):
+        missing = ", ".join(name for name in wanted if name not in given)
+        raise OutOfRange(f"explaining an estimate of {model} needs {missing} too, as `perfplan estimate train` does")
     else:
-        formula = formulas.formula_named(quantity)
-        page = formulas.formula_document(formula)
-        text = page["latex"] if latex else formulas.formula_text(formula)
-        output.emit(text, page["parameters"], formulas.PARAMETER_COLUMNS, page)
+        from perfplan.api import estimate_train
+        from perfplan.catalog import Catalog
+
+        make = partial(
+            estimate_train,
+            model,
+            cluster=cluster,
+            layout=layout,
+            gpus=gpus,
+            global_batch=global_batch,
+            seq_len=seq_len,
+            precision=precision,
+            framework=framework,
+            attention=attention,
+            overlap=options.overlaps(overlap),
+            routing_skew=routing_skew,
+            technique=technique or (),
+            catalog=Catalog(catalog or (), settings or ()),
+        )
+        _turning(output, make, break_even) if break_even else _tree(output, quantity, make, depth, latex)
+
+
+def _list(output: Output) -> None:
+    from perfplan.report import formulas, table
+
+    rows = formulas.formula_rows()
+    shown = [column for column in formulas.FORMULA_COLUMNS if column.key != "source"]
+    output.emit(table(rows, shown), rows, formulas.FORMULA_COLUMNS)
+
+
+def _formula(output: Output, quantity: str, latex: bool) -> None:
+    from perfplan.report import formulas
+
+    formula = formulas.formula_named(quantity)
+    page = formulas.formula_document(formula)
+    text = page["latex"] if latex else formulas.formula_text(formula)
+    output.emit(text, page["parameters"], formulas.PARAMETER_COLUMNS, page)
+
+
+def _tree(output: Output, quantity: str, make: Callable[[], Estimate], depth: int, latex: bool) -> None:
+    from perfplan.report import quantities
+
+    tree = quantities.explained(quantity, make, depth)
+    text = quantities.tree_latex(tree) if latex else quantities.tree_text(tree)
+    output.emit(text, quantities.tree_rows(tree), quantities.TREE_COLUMNS, quantities.tree_document(tree))
+
+
+def _turning(output: Output, make: Callable[[], Estimate], number: str) -> None:
+    from perfplan.report import Column
+    from perfplan.training.turning import turning_point
+
+    found = turning_point(make(), number)
+    row = {"number": number, "value": found.value, "sentence": found.sentence}
+    output.emit(found.sentence, [row], [Column("number"), Column("value"), Column("sentence")], row)

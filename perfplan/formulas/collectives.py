@@ -12,13 +12,32 @@ from typing import Any
 
 from perfplan.formulas.core import ceil, formula, log2, maximum, minimum, where
 
-__all__ = ["bruck_all_to_all_time", "call_latency", "chain_broadcast_time", "direct_all_to_all_time",
-           "halving_doubling_all_reduce_time", "hierarchical_all_gather_time", "hierarchical_all_reduce_time",
-           "in_network_all_reduce_time", "one_shot_all_reduce_time", "point_to_point_time",
-           "recursive_doubling_all_reduce_time", "ring_all_gather_time", "ring_all_reduce_time", "ring_bandwidth",
-           "ring_latency", "torus_all_gather_time", "torus_all_reduce_time", "torus_all_to_all_time",
-           "torus_latency", "tree_all_reduce_time", "tree_latency", "tuner_time", "two_level_all_to_all_time",
-           "two_shot_all_reduce_time"]
+__all__ = [
+    "bruck_all_to_all_time",
+    "call_latency",
+    "chain_broadcast_time",
+    "direct_all_to_all_time",
+    "halving_doubling_all_reduce_time",
+    "hierarchical_all_gather_time",
+    "hierarchical_all_reduce_time",
+    "in_network_all_reduce_time",
+    "one_shot_all_reduce_time",
+    "point_to_point_time",
+    "recursive_doubling_all_reduce_time",
+    "ring_all_gather_time",
+    "ring_all_reduce_time",
+    "ring_bandwidth",
+    "ring_latency",
+    "torus_all_gather_time",
+    "torus_all_reduce_time",
+    "torus_all_to_all_time",
+    "torus_latency",
+    "tree_all_reduce_time",
+    "tree_latency",
+    "tuner_time",
+    "two_level_all_to_all_time",
+    "two_shot_all_reduce_time",
+]
 
 _THAKUR = "Thakur, Rabenseifner, Gropp 2005; training_core.md section 4"
 _NCCL = "NVIDIA/nccl src/graph/tuning.cc 2.30.7; training_core.md section 4.1"
@@ -99,8 +118,9 @@ def ring_bandwidth(ranks: Any, domains: Any, inner: Any, outer: Any) -> Any:
 
 
 @formula("T_AR,ring", "s", source=_THAKUR)
-def ring_all_reduce_time(ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any,
-                         bandwidth: Any) -> Any:
+def ring_all_reduce_time(
+    ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any, bandwidth: Any
+) -> Any:
     """Time of a ring all-reduce: a reduce-scatter and an all-gather around one ring.
 
     ranks : ranks in the group [1]
@@ -120,8 +140,9 @@ def ring_all_reduce_time(ranks: Any, domains: Any, size: Any, launch: Any, hop: 
 
 
 @formula("T_AG,ring", "s", source=_THAKUR)
-def ring_all_gather_time(ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any,
-                         bandwidth: Any) -> Any:
+def ring_all_gather_time(
+    ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any, bandwidth: Any
+) -> Any:
     """Time of a ring all-gather, or of a ring reduce-scatter of the same full buffer.
 
     ranks : ranks in the group [1]
@@ -141,8 +162,9 @@ def ring_all_gather_time(ranks: Any, domains: Any, size: Any, launch: Any, hop: 
 
 
 @formula("T_AR,tree", "s", source=_NCCL)
-def tree_all_reduce_time(ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any,
-                         bandwidth: Any) -> Any:
+def tree_all_reduce_time(
+    ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any, bandwidth: Any
+) -> Any:
     """Time of a pipelined double-binary-tree all-reduce: each rank sends the full buffer twice over two half-trees.
 
     ranks : ranks in the group [1]
@@ -179,8 +201,9 @@ def in_network_all_reduce_time(ranks: Any, size: Any, launch: Any, bandwidth: An
 
 
 @formula("T_AR,hier", "s", source=_DERIVED)
-def hierarchical_all_reduce_time(ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any,
-                                 inner: Any, outer: Any) -> Any:
+def hierarchical_all_reduce_time(
+    ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any, inner: Any, outer: Any
+) -> Any:
     """Time of reduce-scatter inside, all-reduce of each shard between, all-gather inside; one after the other.
 
     ranks : ranks in the group [1]
@@ -203,8 +226,9 @@ def hierarchical_all_reduce_time(ranks: Any, domains: Any, size: Any, launch: An
 
 
 @formula("T_AG,hier", "s", source=_DERIVED)
-def hierarchical_all_gather_time(ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any,
-                                 inner: Any, outer: Any) -> Any:
+def hierarchical_all_gather_time(
+    ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any, inner: Any, outer: Any
+) -> Any:
     """Time of an all-gather between domains among equal local indices, then inside; also of the reduce-scatter.
 
     ranks : ranks in the group [1]
@@ -335,8 +359,9 @@ def tuner_time(latency: Any, size: Any, bandwidth: Any) -> Any:
 
 
 @formula("T_A2A", "s", source=_DERIVED)
-def direct_all_to_all_time(ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any,
-                           inner: Any, outer: Any) -> Any:
+def direct_all_to_all_time(
+    ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any, inner: Any, outer: Any
+) -> Any:
     """Time of a direct all-to-all: every rank sends to every other, inside and between domains at the same time.
 
     ranks : ranks in the group [1]
@@ -361,8 +386,9 @@ def direct_all_to_all_time(ranks: Any, domains: Any, size: Any, launch: Any, hop
 
 
 @formula("T_A2A,2", "s", source="Hwang et al. 2023 (Tutel), 2DH all-to-all; sequence_parallel_moe.md section 1.2")
-def two_level_all_to_all_time(ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any,
-                              inner: Any, outer: Any) -> Any:
+def two_level_all_to_all_time(
+    ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any, inner: Any, outer: Any
+) -> Any:
     """Time of a two-level all-to-all: inside the domains first, then between equal local indices; one after the other.
 
     Each rank sends G - 1 inner messages of S/G and N - 1 outer messages of S/N: fewer and larger than the direct form.

@@ -15,8 +15,23 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
 
-__all__ = ["FORMULAS", "Formula", "Node", "Value", "ceil", "ceil_div", "formula", "log2", "maximum", "minimum",
-           "node_of", "standing_in", "total", "tracing", "where"]
+__all__ = [
+    "FORMULAS",
+    "Formula",
+    "Node",
+    "Value",
+    "ceil",
+    "ceil_div",
+    "formula",
+    "log2",
+    "maximum",
+    "minimum",
+    "node_of",
+    "standing_in",
+    "total",
+    "tracing",
+    "where",
+]
 
 
 @dataclass(frozen=True)
@@ -113,19 +128,24 @@ def _combined_unit(operate: Callable[[Any, Any], Any], a: str, b: str) -> str:
     return b if a == "1" else a if b == "1" else f"{a}*{b}"
 
 
-def _unchanged(operate: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
-    """The operand that adding 0 or multiplying by 1 leaves as it is, or None."""
+def _settled(operate: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
+    """What adding 0 or multiplying by 1 leaves as it is, 0 where a finite quantity is multiplied by 0, else None."""
     neutral = 0 if operate in (operator.add, operator.sub) else 1
-    if type(right) is not Value and right == neutral:
-        return left
-    return right if operate in (operator.add, operator.mul) and type(left) is not Value and left == neutral else None
+    for number, other, first in ((right, left, False), (left, right, True)):
+        if type(number) is Value or (first and operate in (operator.sub, operator.truediv)):
+            continue
+        if number == neutral:
+            return other
+        if number == 0 and operate is operator.mul and math.isfinite(other):
+            return 0.0
+    return None
 
 
 def _combined(operate: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
     """Arithmetic on quantities outside the formulas: a quantity of its own, made of the quantities that went in."""
     if not (isinstance(left, int | float) and isinstance(right, int | float)):
         return operate(_plain(left), _plain(right))
-    if (same := _unchanged(operate, left, right)) is not None:
+    if (same := _settled(operate, left, right)) is not None:
         return same
     parts = _Parts()
     first, second = parts.reader(left), parts.reader(right)

@@ -59,8 +59,16 @@ def _refine(function: Callable[[float], float], low: float, high: float) -> floa
     return math.exp(float(brentq(lambda p: function(math.exp(p)), low, high, xtol=1e-13, rtol=1e-13)))
 
 
-def break_even(function: Callable[[float], float], low: float, high: float, *, name: str = "x", unit: str = "1",
-               below: str = "negative", above: str = "positive") -> BreakEven:
+def break_even(
+    function: Callable[[float], float],
+    low: float,
+    high: float,
+    *,
+    name: str = "x",
+    unit: str = "1",
+    below: str = "negative",
+    above: str = "positive",
+) -> BreakEven:
     """Where `function` (a difference) crosses zero between `low` and `high`, and a sentence about it.
 
     `name` and `unit` describe x; `below` and `above` say what a negative and a positive difference mean.

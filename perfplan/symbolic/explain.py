@@ -6,6 +6,7 @@ and referred to by its number afterwards.
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from perfplan.units import show
 
 __all__ = ["Given", "Row", "find", "quantities", "rows", "to_latex_lines", "to_lines"]
 
+_WIDTH = 100  # characters of a printed line
 _Key = tuple[str, str, float, tuple[tuple[str, float], ...]]
 
 
@@ -82,7 +84,7 @@ def _below(node: Node) -> Iterator[tuple[str, str, Node]]:
     fed = [(name, inner) for name, value in node.arguments.items() if (inner := node_of(value)) is not None]
     for name, inner in fed:
         yield name, inner.formula.symbol, inner
-    called = node.children[len(fed):]
+    called = node.children[len(fed) :]
     names = _expression(node).calls if called else ()
     yield from (("", name, inner) for name, inner in dict(zip(names, called, strict=False)).items())
 
@@ -120,8 +122,21 @@ def _row(placed: _Placed, number: int, repeated: bool) -> Row:
     text, latex = _texts(node)
     formula = node.formula
     meaning = "sum of the parts" if _is_total(node) else summary(formula)
-    return Row(placed.depth, placed.label, placed.symbol, formula.name, meaning, text, latex, node.value, placed.unit,
-               formula.source, _given(node), number, repeated)
+    return Row(
+        placed.depth,
+        placed.label,
+        placed.symbol,
+        formula.name,
+        meaning,
+        text,
+        latex,
+        node.value,
+        placed.unit,
+        formula.source,
+        _given(node),
+        number,
+        repeated,
+    )
 
 
 def _once(placed: list[_Placed]) -> Iterator[tuple[_Placed, bool]]:
@@ -137,8 +152,10 @@ def _once(placed: list[_Placed]) -> Iterator[tuple[_Placed, bool]]:
         yield item, repeated
 
 
-def rows(quantity: object, depth: int = 100) -> list[Row]:
+def rows(quantity: object, depth: int = 100, label: str = "") -> list[Row]:
     """The tree below `quantity` (a node, or a value computed in trace mode), `depth` levels deep, top first.
+
+    `label` names the top where it is arithmetic without a symbol of its own.
 
     >>> from perfplan.formulas.core import tracing
     >>> from perfplan.formulas.collectives import point_to_point_time
@@ -152,7 +169,7 @@ def rows(quantity: object, depth: int = 100) -> list[Row]:
     node = quantity if isinstance(quantity, Node) else node_of(quantity)
     if node is None:
         raise UnknownName(f"{quantity!r} was not computed by a formula in trace mode, so there is no tree to explain")
-    top = _Placed(0, "", node.formula.symbol, node, node.formula.unit)
+    top = _Placed(0, "" if node.formula.symbol else label, node.formula.symbol, node, node.formula.unit)
     shown = list(_once(list(_walk(top, depth))))
     counts = Counter(item.key for item, _ in shown)
     numbers: dict[_Key, int] = {}
@@ -165,19 +182,28 @@ def rows(quantity: object, depth: int = 100) -> list[Row]:
 
 
 def quantities(root: Node) -> dict[str, Node]:
-    """All quantities below `root` by name of formula, printed symbol and name of part; the outermost of each name."""
+    """All quantities below `root` by name of formula, printed symbol and name of part; the largest of each name."""
     found: dict[str, Node] = {}
-    level = list(root.children)
-    while level:
-        for node in level:
-            names = (node.formula.symbol,) if _is_total(node) else (node.formula.name, node.formula.symbol)
-            for name in names if node.formula.symbol else ():
-                found.setdefault(name, node)
-            for name, value in node.arguments.items() if _is_total(node) else ():
-                if (inner := node_of(value)) is not None:
-                    found.setdefault(name, inner)
-        level = [child for node in level for child in node.children]
+    todo, seen = [root], set()
+    while todo:
+        node = todo.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        todo += node.children
+        for name, named in _named(node):
+            if name not in found or named.value > found[name].value:
+                found[name] = named
     return found
+
+
+def _named(node: Node) -> Iterator[tuple[str, Node]]:
+    if node.formula.symbol:
+        yield node.formula.symbol, node
+    if not _is_total(node):
+        yield node.formula.name, node
+        return
+    yield from ((name, inner) for name, value in node.arguments.items() if (inner := node_of(value)) is not None)
 
 
 def find(root: Node, name: str) -> Node:
@@ -187,7 +213,7 @@ def find(root: Node, name: str) -> Node:
     wanted = plain.get(name.lower().replace("-", "_").replace(" ", "_"))
     if wanted is None:
         raise UnknownName(f"this estimate has no quantity {name!r}{offer(name, found)}")
-    return found[name] if name in found else found[wanted]
+    return found.get(name, found[wanted])
 
 
 def _shown(value: float, unit: str) -> str:
@@ -207,12 +233,20 @@ def _lines(row: Row) -> list[str]:
     if row.repeated:
         return [f"{name} = {value}, see{mark}"]
     head = f"{name} = {row.expression} = {value}{mark}"
-    return [head, *(f"    {text}" for text in (_where(row), row.source) if text)]
+    source = "" if row.name == "total" else row.source
+    return [head, *(f"    {text}" for text in (_where(row), source) if text)]
 
 
 def to_lines(tree: list[Row]) -> str:
     """The rows as indented text: expression and value, then the arguments, then the source."""
-    return "\n".join("  " * row.depth + line for row in tree for line in _lines(row))
+    return "\n".join(_wrapped("  " * row.depth, line) for row in tree for line in _lines(row))
+
+
+def _wrapped(indent: str, line: str) -> str:
+    deeper = indent + " " * (len(line) - len(line.lstrip()) + 6)
+    return textwrap.fill(
+        line, _WIDTH, initial_indent=indent, subsequent_indent=deeper, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _latex_value(row: Row) -> str:
@@ -226,6 +260,9 @@ def _latex_value(row: Row) -> str:
 
 def to_latex_lines(tree: list[Row]) -> str:
     """The rows as a LaTeX `align*` environment, one quantity a line, repeated ones left out."""
-    lines = [f"{latex_name(row.symbol or row.label)} &= {row.latex} = {_latex_value(row)}"
-             for row in tree if not row.repeated]
+    lines = [
+        f"{latex_name(row.symbol or row.label)} &= {row.latex} = {_latex_value(row)}"
+        for row in tree
+        if not row.repeated
+    ]
     return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"

@@ -13,8 +13,9 @@ __all__ = ["batch_elasticities", "elasticities", "ranked"]
 _STEP = 0.01
 
 
-def elasticities(evaluate: Callable[[dict[str, float]], float], names: Iterable[str],
-                 step: float = _STEP) -> dict[str, float]:
+def elasticities(
+    evaluate: Callable[[dict[str, float]], float], names: Iterable[str], step: float = _STEP
+) -> dict[str, float]:
     """d ln(result) / d ln(input) of each name, by central differences of logarithms around factor 1.
 
     `evaluate` takes a factor for each name that is not to stay as it is and returns a positive result; `step` is the
@@ -28,8 +29,9 @@ def elasticities(evaluate: Callable[[dict[str, float]], float], names: Iterable[
     return {name: _slope(evaluate({name: up}), evaluate({name: down}), step, name) for name in names}
 
 
-def batch_elasticities(evaluate: Callable[[Mapping[str, Any]], Any], names: Iterable[str],
-                       step: float = _STEP) -> dict[str, float]:
+def batch_elasticities(
+    evaluate: Callable[[Mapping[str, Any]], Any], names: Iterable[str], step: float = _STEP
+) -> dict[str, float]:
     """The same from one call: `evaluate` takes a column of factors for every name and returns the column of results.
 
     >>> found = batch_elasticities(lambda f: f["flops"] / f["peak"], ["flops", "peak"])
@@ -41,7 +43,7 @@ def batch_elasticities(evaluate: Callable[[Mapping[str, Any]], Any], names: Iter
     order = list(names)
     factors = {name: numpy.ones(2 * len(order)) for name in order}
     for index, name in enumerate(order):
-        factors[name][2 * index: 2 * index + 2] = 1 + step, 1 / (1 + step)
+        factors[name][2 * index : 2 * index + 2] = 1 + step, 1 / (1 + step)
     result = evaluate(factors)
     return {name: _slope(float(result[2 * i]), float(result[2 * i + 1]), step, name) for i, name in enumerate(order)}
 

@@ -11,8 +11,17 @@ from perfplan.formulas.core import Formula
 from perfplan.symbolic.declared import list_formulas, parameters
 
 ALL = list_formulas()
-_SIZES = {"B": (1.0, 1e9), "s": (1e-6, 1e-2), "B/s": (1e9, 1e12), "FLOP": (1e6, 1e15), "FLOP/s": (1e12, 1e15),
-          "1": (1.0, 64.0), "J": (1.0, 1e3), "W": (100.0, 1e3), "$": (0.1, 10.0)}
+_SIZES = {
+    "B": (1.0, 1e9),
+    "s": (1e-6, 1e-2),
+    "B/s": (1e9, 1e12),
+    "FLOP": (1e6, 1e15),
+    "FLOP/s": (1e12, 1e15),
+    "1": (1.0, 64.0),
+    "J": (1.0, 1e3),
+    "W": (100.0, 1e3),
+    "$": (0.1, 10.0),
+}
 
 
 def sample(formula: Formula, seed: int) -> dict[str, Any]:
@@ -22,8 +31,11 @@ def sample(formula: Formula, seed: int) -> dict[str, Any]:
     for name, parameter in parameters(formula).items():
         low, high = _SIZES.get(parameter.unit, (0.5, 10.0))
         whole = parameter.unit in ("1", "FLOP", "tokens")
-        result[name] = 2 if whole and seed == 0 else (
-            int(low * (high / low) ** chance.random()) if whole else low * (high / low) ** chance.random())
+        result[name] = (
+            2
+            if whole and seed == 0
+            else (int(low * (high / low) ** chance.random()) if whole else low * (high / low) ** chance.random())
+        )
     if "domains" in result:  # a group has at least one rank in each domain that it touches
         result["ranks"] *= result["domains"]
     return result

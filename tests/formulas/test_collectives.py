@@ -12,10 +12,16 @@ from perfplan.formulas import collectives as c
 from perfplan.formulas.core import FORMULAS, Formula
 from perfplan.symbolic.declared import parameters
 
-GROUPS = [f for f in FORMULAS.values() if f.body.__module__ == c.__name__ and f.unit == "s"
-          and "ranks" in inspect.signature(f.body).parameters]
-BOUND = [f for f in FORMULAS.values() if f.body.__module__ == c.__name__
-         and any(p.unit == "B/s" for p in parameters(f).values())]
+GROUPS = [
+    f
+    for f in FORMULAS.values()
+    if f.body.__module__ == c.__name__ and f.unit == "s" and "ranks" in inspect.signature(f.body).parameters
+]
+BOUND = [
+    f
+    for f in FORMULAS.values()
+    if f.body.__module__ == c.__name__ and any(p.unit == "B/s" for p in parameters(f).values())
+]
 names = {"ids": lambda f: f.name}
 
 size = st.floats(1, 1e12)
@@ -29,8 +35,14 @@ def arguments(draw: st.DrawFn, collective: Formula, ranks: int | None = None) ->
     """Arguments of one collective: a group of `ranks` ranks (any power of two if None) in some of its domains."""
     members = ranks or draw(power)
     domains = draw(st.integers(0, 12).map(lambda k: min(2**k, members)))
-    fixed = {"ranks": members, "domains": domains, "axes": draw(st.integers(1, 3)), "wrap": draw(st.integers(0, 1)),
-             "passes": draw(st.integers(1, 2)), "chunks": draw(st.integers(1, 64))}
+    fixed = {
+        "ranks": members,
+        "domains": domains,
+        "axes": draw(st.integers(1, 3)),
+        "wrap": draw(st.integers(0, 1)),
+        "passes": draw(st.integers(1, 2)),
+        "chunks": draw(st.integers(1, 64)),
+    }
     by_unit = {"B": size, "s": seconds, "B/s": rate}
     units = {name: parameter.unit for name, parameter in parameters(collective).items()}
     return {name: fixed[name] if name in fixed else draw(by_unit[unit]) for name, unit in units.items()}
@@ -80,8 +92,9 @@ def test_shards_gathered_one_by_one_make_the_whole(ranks: int, shard: float, ban
 
 
 @given(domains=power, members=power, size=size, bandwidth=rate)
-def test_a_hierarchy_of_equal_links_moves_what_a_ring_moves(domains: int, members: int, size: float,
-                                                             bandwidth: float) -> None:
+def test_a_hierarchy_of_equal_links_moves_what_a_ring_moves(
+    domains: int, members: int, size: float, bandwidth: float
+) -> None:
     """All-gather in two levels over equal links: (N-1)/N S/G + (G-1)/G S = (NG-1)/(NG) S."""
     ranks = domains * members
     flat = c.ring_all_gather_time(ranks, 1, size, 0, 0, 0, bandwidth)
@@ -90,8 +103,9 @@ def test_a_hierarchy_of_equal_links_moves_what_a_ring_moves(domains: int, member
 
 
 @given(members=power, domains=power, size=size, inner=rate, outer=rate)
-def test_all_to_all_never_beats_the_network(members: int, domains: int, size: float, inner: float,
-                                            outer: float) -> None:
+def test_all_to_all_never_beats_the_network(
+    members: int, domains: int, size: float, inner: float, outer: float
+) -> None:
     crossing = (domains - 1) / domains * size / outer
     time = c.direct_all_to_all_time(members * domains, domains, size, 0, 0, 0, inner, outer)
     assert time >= crossing * (1 - 1e-12)

@@ -66,8 +66,10 @@ def test_columns_agree_with_floats(formula: Formula, seed: int) -> None:
 def test_symbols_agree_with_floats(formula: Formula, seed: int) -> None:
     given = sample(formula, seed)
     body = closed_form(formula, given)
-    numbers = {sympy.Symbol(name, nonnegative=True): sympy.Integer(value) if isinstance(value, int)
-               else sympy.Float(value, 30) for name, value in given.items()}
+    numbers = {
+        sympy.Symbol(name, nonnegative=True): sympy.Integer(value) if isinstance(value, int) else sympy.Float(value, 30)
+        for name, value in given.items()
+    }
     assert body.free_symbols <= set(numbers)
     assert float(body.subs(numbers)) == pytest.approx(float(formula.body(**given)), rel=1e-9, abs=1e-30)
 
@@ -95,10 +97,18 @@ def test_no_two_formulas_share_a_name() -> None:
     assert len(names) == len(set(names)) > 30
 
 
-@pytest.mark.parametrize("broken", [
-    lambda size, time: size + time, maximum, lambda size, time: size > time,
-    lambda size, time: 2**size, lambda size, time: size + 1, lambda size, time: time.ceiling(),
-    lambda size, time: size.logarithm()])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda size, time: size + time,
+        maximum,
+        lambda size, time: size > time,
+        lambda size, time: 2**size,
+        lambda size, time: size + 1,
+        lambda size, time: time.ceiling(),
+        lambda size, time: size.logarithm(),
+    ],
+)
 def test_the_dimension_check_catches(broken) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(DimensionError):
         broken(Quantity(2, dimension("B")), Quantity(3, dimension("s")))

@@ -43,7 +43,8 @@ def test_every_quantity_follows_from_its_arguments() -> None:
         traced = _mixed()
     seen = list(_nodes(traced))
     assert {"combination", "point_to_point_time", "gemm_flops", "ring_bandwidth", "ring_latency"} <= {
-        node.formula.name for node in seen}
+        node.formula.name for node in seen
+    }
     for node in seen:
         again = node.formula.body(**{name: float(value) for name, value in node.arguments.items()})
         assert float(again) == pytest.approx(node.value, rel=1e-12), node.formula
@@ -57,11 +58,20 @@ def test_arithmetic_keeps_what_went_in() -> None:
     assert combined.value == pytest.approx((a + 2 * b) / 3 - a) and combined.formula.unit == "s"
 
 
-@pytest.mark.parametrize("operation, unit", [
-    (lambda time, rate: time * rate, "B"), (lambda time, rate: rate * time, "B"), (lambda time, rate: time / time, "1"),
-    (lambda time, rate: 2 * time, "s"), (lambda time, rate: time / rate, "s/B/s"), (lambda time, rate: rate - 1, "B/s"),
-    (lambda time, rate: 1 / time, "1/s"), (lambda time, rate: time * time, "s*s"),
-    (lambda time, rate: time * rate / rate, "s")])
+@pytest.mark.parametrize(
+    "operation, unit",
+    [
+        (lambda time, rate: time * rate, "B"),
+        (lambda time, rate: rate * time, "B"),
+        (lambda time, rate: time / time, "1"),
+        (lambda time, rate: 2 * time, "s"),
+        (lambda time, rate: time / rate, "s/B/s"),
+        (lambda time, rate: rate - 1, "B/s"),
+        (lambda time, rate: 1 / time, "1/s"),
+        (lambda time, rate: time * time, "s*s"),
+        (lambda time, rate: time * rate / rate, "s"),
+    ],
+)
 def test_units_of_combinations_are_readable(operation, unit: str) -> None:  # type: ignore[no-untyped-def]
     with tracing():
         found = node_of(operation(point_to_point_time(1e6, 0, 1e9), ring_bandwidth(8, 1, 1e9, 1e9)))

@@ -39,7 +39,7 @@ def test_every_expression_gives_its_value_when_the_values_below_are_put_in() -> 
         if row.name == "total" or row.repeated:
             continue
         known = {given.name: given.value for given in row.given}
-        for below in tree[index + 1:]:
+        for below in tree[index + 1 :]:
             if below.depth <= row.depth:
                 break
             if below.depth == row.depth + 1 and not below.label:
@@ -82,8 +82,9 @@ def test_standing_in_ends_with_its_block() -> None:
     assert ring_all_reduce_time(8, 1, 1e6, 0, 0, 0, 1e9) > 0
 
 
-@pytest.mark.parametrize("name", ["T_AR,hier", "hierarchical_all_reduce_time", "dp communication", "dp-communication",
-                                  "DP_Communication"])
+@pytest.mark.parametrize(
+    "name", ["T_AR,hier", "hierarchical_all_reduce_time", "dp communication", "dp-communication", "DP_Communication"]
+)
 def test_a_quantity_is_found_by_symbol_formula_or_part(name: str) -> None:
     root, _ = _step()
     assert find(root, name).formula.name == "hierarchical_all_reduce_time"
@@ -139,8 +140,15 @@ def test_no_elasticity_of_an_infeasible_result() -> None:
 
 def test_break_even_of_a_gemm_is_at_its_intensity() -> None:
     flops, size, peak = 1.374e11, 1.007e8, 989e12
-    found = break_even(lambda w: flops / peak - size / w, 1e9, 1e14, name="bandwidth", unit="B/s", below="memory-bound",
-                       above="compute-bound")
+    found = break_even(
+        lambda w: flops / peak - size / w,
+        1e9,
+        1e14,
+        name="bandwidth",
+        unit="B/s",
+        below="memory-bound",
+        above="compute-bound",
+    )
     assert found.value == pytest.approx(size * peak / flops, rel=1e-10)
     assert found.sentence.startswith("memory-bound below a bandwidth of 725 GB/s")
 

@@ -1,0 +1,68 @@
+"""The tree of quantities behind an estimate, as text, LaTeX, a table and one JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from perfplan.errors import UnknownName
+from perfplan.formulas.core import Node, tracing
+from perfplan.report.columns import Column
+from perfplan.report.columns import Row as TableRow
+from perfplan.symbolic.explain import Row, find, rows, to_latex_lines, to_lines
+
+__all__ = ["TREE_COLUMNS", "explained", "tree_document", "tree_latex", "tree_rows", "tree_text"]
+
+TREE_COLUMNS = (
+    Column("depth"),
+    Column("feeds"),
+    Column("symbol"),
+    Column("name"),
+    Column("value"),
+    Column("unit"),
+    Column("expression"),
+    Column("source"),
+    Column("number"),
+    Column("repeated"),
+)
+PLAIN_NAMES = {"step_time": "T_step", "step": "T_step", "memory": "M_stage"}
+
+
+def explained(quantity: str, make: Callable[[], object], depth: int) -> list[Row]:
+    """The tree below `quantity` of the estimate that `make` computes, `depth` levels deep."""
+    with tracing() as root:
+        make()
+    plain = quantity.lower().replace("-", "_").replace(" ", "_")
+    return rows(_found(root, PLAIN_NAMES.get(plain, quantity)), depth, quantity)
+
+
+def _found(root: Node, name: str) -> Node:
+    """The quantity of that name: one of the step time if there is one (memory has parts of the same names)."""
+    try:
+        return find(find(root, "T_step"), name)
+    except UnknownName:
+        return find(root, name)
+
+
+def tree_text(tree: Sequence[Row]) -> str:
+    """The tree for people."""
+    return to_lines(list(tree))
+
+
+def tree_latex(tree: Sequence[Row]) -> str:
+    """The tree as LaTeX."""
+    return to_latex_lines(list(tree))
+
+
+def tree_rows(tree: Sequence[Row]) -> list[TableRow]:
+    """The tree as a table, values in the SI unit that stands beside them."""
+    return [
+        {column.key: getattr(row, "label" if column.key == "feeds" else column.key) for column in TREE_COLUMNS}
+        for row in tree
+    ]
+
+
+def tree_document(tree: Sequence[Row]) -> list[dict[str, Any]]:
+    """The tree with the arguments of every quantity."""
+    return [asdict(row) for row in tree]
