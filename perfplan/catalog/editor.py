@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from perfplan.catalog.model_schema import model_schema
 from perfplan.catalog.schemas import SCHEMAS
 from perfplan.errors import ExportError
 
@@ -15,10 +16,11 @@ __all__ = ["schema_texts", "write_schemas"]
 
 
 def schema_texts() -> dict[str, str]:
-    """File name -> text of the JSON Schema, one per kind of entry that pydantic checks."""
+    """File name -> text of the JSON Schema, one per kind of entry."""
+    schemas = {kind: schema.model_json_schema() for kind, schema in SCHEMAS.items()} | {"model": model_schema()}
     return {f"{kind}.json": json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema",
-                                        **schema.model_json_schema()}, indent=1, sort_keys=True) + "\n"
-            for kind, schema in SCHEMAS.items()}
+                                        **schema}, indent=1, sort_keys=True) + "\n"
+            for kind, schema in schemas.items()}
 
 
 def write_schemas(folder: Path) -> list[Path]:

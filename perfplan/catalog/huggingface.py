@@ -55,10 +55,10 @@ def _open(data: Any, where: str) -> Config:
         raise CatalogError(f"{where} is not the configuration of a language model: it has neither model_type nor "
                            "architectures")
     nested = next((data[key] for key in NESTED if isinstance(data.get(key), Mapping)), None)
-    flat: dict[str, Any] = dict(data if nested is None else nested)
+    flat: dict[str, Any] = {str(key): value for key, value in (data if nested is None else nested).items()}
     for key in FLATTENED:
         inner = flat.pop(key, None)
-        flat |= {} if not isinstance(inner, Mapping) else {name: inner[name] for name in inner if name not in flat}
+        flat |= {} if not isinstance(inner, Mapping) else {str(name): inner[name] for name in inner if name not in flat}
     if nested is not None and flat.get("tie_word_embeddings") is None:
         flat["tie_word_embeddings"] = data.get("tie_word_embeddings")
     kind = _architecture(flat, data)

@@ -67,6 +67,12 @@ class Config:
                               "per layer, belongs")
         return value
 
+    def listed(self, name: str, length: int) -> list[Any]:
+        """The list `name`, one entry per layer; an error if absent."""
+        if self.get(name) is None:
+            raise MissingField(f"{self.where} lacks {ALIASES[name][0]}, which {self.kind} needs")
+        return self.items(name, length)
+
     def key(self, name: str) -> str:
         """The key under which the file states `name`."""
         return next((key for key in ALIASES[name] if self.data.get(key) is not None), ALIASES[name][0])

@@ -20,7 +20,7 @@ def _gemma4(config: Config, hidden: int, number: int) -> list[Mixer]:
     width = config.number("global_head_dim") or window.head_dim
     full = replace(window, window=0, head_dim=width, v_head_dim=width, kv_shared=config.flag("kv_shared", False),
                    kv_heads=config.number("global_kv_heads") or window.kv_heads)
-    types = config.items("layer_types", number)
+    types = config.listed("layer_types", number)
     if strange := set(map(str, types)) - {"full_attention", "sliding_attention"}:
         raise Unsupported(f"{config.where} has layers of type {min(strange)!r}, which are not modelled; {INSTEAD}")
     return [full if name == "full_attention" else window for name in types]
@@ -60,7 +60,7 @@ def _mimo_v2(config: Config, hidden: int, number: int) -> list[Mixer]:
                      kv_heads=config.number("window_kv_heads") or full.kv_heads,
                      head_dim=config.number("window_head_dim") or full.head_dim,
                      v_head_dim=config.number("window_v_head_dim") or full.v_head_dim)
-    return [window if entry else full for entry in config.items("windowed_layers", number)]
+    return [window if entry else full for entry in config.listed("windowed_layers", number)]
 
 
 def _minimax_m3(config: Config, hidden: int, number: int) -> list[Mixer]:
@@ -85,7 +85,7 @@ MIXERS: Mapping[str, Callable[[Config, int, int], list[Mixer]]] = {
 
 def searched_layers(config: Config, hidden: int) -> list[LayerKind]:
     """Layers found by architecture search (nemotron-nas): each has attention or not, and an MLP of its own width."""
-    blocks = config.items("blocks_nas", config.needed("layers"))
+    blocks = config.listed("blocks_nas", config.needed("layers"))
     return [_searched(config, hidden, block) for block in blocks]
 
 

@@ -1,10 +1,13 @@
 """Hugging Face configurations of many architectures against the model files, and what is not such a configuration."""
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from perfplan.catalog import Catalog
 from perfplan.catalog.huggingface import model_from_config
@@ -255,6 +258,33 @@ def test_files_that_are_no_configuration(tmp_path, text):
     with pytest.raises(CatalogError) as caught:
         Catalog().model(str(path))
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def places(data, path=()):
+    """Every place in nested mappings and lists."""
+    inner = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in inner:
+        yield *path, key
+        yield from places(value, (*path, key))
+
+
+JUNK = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3),
+                 st.lists(st.none(), max_size=2), st.dictionaries(st.text(max_size=2), st.integers(), max_size=2))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(CONFIGS)), st.data())
+def test_a_spoilt_configuration_is_a_model_or_one_sentence(name, data):
+    config = copy.deepcopy(CONFIGS[name])
+    *path, key = data.draw(st.sampled_from(list(places(config))))
+    spoilt = config
+    for step in path:
+        spoilt = spoilt[step]
+    spoilt[key] = data.draw(JUNK)
+    try:
+        assert parameters(model_from_config(config, "config.json")).total > 0
+    except PerfplanError as error:
+        assert "config.json" in str(error) and "\n" not in str(error)
 
 
 def test_tables_do_not_contradict_each_other():
