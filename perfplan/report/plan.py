@@ -170,13 +170,12 @@ def plan_document(plan: Plan) -> dict[str, Any]:
 
 
 def why_rows(answer: Answer) -> list[Row]:
-    """Step time by part beside the best layout's, the largest loss first."""
+    """Step time by part beside the best layout's, the largest loss first; parts that neither has are left out."""
     if answer.layout is None:
         return []
-    return [
-        {"part": part, "layout": answer.layout.breakdown[part], "best": answer.best.breakdown[part], "difference": more}
-        for part, more in sorted(answer.parts.items(), key=lambda pair: -pair[1])
-    ]
+    mine, best = answer.layout.breakdown, answer.best.breakdown
+    parts = sorted((part for part in mine if mine[part] or best[part]), key=lambda part: -answer.parts[part])
+    return [{"part": p, "layout": mine[p], "best": best[p], "difference": answer.parts[p]} for p in parts]
 
 
 def _verdict(answer: Answer) -> list[str]:
