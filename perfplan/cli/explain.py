@@ -46,7 +46,24 @@ Turning = Annotated[
 ]
 
 
+STEP = ("step_time", "step-time", "step", "T_step")
+OF_FORMULA = {"quantity", "list_all", "latex", "csv", "json"}
+OF_LIST = {"list_all", "csv", "json"}
+NOT_OF_TURNING = {"depth", "latex"}
+
+
+def _given(context: typer.Context) -> dict[str, str]:
+    """Parameters that stand on the command line: name -> how it is written there."""
+    written = {parameter.name: parameter.opts[0] for parameter in context.command.params if parameter.name}
+    return {
+        name: option
+        for name, option in written.items()
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    }
+
+
 def explain(
+    context: typer.Context,
     quantity: Quantity = None,
     model: Model = None,
     cluster: options.Cluster = "",
@@ -73,19 +90,18 @@ def explain(
     from perfplan.report import Output
 
     output = Output(csv, json)
-    wanted = {"--cluster": cluster, "--layout": layout, "--global-batch": global_batch, "--seq-len": seq_len}
-    given = [name for name, value in wanted.items() if value]
+    given = _given(context)
     if list_all:
+        _refuse(given, {*given}.difference(OF_LIST), "does nothing beside --list")
         _list(output)
     elif quantity is None:
         raise OutOfRange("explain wants the name of a quantity, or --list for all that there are")
     elif model is None:
-        if given or break_even:
-            raise OutOfRange(f"{(*given, '--break-even')[0]} belongs to an estimate; name its model after the quantity")
+        _refuse(given, {*given}.difference(OF_FORMULA), "belongs to an estimate; name its model after the quantity")
         _formula(output, quantity, latex)
-    elif len(given) < len(wanted):
-        missing = ", ".join(name for name in wanted if name not in given)
-        raise OutOfRange(f"explaining an estimate of {model} needs {missing} too, as `perfplan estimate train` does")
+    elif missing := [name for name in ("cluster", "layout", "global_batch", "seq_len") if name not in given]:
+        needed = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+        raise OutOfRange(f"explaining an estimate of {model} needs {needed} too, as `perfplan estimate train` does")
     else:
         from perfplan.api import estimate_train
         from perfplan.catalog import Catalog
@@ -106,7 +122,17 @@ def explain(
             technique=technique or (),
             catalog=Catalog(catalog or (), settings or ()),
         )
-        _turning(output, make, break_even) if break_even else _tree(output, quantity, make, depth, latex)
+        if break_even:
+            _refuse(given, NOT_OF_TURNING, "does nothing beside --break-even, which prints a sentence")
+            _turning(output, quantity, make, break_even)
+        else:
+            _tree(output, quantity, make, depth, latex)
+
+
+def _refuse(given: dict[str, str], unwanted: set[str], why: str) -> None:
+    for name, option in given.items():
+        if name in unwanted:
+            raise OutOfRange(f"{option if option.startswith('-') else name} {why}")
 
 
 def _list(output: Output) -> None:
@@ -134,10 +160,12 @@ def _tree(output: Output, quantity: str, make: Callable[[], Estimate], depth: in
     output.emit(text, quantities.tree_rows(tree), quantities.TREE_COLUMNS, quantities.tree_document(tree))
 
 
-def _turning(output: Output, make: Callable[[], Estimate], number: str) -> None:
+def _turning(output: Output, quantity: str, make: Callable[[], Estimate], number: str) -> None:
     from perfplan.report import Column
     from perfplan.training.turning import turning_point
 
+    if quantity not in STEP:
+        raise OutOfRange(f"--break-even is about the whole step: write step_time in the place of {quantity}")
     found = turning_point(make(), number)
     row = {"number": number, "value": found.value, "sentence": found.sentence}
     output.emit(found.sentence, [row], [Column("number"), Column("value"), Column("sentence")], row)

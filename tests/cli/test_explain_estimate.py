@@ -88,7 +88,10 @@ def test_break_even_is_where_compute_equals_communication(estimate):
         (["dq", *JOB, *LAYOUT], "no quantity 'dq'"),
         (["dp", *JOB], "needs --layout"),
         (["T_AG,ring", "--cluster", "dgx-h100"], "--cluster belongs to an estimate"),
-        (["dp", *JOB, *LAYOUT, "--break-even", "clock"], "no hardware number 'clock'"),
+        (["T_AG,ring", "--depth", "2"], "--depth belongs to an estimate"),
+        (["step_time", *JOB, *LAYOUT, "--break-even", "clock"], "no hardware number 'clock'"),
+        (["dp", *JOB, *LAYOUT, "--break-even", "network bandwidth"], "write step_time"),
+        (["step", *JOB, *LAYOUT, "--latex", "--break-even", "network bandwidth"], "--latex does nothing beside"),
     ],
 )
 def test_mistakes_are_one_sentence(capsys, arguments, words):
