@@ -67,9 +67,9 @@ Power = Annotated[float, Quantity("W", 0, 1e9)]
 Price = Annotated[float, Quantity("$/h", 0, 1e4)]
 Fraction = Annotated[float, Quantity("1", 0, 1)]
 PositiveFraction = Annotated[float, Quantity("1", 1e-6, 1)]
-Number = Annotated[float, Quantity("1")]
-Bytes = Annotated[float, Quantity("B")]
-Count = Annotated[int, Field(ge=1, le=1 << 40)]
+Bytes = Annotated[float, Quantity("B", 0, 1e15)]
+Count = Annotated[int, Field(ge=1, le=1 << 40, strict=True)]
+BytesEach = Annotated[float, Quantity("1", 0, 64)]  # B per parameter, element or scale factor
 
 
 def _peaks(value: object) -> dict[str, float]:
@@ -109,7 +109,7 @@ class KernelFile(_Part):
     compute: PositiveFraction
     memory: Annotated[float, Quantity("1", 1e-6, 1.5)]
     overhead: Duration
-    half: Annotated[float, Field(ge=0)] = 0.0
+    half: Annotated[float, Quantity("1", 0, 1e6)] = 0.0
     source: str
     borrowed: str = ""
 
@@ -160,10 +160,10 @@ class LevelFile(_Part):
     bandwidth: Bandwidth
     latency: Duration
     launch: Duration
-    efficiency: dict[int, PositiveFraction] = Field(description="ranks in the domain -> fraction of the bandwidth")
-    operations: dict[Operation, dict[int, PositiveFraction]] = Field({}, description="efficiency where it differs")
+    efficiency: dict[Count, PositiveFraction] = Field(min_length=1, description="ranks in the domain -> fraction of the bandwidth")
+    operations: dict[Operation, dict[Count, PositiveFraction]] = Field({}, description="efficiency where it differs")
     reduction: Fraction = 0.0
-    oversubscription: Annotated[float, Field(ge=1)] = 1.0
+    oversubscription: Annotated[float, Quantity("1", 1, 1000)] = 1.0
     rails: Count = 1
     dims: tuple[Count, ...] = ()
     peer: Bandwidth | None = None
@@ -181,7 +181,7 @@ class ClusterFile(_File):
     levels: Annotated[tuple[LevelFile, ...], Field(min_length=1)]
     size: Count | None = None
     overhead_power: Power = 0.0
-    pue: Annotated[float, Field(ge=1, le=3)] = 1.0
+    pue: Annotated[float, Quantity("1", 1, 3)] = 1.0
     sources: dict[str, str]
 
     @model_validator(mode="after")
@@ -216,6 +216,7 @@ class LibraryFile(_File):
 
 Dtype = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "fp8-block", "mxfp8", "nvfp4", "mxfp4", "int8"]
 Pass = Literal["forward", "dgrad", "wgrad"]
+Layers = Annotated[int, Field(ge=0, le=10_000, strict=True)]
 
 
 class RecipeFile(_File):
@@ -226,16 +227,16 @@ class RecipeFile(_File):
     attention: Dtype
     head: Dtype
     router: Dtype
-    scale_block: Annotated[int, Field(ge=0)] = 0
-    scale_bytes: Number = 0.0
-    bf16_layers: tuple[int, int] = (0, 0)
-    weight: Number
-    transposed: Number = 0.0
-    master: Number
-    gradient: Number
-    moments: Number
-    saved: Number
-    wire: dict[Literal["tp", "cp", "pp", "ep_dispatch", "ep_combine", "dp_reduce", "dp_gather"], Number]
+    scale_block: Annotated[int, Field(ge=0, le=1 << 20, strict=True)] = 0
+    scale_bytes: BytesEach = 0.0
+    bf16_layers: tuple[Layers, Layers] = (0, 0)
+    weight: BytesEach
+    transposed: BytesEach = 0.0
+    master: BytesEach
+    gradient: BytesEach
+    moments: BytesEach
+    saved: BytesEach
+    wire: dict[Literal["tp", "cp", "pp", "ep_dispatch", "ep_combine", "dp_reduce", "dp_gather"], BytesEach]
     source: str
 
     @model_validator(mode="after")
@@ -254,12 +255,15 @@ class FrameworkFile(_File):
     host_gap: Duration
     step_gap: Duration
     launch: Duration
-    optimizer_bytes: Number
+    optimizer_bytes: Annotated[float, Quantity("1", 0, 1000)]
     context: Bytes
     fragmentation: Fraction
     overlap: dict[Literal["tp", "dp", "pp", "ep", "fsdp", "cp"], Fraction]
-    contention: Annotated[float, Field(ge=1, le=4)]
-    attention: Literal["flash", "unfused"]
+    contention: Annotated[float, Quantity("1", 1, 4)]
+    attention: Literal["flash", "flash1", "unfused"]
+    dropout: bool = False
+    scatter_gather: bool = False
+    gathered_units: Number = 3.0
     source: str
 
 

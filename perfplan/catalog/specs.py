@@ -277,7 +277,8 @@ class Framework:
     fragmentation: float
     overlap: Mapping[str, float]
     contention: float
-    attention: str  # flash | unfused
+    attention: str  # flash | flash1 (an older fused kernel) | unfused
     dropout: bool = False  # masks are drawn, stored and applied
+    gathered_units: float = 3.0  # layers' worth of gathered weights and gradients alive when weights are sharded
     scatter_gather: bool = False  # pipeline sends split the activation over the tensor-parallel group even without sp
     source: str = ""

@@ -6,7 +6,7 @@ from typing import Any
 
 from perfplan.formulas.core import formula, maximum, minimum
 
-__all__ = ["exposed_time", "gemm_bytes", "gemm_flops", "hidden_penalty", "host_bound_time", "kernel_time",
+__all__ = ["exposed_time", "gemm_bytes", "gemm_flops", "hidden_penalty", "host_wait", "kernel_time",
            "repeated_time", "saturation", "stream_time"]
 
 _KERNEL = "perfplan kernel form: roofline with fitted fractions plus a constant (training_core.md section 6)"
@@ -95,17 +95,17 @@ def saturation(work: Any, half: Any) -> Any:
 
 
 @formula("t_host", "s", source="an eager step takes at least its launches (training_core.md section 6)")
-def host_bound_time(device: Any, kernels: Any, launch: Any) -> Any:
-    """Time of a run of kernels when the host launches them one by one: the slower of device and host.
+def host_wait(device: Any, kernels: Any, launch: Any) -> Any:
+    """Time that the accelerator waits for a host which launches kernels one by one.
 
     device : time of the kernels on the accelerator [s]
     kernels : number of kernels launched [1]
     launch : host time per launch, 0 with captured graphs [s]
 
-    >>> host_bound_time(1.0, 30, 0.05), host_bound_time(1.0, 10, 0.05)
-    (1.5, 1.0)
+    >>> host_wait(1.0, 30, 0.05), host_wait(1.0, 10, 0.05)
+    (0.5, 0.0)
     """
-    return maximum(device, kernels * launch)
+    return maximum(kernels * launch - device, 0.0)
 
 
 @formula("t_rep", "s", source="repetition")

@@ -43,7 +43,8 @@ __all__ = ["Cost", "end_costs", "layer_cost", "layer_parameters", "op_times"]
 class Cost:
     """One piece of a stage, per micro-batch and rank. Times [s], memory [B]; numbers or columns.
 
-    forward, backward, recompute: compute; tp, cp, ep: exposed communication of all passes; saved: kept until backward;
+    forward, backward, recompute: compute; tp, cp, ep: exposed communication of all passes; host: waiting for
+    launches; saved: kept until backward;
     whole: alive while the piece itself runs backward; dense, expert: parameters of the rank before sharding.
     """
 
@@ -53,6 +54,7 @@ class Cost:
     tp: Any = 0.0
     cp: Any = 0.0
     ep: Any = 0.0
+    host: Any = 0.0
     saved: Any = 0.0
     whole: Any = 0.0
     dense: Any = 0.0
@@ -146,30 +148,23 @@ def _recomputed(recompute: tuple[str, ...], module: str) -> bool:
     )
 
 
-def _compute(job: Job, ops: list[Op], recompute: tuple[str, ...], collectives: Any = 0) -> tuple[Any, Any, Any]:
-    """(forward, backward, recompute) of a run of operators, each no faster than the host launches it.
+def _compute(job: Job, ops: list[Op], recompute: tuple[str, ...]) -> tuple[Any, Any, Any, int]:
+    """(forward, backward, recompute, kernels launched) of a run of operators.
 
-    collectives: communication calls per pass, launched like kernels. The backward engine launches twice the kernels of the
-    forward at half the host time each.
+    The backward engine launches twice the kernels of the forward at half the host time each, so they count once.
     """
     forward: dict[str, Any] = {}
     backward: dict[str, Any] = {}
     again: dict[str, Any] = {}
-    counts = [0, 0]
+    launched = 0
     for index, op in enumerate(ops):
         ahead, back, kernels = op_times(job, op)
         forward[f"{op.part} {index}"], backward[f"{op.part} {index}"] = ahead, back
-        counts[0] += kernels
+        launched += 2 * kernels
         if _recomputed(recompute, op.module):
-            again[f"{op.part} {index}"], counts[1] = ahead, counts[1] + kernels
-    launch, calls = job.framework.launch, collectives
-    return (
-        compute.host_bound_time(total("t_fwd", "s", forward), counts[0] + calls, launch),
-        compute.host_bound_time(total("t_bwd", "s", backward), counts[0] + calls, launch),
-        compute.host_bound_time(total("t_rec", "s", again), counts[1] + (calls if recompute == ("full",) else 0), launch)
-        if again
-        else 0.0,
-    )
+            again[f"{op.part} {index}"] = ahead
+            launched += kernels
+    return total("t_fwd", "s", forward), total("t_bwd", "s", backward), total("t_rec", "s", again) if again else 0.0, launched
 
 
 # ---------------------------------------------------------------- communication
@@ -285,8 +280,9 @@ def layer_cost(job: Job, net: Network, kind: LayerKind, shape: Shape, cp_kind: s
     """Everything one layer of this kind costs on one rank, per micro-batch."""
     ops = layer_ops(job, kind, shape)
     regions = _regions(job, kind)
-    forward, backward, again = _compute(job, ops, recompute, 2 * len(regions) * minimum(shape.tp - 1, 1))
+    forward, backward, again, launched = _compute(job, ops, recompute)
     full = recompute == ("full",)
+    calls = 2 * len(regions) * (3 if full else 2) * minimum(shape.tp - 1, 1)
     tp = _tp_time(job, net, shape, regions, 3 if full else 2)
     cp = ep = 0.0
     if isinstance(kind.mixer, Attention):
@@ -299,7 +295,8 @@ def layer_cost(job: Job, net: Network, kind: LayerKind, shape: Shape, cp_kind: s
     saved, whole = _memory(job, kind, shape, recompute)
     dense, expert = layer_parameters(job, kind, shape.tp, shape.ep, shape.etp)
     slow = compute.hidden_penalty(tp, exposed, maximum(job.framework.contention, 1.0))
-    return Cost(forward, backward + slow, again, exposed, cp, ep, saved, whole, dense, expert)
+    host = compute.host_wait(forward + backward + slow + again + exposed + cp + ep, launched + calls, job.framework.launch)
+    return Cost(forward, backward + slow, again, exposed, cp, ep, host, saved, whole, dense, expert)
 
 
 def end_costs(job: Job, net: Network, shape: Shape) -> tuple[Cost, Cost]:

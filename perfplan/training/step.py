@@ -31,7 +31,7 @@ MEMORY_PARTS = (
     "context",
     "fragmentation",
 )
-TIME_PARTS = ("forward", "backward", "recompute", "tp", "cp", "ep", "sharding")
+TIME_PARTS = ("forward", "backward", "recompute", "tp", "cp", "ep", "host", "sharding")
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def step_time(job: Job, net: Network, layout: Layout, pieces: Pieces, split: Seq
     result["pp"] = _sends(job, net, layout, micro_batches)
     result["dp"] = _data_parallel(job, net, groups, parameters, busiest) + _extras(job, net, layout)
     result["optimizer"] = _optimizer(job, groups, parameters)
-    result["host"] = micro_batches * layout.vpp * job.framework.host_gap + job.framework.step_gap
+    result["gaps"] = micro_batches * layout.vpp * job.framework.host_gap + job.framework.step_gap
     return result
 
 
@@ -249,7 +249,7 @@ def _stage_memory(job: Job, layout: Layout, pieces: Pieces, stage: Stage, groups
         "activations": activations,
         "recompute buffer": whole,
         "logits": pieces.last.whole if stage.last else 0.0 * activations,
-        "gathered weights": unit * (2 * recipe.wire["dp_gather"] + recipe.wire["dp_reduce"]),
+        "gathered weights": unit * job.framework.gathered_units * recipe.wire["dp_gather"],
         "communication": job.cluster.library.memory + 0.0 * activations,
         "context": job.framework.context + 0.0 * activations,
         "fragmentation": job.framework.fragmentation * activations,
