@@ -31,6 +31,10 @@ class PerfplanError(Exception):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        """The message on one line, whatever names and values it quotes."""
+        return " ".join(super().__str__().split())
+
 
 class CatalogError(PerfplanError):
     """Something is wrong with a catalog file or a name looked up in the catalog."""

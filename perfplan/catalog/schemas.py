@@ -69,6 +69,8 @@ Fraction = Annotated[float, Quantity("1", 0, 1)]
 PositiveFraction = Annotated[float, Quantity("1", 1e-6, 1)]
 Bytes = Annotated[float, Quantity("B", 0, 1e15)]
 Count = Annotated[int, Field(ge=1, le=1 << 40, strict=True)]
+Ranks = Annotated[int, Field(ge=1, le=1 << 40)]  # a key of a YAML mapping arrives as text
+Number = Annotated[float, Quantity("1", 0, 1e6)]
 BytesEach = Annotated[float, Quantity("1", 0, 64)]  # B per parameter, element or scale factor
 
 
@@ -160,8 +162,8 @@ class LevelFile(_Part):
     bandwidth: Bandwidth
     latency: Duration
     launch: Duration
-    efficiency: dict[Count, PositiveFraction] = Field(min_length=1, description="ranks in the domain -> fraction of the bandwidth")
-    operations: dict[Operation, dict[Count, PositiveFraction]] = Field({}, description="efficiency where it differs")
+    efficiency: dict[Ranks, PositiveFraction] = Field(min_length=1, description="ranks in the domain -> fraction of the bandwidth")
+    operations: dict[Operation, dict[Ranks, PositiveFraction]] = Field({}, description="efficiency where it differs")
     reduction: Fraction = 0.0
     oversubscription: Annotated[float, Quantity("1", 1, 1000)] = 1.0
     rails: Count = 1
