@@ -5,12 +5,13 @@ Nothing here looks at where a row comes from: software, kernels and precision fo
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from perfplan.catalog.specs import Cluster, Framework, Model, Recipe
-from perfplan.errors import CatalogError, Unsupported
+from perfplan.errors import MissingField, Unsupported
 from perfplan.training.job import Job
 from perfplan.training.layout import MODULES, Layout
 from perfplan.validation.clusters import fitted_cluster
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Case", "CaseBuilder", "Source"]
 
 _GIVEN = ("n_accel", "seq_len", "global_batch", "tp", "pp", "cp", "precision", "hardware_id", "sharding")
+
+_GRAPHS = re.compile(r"(?i)cuda_graph=(?:\S*full_iteration|1)")  # whole layers or steps in a graph
 
 
 class Source(Protocol):
@@ -119,7 +122,7 @@ class Lookups:
         """The default cluster of an accelerator."""
         chip = self._accelerator(accelerator)
         if not chip.default_cluster:
-            raise CatalogError(f"accelerator {accelerator} has no default cluster")
+            raise MissingField(f"accelerator {accelerator} has no default cluster")
         return self._cluster(chip.default_cluster)
 
 
@@ -139,7 +142,7 @@ def _check_scope(row: Row) -> None:
 
 
 def _framework(row: Row, cluster: Cluster, notes: Assumed) -> str:
-    """The software, from the hardware, the sharding and the attention kernel that the row states."""
+    """The software, from the hardware, the sharding, the attention kernel and the CUDA graphs that the row states."""
     if cluster.accelerator.vendor.lower() == "google":
         name = "maxtext"
     elif row.sharding in ("zero3", "hsdp") and row.tp == row.pp == 1 and not row.epoch:
@@ -147,7 +150,7 @@ def _framework(row: Row, cluster: Cluster, notes: Assumed) -> str:
     elif row.attention_kernel == "unfused" or (row.attention_kernel == "unknown" and row.precision == "fp16"):
         name = "megatron-2021"
     else:
-        name = "megatron-core"
+        name = "mlperf-nemo" if _GRAPHS.search(row.note) else "megatron-core"
     notes.add(f"framework {name}")
     return name
 

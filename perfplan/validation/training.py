@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from perfplan.catalog.files import packaged_root, read_yaml
 from perfplan.catalog.specs import Moe
-from perfplan.errors import MissingField, PerfplanError, Unsupported
+from perfplan.errors import Indivisible, MissingField, PerfplanError, SpecError, UnknownName, Unsupported
 from perfplan.training.job import Job
 from perfplan.training.layout import Layout
 from perfplan.validation.flops import convention, flops_per_token, stated_peak
@@ -21,6 +21,7 @@ from perfplan.validation.score import Outcome, Score, overall, score
 
 __all__ = ["Predict", "Prediction", "Validation", "dev_measurements", "measured_step_time", "validate", "vocabulary"]
 
+_ROW_FAULTS = (SpecError, UnknownName, MissingField)
 _FILES = ("training_measured.csv", "training_vtrain_single_node.csv")
 
 
@@ -131,7 +132,8 @@ def _without(row: Row, reason: str, case: Case | None = None) -> Outcome:
 
 def _reason(error: PerfplanError) -> str:
     """The error without the row's own numbers, so that like reasons count together."""
-    return str(error).split("; ")[0].rstrip(".")
+    text = str(error).split("; ")[0].rstrip(".")
+    return f"layout cannot run: {text.split(': ', 1)[-1]}" if isinstance(error, Indivisible) else text
 
 
 def _memory_ratio(row: Row, total: float) -> float | None:
@@ -201,7 +203,7 @@ def validate(
         try:
             cases[row.id] = builder.case(row)
             outcomes.append(_outcome(cases[row.id], predict))
-        except PerfplanError as error:
+        except _ROW_FAULTS as error:  # a broken catalog is no fault of a row and ends the run
             outcomes.append(_without(row, _reason(error), cases.get(row.id)))
     outcomes = _null_ratios(cases, outcomes)
     slices: dict[str, list[Outcome]] = defaultdict(list)

@@ -27,6 +27,9 @@ def test_a_complete_row(catalog, row):
         ({"sharding": "zero3", "tp": 1, "pp": 1, "dp": 16, "epoch": "", "sharding_degree": 16}, "fsdp"),
         ({"sharding": "zero3", "tp": 1, "pp": 1, "dp": 16, "sharding_degree": 16}, "megatron-core"),
         ({"hardware_id": "tpu-v5p", "fast_domain": 16}, "maxtext"),
+        ({"note": "LAYER_CUDA_GRAPH=1; grad_accum=2"}, "mlperf-nemo"),
+        ({"note": "cuda_graph=full_iteration/[]"}, "mlperf-nemo"),
+        ({"note": "cuda_graph=transformer_engine/['attn']"}, "megatron-core"),
     ],
 )
 def test_the_framework_follows_from_what_the_row_says(catalog, row, changes, framework):

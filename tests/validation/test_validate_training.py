@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from perfplan.errors import BadQuantity, UnknownName
 from perfplan.validation.training import validate
 
 
@@ -97,3 +98,21 @@ def test_unsupported_rows_are_listed_with_their_reason(catalog, row):
     result = validate([row, replace(row, id="lab-2", method="lora")], catalog, constant(2.0)).overall
     assert (result.rows, result.scored) == (2, 1)
     assert result.unsupported == {"method lora is not modelled yet": 1}
+
+
+def test_a_broken_catalog_ends_the_run(catalog, row):
+    def broken(name, /):
+        raise BadQuantity("cluster.yaml: levels holds 900 where 900 GB/s belongs")
+
+    catalog.cluster = broken
+    with pytest.raises(BadQuantity, match="cluster.yaml"):
+        validate([row], catalog, constant(2.0))
+
+
+def test_an_unknown_accelerator_is_the_row_s_own_gap(catalog, row):
+    def unknown(name, /):
+        raise UnknownName(f"there is no accelerator {name!r}; did you mean b?")
+
+    catalog.accelerator = unknown
+    reasons = validate([row], catalog, constant(2.0)).overall.unsupported
+    assert reasons == {"there is no accelerator 'a100-sxm-80gb'": 1}
