@@ -162,7 +162,8 @@ class LevelFile(_Part):
     bandwidth: Bandwidth
     latency: Duration
     launch: Duration
-    efficiency: dict[Ranks, PositiveFraction] = Field(min_length=1, description="ranks in the domain -> fraction of the bandwidth")
+    efficiency: dict[Ranks, PositiveFraction] = Field(
+        min_length=1, description="ranks in the domain -> fraction of the bandwidth")
     operations: dict[Operation, dict[Ranks, PositiveFraction]] = Field({}, description="efficiency where it differs")
     reduction: Fraction = 0.0
     oversubscription: Annotated[float, Quantity("1", 1, 1000)] = 1.0
