@@ -226,9 +226,18 @@ def _where(row: Row) -> str:
     return "where " + ", ".join(shown) if row.given else ""
 
 
+def _is_part(row: Row) -> bool:
+    """Whether the row feeds arithmetic, which calls its parts by their symbols, primed where two are the same."""
+    return row.label.rstrip("'") == row.symbol
+
+
+def _name(row: Row) -> str:
+    return row.label if _is_part(row) or not row.symbol else row.symbol
+
+
 def _lines(row: Row) -> list[str]:
     mark = f" [{row.number}]" if row.number else ""
-    name = ": ".join(part for part in (row.label, row.symbol) if part)
+    name = _name(row) if _is_part(row) else ": ".join(part for part in (row.label, row.symbol) if part)
     value = _shown(row.value, row.unit)
     if row.repeated:
         return [f"{name} = {value}, see{mark}"]
@@ -260,9 +269,5 @@ def _latex_value(row: Row) -> str:
 
 def to_latex_lines(tree: list[Row]) -> str:
     """The rows as a LaTeX `align*` environment, one quantity a line, repeated ones left out."""
-    lines = [
-        f"{latex_name(row.symbol or row.label)} &= {row.latex} = {_latex_value(row)}"
-        for row in tree
-        if not row.repeated
-    ]
+    lines = [f"{latex_name(_name(row))} &= {row.latex} = {_latex_value(row)}" for row in tree if not row.repeated]
     return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"
