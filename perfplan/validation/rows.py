@@ -144,11 +144,12 @@ def _records(path: Path) -> Iterator[tuple[str, Mapping[str, str | None]]]:
             reader = csv.DictReader(lines)
             missing = [name for name in _TYPES if name not in (reader.fieldnames or ())]
             if missing:
-                raise CatalogError(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}.")
+                raise CatalogError(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing[:6])}{' ...' * (len(missing) > 6)}.")
             for record in reader:
                 yield f"{path}, line {reader.line_num}", record
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CatalogError(f"{path} cannot be read as a CSV table: {error}.") from None
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CatalogError(f"{path} cannot be read as a CSV table: {reason.lower()}.") from None
 
 
 def read_rows(paths: Iterable[Path]) -> list[Row]:
