@@ -10,8 +10,7 @@ from perfplan.cli import options
 
 __all__ = ["app"]
 
-app = typer.Typer(help="List, show and check hardware, models and recipes.", no_args_is_help=True,
-                  rich_markup_mode=None, add_completion=False)
+app = typer.Typer(help="List, show and check hardware, models and recipes.")
 
 Kind = Annotated[str | None, typer.Option(
     "--kind", metavar="KIND", show_default=False,

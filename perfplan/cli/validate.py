@@ -10,7 +10,7 @@ from perfplan.cli import options
 
 __all__ = ["app"]
 
-app = typer.Typer(name="validate", help="Score predictions against published measurements.", no_args_is_help=True)
+app = typer.Typer(name="validate", help="Score predictions against published measurements.")
 
 
 @app.callback()

@@ -145,8 +145,8 @@ def _row(e: Estimate, tie: bool) -> dict[str, Any]:
 
 
 def _certificate(gpus: int, found: Found) -> str:
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.rejected.most_common() if count)
-    return f"exhaustive on {gpus} accelerators: {found.size:,} layouts; {found.feasible:,} fit; rejected for {reasons}"
+    reasons = ", ".join(f"{count:,} for {reason}" for reason, count in found.rejected.most_common() if count)
+    return f"exhaustive on {gpus} accelerators: {found.size:,} layouts; {found.feasible:,} fit; rejected: {reasons or 'none'}"
 
 
 # ---------------------------------------------------------------- bands and ties

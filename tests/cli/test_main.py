@@ -59,7 +59,7 @@ def test_debug_prints_the_traceback(failing, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--nonsense"], ["nonsense"]])
+@pytest.mark.parametrize("arguments", [["--nonsense"], ["nonsense"], ["plan", "nonsense"]])
 def test_a_wrong_command_line_is_one_sentence(capsys, arguments):
     assert cli.run(arguments) == 2
     out, err = capsys.readouterr()
@@ -93,3 +93,9 @@ def test_a_closed_pipe_is_quiet():
     pipe = f'{sys.executable} -c "{code}" | head -c 1 >/dev/null; echo ${{PIPESTATUS[0]}}'
     done = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(cli.PIPE_CLOSED) and done.stderr == ""
+
+
+@pytest.mark.parametrize("group", ["plan", "estimate", "why", "catalog", "validate"])
+def test_a_group_without_a_command_is_one_sentence(capsys, group):
+    assert cli.run([group]) == 2
+    assert capsys.readouterr() == ("", f"perfplan: Missing command; see `perfplan {group} --help`\n")

@@ -26,7 +26,7 @@ def test_a_plan_says_all_that_it_owes(capsys):
     for word in (
         "binds:",
         "proof: exhaustive",
-        "rejected for",
+        "rejected: ",
         "ties:",
         "what matters:",
         "run of 1.00T tokens",
