@@ -144,7 +144,8 @@ def _records(path: Path) -> Iterator[tuple[str, Mapping[str, str | None]]]:
             reader = csv.DictReader(lines)
             missing = [name for name in _TYPES if name not in (reader.fieldnames or ())]
             if missing:
-                raise CatalogError(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing[:6])}{' ...' * (len(missing) > 6)}.")
+                shown = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
+                raise CatalogError(f"{path} lacks the column{'s' * (len(missing) > 1)} {shown}.")
             for record in reader:
                 yield f"{path}, line {reader.line_num}", record
     except (OSError, UnicodeDecodeError, csv.Error) as error:
