@@ -40,7 +40,7 @@ def train(
     from perfplan.api import estimate_train
     from perfplan.catalog import Catalog
     from perfplan.report import Output
-    from perfplan.report.training import ESTIMATE_COLUMNS, estimate_document, estimate_row, estimate_text
+    from perfplan.report.training import estimate_columns, estimate_document, estimate_row, estimate_text
 
     output = Output(csv, json, save)
     estimate = estimate_train(
@@ -58,4 +58,6 @@ def train(
         technique=technique or (),
         catalog=Catalog(catalog or (), settings or ()),
     )
-    output.emit(estimate_text(estimate), [estimate_row(estimate)], ESTIMATE_COLUMNS, estimate_document(estimate))
+    output.emit(
+        estimate_text(estimate), [estimate_row(estimate)], estimate_columns(estimate), estimate_document(estimate)
+    )

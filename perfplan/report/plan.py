@@ -9,7 +9,7 @@ from perfplan.report.columns import Column, Row
 from perfplan.report.machine import plain
 from perfplan.report.text import paragraph, table
 from perfplan.report.training import (
-    ESTIMATE_COLUMNS,
+    estimate_columns,
     estimate_document,
     estimate_row,
     job_document,
@@ -52,30 +52,16 @@ WHY_COLUMNS = (
 )
 
 
-def _name(part: str) -> str:
-    return part.replace(" ", "_")
-
-
 def plan_columns(plan: Plan) -> list[Column]:
     """Columns of the table of layouts for machines: headline figures, then step time and memory by part."""
-    times = [Column(f"{_name(part)}_time", unit="s") for part in plan.best.breakdown]
-    sizes = [Column(f"{_name(part)}_memory", unit="B") for part in plan.best.memory]
-    return [Column("rank"), *ESTIMATE_COLUMNS, Column("tied"), Column("binding"), *times, *sizes]
+    first, *headline = estimate_columns(plan.best)
+    return [Column("rank"), first, Column("tied"), *headline]
 
 
 def plan_rows(plan: Plan) -> list[Row]:
     """The layouts, best first."""
-    return [
-        {
-            "rank": rank,
-            "tied": tied,
-            "binding": each.binding,
-            **estimate_row(each),
-            **{f"{_name(part)}_time": time for part, time in each.breakdown.items()},
-            **{f"{_name(part)}_memory": size for part, size in each.memory.items()},
-        }
-        for rank, (each, tied) in enumerate(zip(plan.estimates, plan.tied, strict=True), 1)
-    ]
+    pairs = zip(plan.estimates, plan.tied, strict=True)
+    return [{"rank": rank, "tied": tied, **estimate_row(each)} for rank, (each, tied) in enumerate(pairs, 1)]
 
 
 def _layouts(plan: Plan) -> str:

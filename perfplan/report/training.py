@@ -13,7 +13,7 @@ from perfplan.training.layout import Layout
 from perfplan.units import show
 
 __all__ = [
-    "ESTIMATE_COLUMNS",
+    "estimate_columns",
     "estimate_document",
     "estimate_row",
     "estimate_text",
@@ -23,7 +23,7 @@ __all__ = [
     "short",
 ]
 
-ESTIMATE_COLUMNS = (
+HEADLINE = (
     Column("layout"),
     Column("gpus", "GPUs"),
     Column("step_time", "step", "s"),
@@ -46,18 +46,32 @@ def short(layout: Layout) -> str:
     return " ".join(word for word in str(layout).split() if word not in words)
 
 
+def _field(part: str, what: str) -> str:
+    return f"{part.replace(' ', '_')}_{what}"
+
+
+def estimate_columns(estimate: Estimate) -> list[Column]:
+    """Columns of a table of layouts for machines: headline figures, then step time and memory by part."""
+    times = [Column(_field(part, "time"), unit="s") for part in estimate.breakdown]
+    sizes = [Column(_field(part, "memory"), unit="B") for part in estimate.memory]
+    return [*HEADLINE, Column("binding"), *times, *sizes]
+
+
 def estimate_row(estimate: Estimate) -> Row:
     """One line of a table of layouts."""
     return {
         "layout": str(estimate.layout),
         "gpus": int(estimate.layout.world),
-        "step_time": estimate.step_time,
+        "step_time": float(estimate.step_time),
         "band_low": estimate.band[0],
         "band_high": estimate.band[1],
-        "mfu": estimate.mfu,
         "tokens_per_s_per_gpu": estimate.tokens_per_s_per_gpu,
+        "mfu": estimate.mfu,
         "memory": estimate.memory_total,
         "headroom": estimate.headroom,
+        "binding": estimate.binding,
+        **{_field(part, "time"): time for part, time in estimate.breakdown.items()},
+        **{_field(part, "memory"): size for part, size in estimate.memory.items()},
     }
 
 
@@ -127,7 +141,7 @@ def job_document(job: Job) -> dict[str, Any]:
 def estimate_document(estimate: Estimate) -> dict[str, Any]:
     """One layout under machine names, SI floats."""
     row = estimate_row(estimate)
-    return {column.field: row[column.key] for column in ESTIMATE_COLUMNS} | {
+    return {column.field: row[column.key] for column in HEADLINE} | {
         "memory_allocated_bytes": estimate.memory_allocated,
         "fits": estimate.fits,
         "binding": estimate.binding,

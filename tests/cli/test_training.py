@@ -126,3 +126,50 @@ def test_nothing_feasible_is_status_1_and_names_the_smallest_changes(capsys):
     assert run(arguments) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and "would fit with" in err and "GiB" in err and "accelerators" in err
+
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+}
+
+
+def test_a_config_json_is_planned_like_the_catalog_model(capsys, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    own = json.loads(printed(capsys, ["plan", "train", f"{tmp_path}/config.json", *PLAN[3:], "--json"]))
+    assert own["layouts"] == json.loads(printed(capsys, [*PLAN, "--json"]))["layouts"]
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        "deepseek-v3 --cluster gb200-nvl72 --gpus 1152 --global-batch 2304 --seq-len 4096 --precision fp8",
+        "llama-3-70b --cluster mi300x --gpus 256 --global-batch 512 --seq-len 8192 --precision fp8",
+        "llama-3-70b --cluster tpu-v5p --gpus 256 --global-batch 512 --seq-len 8192 --precision bf16",
+        "llama-3.1-405b --cluster dgx-h100 --gpus 1024 --global-batch 1536 --seq-len 8192 --precision fp8",
+    ],
+)
+def test_plans_on_other_machines(capsys, job):
+    plan = json.loads(printed(capsys, ["plan", "train", *job.split(), "--json", "--top", "2"]))
+    assert len(plan["layouts"]) == 2 and 0.05 < plan["layouts"][0]["mfu"] < 0.9
+
+
+def test_estimate_as_csv_adds_up(capsys):
+    out = printed(capsys, ["estimate", "train", *JOB, "--layout", LAYOUT, "--csv"])
+    [row] = csv.DictReader(io.StringIO(out))
+    times = [name for name in row if name.endswith("_time_s") and name != "step_time_s"]
+    sizes = [name for name in row if name.endswith("_memory_bytes")]
+    assert sum(float(row[name]) for name in times) == pytest.approx(float(row["step_time_s"]))
+    assert sum(float(row[name]) for name in sizes) == pytest.approx(float(row["memory_bytes"]))
+
+
+def test_a_layout_that_does_not_fit_is_priced_and_says_so(capsys):
+    assert "does NOT fit" in printed(capsys, ["estimate", "train", *JOB, "--layout", "dp8"])

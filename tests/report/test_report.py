@@ -1,5 +1,6 @@
 """Tables, CSV, JSON and how they reach a file."""
 
+import io
 import json
 import math
 import os
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from perfplan.errors import ExportError
-from perfplan.report import Column, paragraph, records, table, to_csv, to_json, write, write_all
+from perfplan.report import Column, Progress, paragraph, records, table, to_csv, to_json, write, write_all
 
 COLUMNS = [Column("layout"), Column("step_time", "step", "s"), Column("memory", unit="B"), Column("mfu", "MFU", "%")]
 ROWS = [
@@ -76,3 +77,19 @@ def test_an_unwritable_path_is_one_sentence_and_leaves_nothing(tmp_path, capsys,
     with pytest.raises(ExportError, match="cannot write .*; choose another path"):
         write_all({str(tmp_path / "good.csv"): "a", "-": "b", str(tmp_path / bad): "c"})
     assert os.listdir(tmp_path) == ["folder"] and capsys.readouterr().out == ""
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_waits_for_two_seconds_and_clears_its_line(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("perfplan.report.progress.time.monotonic", lambda: now[0])
+    stream, pipe = Terminal(), io.StringIO()
+    with Progress("rows", stream) as progress, Progress("rows", pipe) as silent:
+        for now[0] in (1.9, 2.1, 2.2, 2.4):
+            progress(now[0] * 1000, 5000)
+            silent.tick()
+    assert stream.getvalue() == "\r\033[K2,100 of 5,000 rows\r\033[K2,400 of 5,000 rows\r\033[K" and not pipe.getvalue()
