@@ -1,4 +1,4 @@
-"""The library in three calls: plan, estimate or question a layout, by catalog names, exactly as the command line does."""
+"""The library in three calls: plan, estimate or question a layout, by catalog names, as the command line does."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def training_job(
 ) -> Job:
     """A training job by names.
 
-    model: catalog id, Hugging Face name, or path of a config.json; cluster: catalog id, or an accelerator for its default
-    cluster; precision: a recipe; framework: a software release ("" = the usual one of the accelerator's vendor).
+    model: catalog id, Hugging Face name, or path of a config.json; cluster: catalog id, or an accelerator for its
+    default cluster; precision: a recipe; framework: a software release ("" = the vendor's usual one).
     """
     catalog = catalog or Catalog()
     machine = catalog.cluster(cluster)
@@ -164,6 +164,6 @@ def estimate_train(
 def why_train(
     model: str | Path, *, layout: str, catalog: Catalog | None = None, fix: str = "", forbid: str = "", **job: object
 ) -> Answer:
-    """Whether a layout is in the searched space, why it was rejected, how far behind the best it is and in which parts."""
+    """Whether a layout is in the searched space, why it was rejected, how far behind the best and in which parts."""
     catalog, bands = _loaded(catalog)
     return why(training_job(model, catalog=catalog, **job), Layout.parse(layout), bands, fix=fix, forbid=forbid)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Launch settings and traces for the engines that run a plan."""

@@ -28,9 +28,9 @@ _WIDTHS = {
 class Layout:
     """One layout, or many as NumPy columns of the same length.
 
-    tp, sp, cp, pp, vpp, ep, etp, dp: degrees (training_core.md); mbs: micro-batch in sequences; shard_weights, shard_gradients,
-    shard_optimizer: ranks that share one copy, 0 = all replicas of the parameter; cp_kind: how context parallelism
-    exchanges keys and values; recompute: modules recomputed in backward, ("full",) = whole layers.
+    tp, sp, cp, pp, vpp, ep, etp, dp: degrees (training_core.md); mbs: micro-batch in sequences; shard_weights,
+    shard_gradients, shard_optimizer: ranks that share one copy, 0 = all replicas of the parameter; cp_kind: how context
+    parallelism exchanges keys and values; recompute: modules recomputed in backward, ("full",) = whole layers.
     """
 
     tp: Any = 1
@@ -74,6 +74,7 @@ class Layout:
         return replace(cls(), **parse_tokens(text))
 
     def __str__(self) -> str:
+        """All tokens of the layout, in the order of the grammar."""
         degrees = " ".join(f"{name}{getattr(self, name)}" for name in DEGREES)
         kind = "" if self.cp_kind == "ring" else f" cp={self.cp_kind}"
         return f"{degrees} {self.sharding}{kind} rc={','.join(self.recompute) or 'none'}"

@@ -34,13 +34,13 @@ class Network:
     """Collectives on the levels of one cluster, for a machine of `world` accelerators."""
 
     def __init__(self, cluster: Cluster, world: int) -> None:
-        """`world`: accelerators of the job; it spreads evenly over domains, so it takes a divisor of itself from each."""
+        """`world`: accelerators of the job, which spreads evenly over domains: a divisor of itself in each."""
         self.cluster, self.world = cluster, world
         self.inner = cluster.levels[0]
         self._taken = {level.name: self.taken(level) for level in cluster.levels}
 
     def taken(self, level: Level) -> int:
-        """Accelerators that the job takes from one domain of `level`: the largest divisor of the job that fits there."""
+        """Accelerators that the job takes from one domain of `level`: its largest divisor that fits there."""
         limit = self.world if level.size <= 0 else min(level.size, self.world)
         return next(count for count in range(limit, 0, -1) if self.world % count == 0)
 
@@ -60,7 +60,7 @@ class Network:
         return where(span <= size, inside, ceil_div(group.ranks, members))
 
     def _torus_share(self, group: Group, level: Level) -> Any:
-        """Fraction of an accelerator's links that the group can use: the axes it covers, half of an axis it does not close."""
+        """Fraction of an accelerator's links that the group can use: axes it covers, half of one it does not close."""
         below, axes = 1, 0.0
         for length in level.dims:
             covered = minimum(
@@ -91,7 +91,7 @@ class Network:
         return hop
 
     def bus_bandwidth(self, group: Group, domains: Any, operation: str) -> Any:
-        """Per-rank bus bandwidth of a ring over the group: the slowest level it crosses, its members sharing their links [B/s]."""
+        """Per-rank bus bandwidth of a ring: the slowest level it crosses, its members sharing their links [B/s]."""
         bandwidth = self.inner_bandwidth(group, maximum(group.ranks / domains, 1.0), operation)
         touched = domains
         for level in self.outer:

@@ -27,7 +27,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Rule:
-    """A reason to reject: `broken(job, limits, layout)` is true where the layout breaks it; `says` explains with {fields}."""
+    """A reason to reject: `broken(job, limits, layout)` is true where a layout breaks it; `says` has {fields}."""
 
     name: str
     says: str

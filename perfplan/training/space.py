@@ -23,7 +23,7 @@ _KEY_AXES = ("tp", "sp", "cp", "cp_kind", "ep", "etp", "mbs", "recompute")
 
 @dataclass(frozen=True)
 class Axes:
-    """Values per axis; the space is their product. sharding: (weights, gradients, optimizer) widths, 0 = all replicas."""
+    """Values per axis; the space is their product. sharding: widths of weights, gradients, optimizer; 0 = all."""
 
     tp: tuple[int, ...]
     sp: tuple[int, ...]
@@ -72,8 +72,9 @@ def _divisors(number: int, limit: int) -> tuple[int, ...]:
 def declare(job: Job) -> Axes:
     """The space searched for a job.
 
-    tp: powers of two up to the fast domain (at least a node) and 64; cp: powers of two that leave 1024 tokens per rank; pp: divisors
-    of the accelerators up to the layers; vpp: up to 12; ep: divisors of the experts; micro-batch: powers of two up to 8.
+    tp: powers of two up to the fast domain (at least a node) and 64; cp: powers of two that leave 1024 tokens per
+    rank; pp: divisors of the accelerators up to the layers; vpp: up to 12; ep: divisors of the experts; micro-batch:
+    powers of two up to 8.
     """
     experts = [k.ffn for k in job.model.kinds if isinstance(k.ffn, Moe)]
     layers, domain = len(job.model.layers), job.cluster.fast_domain
@@ -151,7 +152,7 @@ def splits(axes: Axes) -> Iterator[tuple[int, int]]:
 
 
 def largest_dp(job: Job, ranks: Any, mbs: Any, divisors: Sequence[int]) -> Any:
-    """The largest data-parallel degree that fits `job.gpus` beside `ranks` others and divides the batch into micro-batches."""
+    """The largest dp that fits `job.gpus` beside `ranks` others and divides the batch into micro-batches."""
     room = np.minimum(job.gpus // ranks, job.global_batch // mbs)
     table = np.array(divisors, dtype=np.int64)
     return np.where(job.global_batch % mbs == 0, _largest_divisor(table, room, job.global_batch // mbs), 0)

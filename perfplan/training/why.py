@@ -16,8 +16,12 @@ __all__ = ["Answer", "outside", "why"]
 
 @dataclass(frozen=True)
 class Answer:
-    """outside: axis values that the searched space does not have; broken: rules that the layout breaks; layout: its estimate if
-    it can run; best: the plan's first; behind: step time over the best's, minus 1; parts: part -> seconds more than the best."""
+    """What became of a layout.
+
+    outside: axis values that the searched space does not have; broken: rules that the layout breaks; layout: its
+    estimate if it can run; best: the plan's first; behind: step time over the best's, minus 1; parts: part -> seconds
+    more than the best.
+    """
 
     outside: tuple[str, ...]
     broken: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Refits the shipped error bands from the residuals of the shipped measurements: `python -m perfplan.validation.bands`."""
+"""Refits the shipped error bands from residuals of the shipped measurements: `python -m perfplan.validation.bands`."""
 
 from __future__ import annotations
 
