@@ -267,6 +267,7 @@ class FrameworkFile(_File):
     dropout: bool = False
     scatter_gather: bool = False
     gathered_units: Number = 3.0
+    skew: Duration = 0.0
     source: str
 
 

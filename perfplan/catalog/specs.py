@@ -279,6 +279,7 @@ class Framework:
     contention: float
     attention: str  # flash | flash1 (an older fused kernel) | unfused
     dropout: bool = False  # masks are drawn, stored and applied
+    skew: float = 0.0  # what a blocking collective waits for hosts out of step, per further rank [s]
     gathered_units: float = 3.0  # layers' worth of gathered weights and gradients alive when weights are sharded
     scatter_gather: bool = False  # pipeline sends split the activation over the tensor-parallel group even without sp
     source: str = ""

@@ -7,7 +7,7 @@ from typing import Any
 from perfplan.formulas.core import formula, maximum, minimum
 
 __all__ = ["exposed_time", "gemm_bytes", "gemm_flops", "hidden_penalty", "host_wait", "kernel_time",
-           "repeated_time", "saturation", "stream_time"]
+           "repeated_time", "saturation", "skew_wait", "stream_time"]
 
 _KERNEL = "perfplan kernel form: roofline with fitted fractions plus a constant (training_core.md section 6)"
 
@@ -106,6 +106,20 @@ def host_wait(device: Any, kernels: Any, launch: Any) -> Any:
     (0.5, 0.0)
     """
     return maximum(kernels * launch - device, 0.0)
+
+
+@formula("t_skew", "s", source="derived: ranks launched one by one by separate hosts meet at every blocking collective")
+def skew_wait(calls: Any, ranks: Any, skew: Any) -> Any:
+    """Time that blocking collectives wait for the rank whose host is last; exactly 0 for one rank.
+
+    calls : blocking collectives [1]
+    ranks : ranks that meet [1]
+    skew : wait per call and further rank [s]
+
+    >>> skew_wait(10, 8, 1e-6), skew_wait(10, 1, 1e-6)
+    (7e-05, 0.0)
+    """
+    return calls * (ranks - 1) * skew
 
 
 @formula("t_rep", "s", source="repetition")

@@ -12,7 +12,7 @@ from perfplan.training.job import Job
 from perfplan.training.layers import end_costs, layer_cost
 from perfplan.training.layout import Layout
 from perfplan.training.network import Network
-from perfplan.training.ops import Core, Gemm, Op, Shape, head_ops, layer_ops
+from perfplan.training.ops import Core, Gemm, Op, Shape, head_ops, layer_ops, unmodelled
 from perfplan.training.rules import RULES, limits
 from perfplan.training.stages import stages
 from perfplan.training.step import Pieces, memory, step_time
@@ -59,13 +59,13 @@ class Estimate:
     @property
     def tokens_per_s_per_gpu(self) -> float:
         """Tokens per second and accelerator in use."""
-        return self.job.global_batch * self.job.seq_len / self.step_time / self.layout.world
+        return self.job.global_batch * self.job.seq_len / float(self.step_time) / int(self.layout.world)
 
     @property
     def mfu(self) -> float:
         """Model FLOPs (causal attention, no recompute: Megatron's convention) over the dense peak of the GEMM dtype."""
         peak = self.job.peak(self.job.recipe.gemm["forward"]) / self.job.cluster.accelerator.sustained
-        return model_flops(self.job) / (self.step_time * self.layout.world * peak)
+        return model_flops(self.job) / (float(self.step_time) * int(self.layout.world) * peak)
 
     @property
     def binding(self) -> str:
@@ -104,7 +104,7 @@ def pieces(job: Job, net: Network, shape: Shape, cp_kind: str, recompute: tuple[
 
 
 def model_flops(job: Job) -> float:
-    """Model FLOPs of one step: three forwards, causal attention, routed tokens only, logits; no router, norms, recompute."""
+    """Model FLOPs of one step: three forwards, causal attention, routed tokens, logits; no router, norms, recompute."""
     plain = replace(job, attention="flash", routing_skew=1.0)
     shape = Shape(job.seq_len, 1, 1, 0, 1, 1, 1)
     forward = _forward_flops(head_ops(plain, shape))

@@ -23,15 +23,16 @@ _RELATED = {
     "grouped_gemm": "gemm",
     "head": "gemm",
     "unfused_attention": "gemm",
-    "attention_backward": "attention", "attention_flash1": "attention",
+    "attention_backward": "attention",
+    "attention_flash1": "attention",
     "scan": "attention",
 }
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training job. global_batch: sequences per optimizer step; seq_len: tokens per sequence; routing_skew: load of the
-    most loaded expert rank over the mean [1]; overlap: axis -> fraction that may hide, overrides the framework's."""
+    """A training job. global_batch: sequences per optimizer step; seq_len: tokens per sequence; routing_skew: load of
+    the most loaded expert rank over the mean [1]; overlap: axis -> fraction that may hide, else the framework's."""
 
     model: Model
     cluster: Cluster
@@ -89,7 +90,8 @@ class Job:
                 return chip.peak[name] * chip.sustained
         have = ", ".join(sorted(chip.peak))
         raise Unsupported(
-            f"precision {self.recipe.id} needs {dtype}, which {chip.id} does not have (it has {have}); choose another --precision"
+            f"precision {self.recipe.id} needs {dtype}, which {chip.id} does not have (it has {have});"
+            " choose another --precision"
         )
 
 

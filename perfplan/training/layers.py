@@ -1,4 +1,4 @@
-"""What one layer costs: compute, exposed communication, memory kept; priced once per combination of the axes it depends on."""
+"""What one layer costs: compute, exposed communication, memory kept; priced once per set of the axes it depends on."""
 
 from __future__ import annotations
 
@@ -164,12 +164,20 @@ def _compute(job: Job, ops: list[Op], recompute: tuple[str, ...]) -> tuple[Any, 
         if _recomputed(recompute, op.module):
             again[f"{op.part} {index}"] = ahead
             launched += kernels
-    return total("t_fwd", "s", forward), total("t_bwd", "s", backward), total("t_rec", "s", again) if again else 0.0, launched
+    return (
+        total("t_fwd", "s", forward),
+        total("t_bwd", "s", backward),
+        total("t_rec", "s", again) if again else 0.0,
+        launched,
+    )
 
 
 # ---------------------------------------------------------------- communication
 def _tp_time(job: Job, net: Network, shape: Shape, regions: list[float], passes: int) -> Any:
-    """Tensor-parallel collectives of a layer; `regions`: bytes per token gathered into each region; passes: 3 with a recomputed forward."""
+    """Tensor-parallel collectives of a layer.
+
+    regions: bytes per token gathered into each region; passes: 3 with a recomputed forward.
+    """
     path, wire = net.path(Group(shape.tp, 1)), job.recipe.wire["tp"]
     out = shape.tokens * job.model.hidden * wire
     parts: dict[str, Any] = {}
@@ -218,7 +226,7 @@ def _cp_time(
 
 
 def _ep_time(job: Job, net: Network, shape: Shape, moe: Moe, passes: int) -> Any:
-    """Dispatch and combine of one MoE layer, all passes, and the expert-tensor-parallel exchange of the dispatched rows."""
+    """Dispatch and combine of one MoE layer, all passes, and the exchange of the dispatched rows over etp."""
     width = shape.rows * moe.top_k * (moe.latent or job.model.hidden) * job.routing_skew
     experts, wire = net.path(Group(shape.ep, shape.etp)), job.recipe.wire
     dispatch = experts.all_to_all(width * wire["ep_dispatch"])
@@ -282,7 +290,8 @@ def layer_cost(job: Job, net: Network, kind: LayerKind, shape: Shape, cp_kind: s
     regions = _regions(job, kind)
     forward, backward, again, launched = _compute(job, ops, recompute)
     full = recompute == ("full",)
-    calls = 2 * len(regions) * (3 if full else 2) * minimum(shape.tp - 1, 1)
+    calls = 2 * len(regions) * (3 if full else 2)
+    skew = compute.skew_wait(calls, shape.tp, job.framework.skew)
     tp = _tp_time(job, net, shape, regions, 3 if full else 2)
     cp = ep = 0.0
     if isinstance(kind.mixer, Attention):
@@ -291,11 +300,13 @@ def layer_cost(job: Job, net: Network, kind: LayerKind, shape: Shape, cp_kind: s
     if isinstance(kind.ffn, Moe):
         ep = _ep_time(job, net, shape, kind.ffn, 3 if full or "moe" in recompute else 2)
         ep = compute.exposed_time(ep, forward + backward, job.overlapped("ep"))
-    exposed = compute.exposed_time(tp, forward + backward, job.overlapped("tp"))
+    exposed = compute.exposed_time(tp, forward + backward, job.overlapped("tp")) + skew
     saved, whole = _memory(job, kind, shape, recompute)
     dense, expert = layer_parameters(job, kind, shape.tp, shape.ep, shape.etp)
-    slow = compute.hidden_penalty(tp, exposed, maximum(job.framework.contention, 1.0))
-    host = compute.host_wait(forward + backward + slow + again + exposed + cp + ep, launched + calls, job.framework.launch)
+    slow = compute.hidden_penalty(tp + skew, exposed, maximum(job.framework.contention, 1.0))
+    host = compute.host_wait(
+        forward + backward + slow + again + exposed + cp + ep, launched + calls * minimum(shape.tp - 1, 1), job.framework.launch
+    )
     return Cost(forward, backward + slow, again, exposed, cp, ep, host, saved, whole, dense, expert)
 
 

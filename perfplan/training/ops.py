@@ -15,7 +15,19 @@ from perfplan.formulas.attention import attention_flops, attention_traffic, caus
 from perfplan.formulas.core import maximum
 from perfplan.training.job import Job
 
-__all__ = ["Core", "Gemm", "Op", "Saved", "Shape", "Stream", "head_ops", "embedding_ops", "layer_ops", "layer_saved"]
+__all__ = [
+    "Core",
+    "Gemm",
+    "Op",
+    "Saved",
+    "Shape",
+    "Stream",
+    "embedding_ops",
+    "head_ops",
+    "layer_ops",
+    "layer_saved",
+    "unmodelled",
+]
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,30 @@ def _quantise(job: Job, name: str, elements: Any, outputs: Any) -> Iterator[Op]:
 def _linear(job: Job, part: str, module: str, m: Any, n: Any, k: Any) -> Iterator[Op]:
     yield Gemm(part, module, m, n, k)
     yield from _quantise(job, part, m * k, m * n)
+
+
+def unmodelled(job: Job) -> tuple[str, ...]:
+    """Features of the model that the training model leaves out, one caveat each; those that change the shape of the
+    computation raise Unsupported."""
+    mixers = [kind.mixer for kind in job.model.kinds]
+    attention = [m for m in mixers if isinstance(m, Attention)]
+    if any(a.compression or a.o_lora_rank for a in attention) or job.model.residual_streams > 1:
+        raise Unsupported(
+            f"model {job.model.id} has compressed attention, grouped output projections or several residual"
+            " streams (DeepSeek-V4), which the training model does not cover yet"
+        )
+    left_out = {
+        "keys that serve as values are priced as two projections": any(a.kv_shared for a in attention),
+        "chunked attention is priced as a sliding window": any(
+            0 < a.window < job.seq_len and a.chunked for a in attention
+        ),
+        "the output gate of latent attention is not priced": any(a.output_gate and a.kv_lora_rank for a in attention),
+        "low-rank gates of linear attention are priced at full width": any(
+            isinstance(m, LinearAttention) and m.gate_rank for m in mixers
+        ),
+        "multi-token-prediction layers are left out": job.model.mtp_layers > 0,
+    }
+    return tuple(text for text, present in left_out.items() if present)
 
 
 def pairs(attention: Attention, seq: int) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from perfplan.calibration.bands import Band, Bands
-from perfplan.catalog.specs import Accelerator, Cluster, Level, Moe
+from perfplan.catalog.specs import Cluster, Level, Moe
 from perfplan.errors import Infeasible, OutOfRange
 from perfplan.formulas.accounting import energy_used, money_spent, run_time
 from perfplan.symbolic.sensitivity import elasticities
@@ -21,7 +21,19 @@ from perfplan.units import show
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["HARDWARE", "OBJECTIVES", "Plan", "Run", "band_of", "banded", "gpu_counts", "plan", "run_of", "scaled", "sensitivity"]
+__all__ = [
+    "HARDWARE",
+    "OBJECTIVES",
+    "Plan",
+    "Run",
+    "band_of",
+    "banded",
+    "gpu_counts",
+    "plan",
+    "run_of",
+    "scaled",
+    "sensitivity",
+]
 
 OBJECTIVES = ("time", "days", "cost", "min-gpus")
 HARDWARE = (
@@ -36,8 +48,8 @@ HARDWARE = (
 
 @dataclass(frozen=True)
 class Run:
-    """A whole run of one layout over `tokens` tokens, no interruptions. time [s], accelerator_hours [h], cost [$] or None if
-    the accelerator has no price, energy at the meter [J] or None if its power is unknown."""
+    """A whole run of one layout over `tokens` tokens, no interruptions. time [s], accelerator_hours [h], cost [$] or
+    None if the accelerator has no price, energy at the meter [J] or None if its power is unknown."""
 
     tokens: float
     time: float
@@ -48,8 +60,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """The answer. estimates: best first; tied: whether each cannot be told from the first by the paired band; searches: what
-    was searched at each accelerator count; sensitivities: hardware number -> elasticity of the best step time."""
+    """The answer. estimates: best first; tied: whether each cannot be told from the first by the paired band; searches:
+    what was searched at each accelerator count; sensitivities: hardware number -> elasticity of the best step time."""
 
     job: Job
     objective: str
@@ -146,7 +158,8 @@ def _row(e: Estimate, tie: bool) -> dict[str, Any]:
 
 def _certificate(gpus: int, found: Found) -> str:
     reasons = ", ".join(f"{count:,} for {reason}" for reason, count in found.rejected.most_common() if count)
-    return f"exhaustive on {gpus} accelerators: {found.size:,} layouts; {found.feasible:,} fit; rejected: {reasons or 'none'}"
+    seen = f"exhaustive on {gpus} accelerators: {found.size:,} layouts; {found.feasible:,} fit"
+    return f"{seen}; rejected: {reasons or 'none'}"
 
 
 # ---------------------------------------------------------------- bands and ties
@@ -258,7 +271,8 @@ def plan(
 ) -> Plan:
     """Search the declared space at each accelerator count (default: the job's) and choose.
 
-    tokens: length of the run; deadline: longest run allowed [s]. Raises Infeasible with the smallest changes that would help.
+    tokens: length of the run; deadline: longest run allowed [s]. Raises Infeasible with the smallest changes that
+    would help.
     """
     if objective not in OBJECTIVES:
         raise OutOfRange(f"objective {objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
@@ -298,7 +312,8 @@ def _nothing_fits(job: Job, searches: Sequence[tuple[int, Axes, Found]]) -> str:
         )
     changes = [f"{least.memory / 2**30:.3g} GiB per accelerator ({least.layout})", *_more_accelerators(job)]
     return (
-        f"no layout of {job.model.id} fits {capacity / 2**30:.3g} GiB on {job.gpus} x {job.cluster.accelerator.id}; it would fit with "
+        f"no layout of {job.model.id} fits {capacity / 2**30:.3g} GiB on {job.gpus} x {job.cluster.accelerator.id};"
+        " it would fit with "
         + ", or ".join(changes)
     )
 

@@ -15,7 +15,7 @@ from perfplan.training.job import Job
 from perfplan.training.layers import Cost
 from perfplan.training.layout import Layout
 from perfplan.training.network import Network
-from perfplan.training.ops import Shape
+from perfplan.training.ops import Shape, unmodelled
 from perfplan.training.rules import REDUNDANT, ROW_RULES, limits
 from perfplan.training.space import Axes, Keys, keys, largest_dp, splits
 from perfplan.training.stages import stages
@@ -170,7 +170,8 @@ def _scalar(layout: Layout, found: Keys, code: int, index: int) -> Layout:
 
 
 def search(job: Job, axes: Axes, top: int = 10, tick: Callable[[int], None] = lambda _: None) -> Found:
-    """Search the whole space: the `top` fastest layouts that fit, the Pareto front of time and memory, counted rejections."""
+    """Search the whole space: the `top` fastest layouts that fit, the front of time and memory, counted rejections."""
+    unmodelled(job)
     result = Found(axes.size)
     found = keys(job, axes, result.rejected)
     if not len(found):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from perfplan.catalog.specs import Moe
 from perfplan.formulas import compute, pipeline, sharding
 from perfplan.formulas.core import maximum, minimum, total, where
 from perfplan.training.job import Job, kernel
@@ -31,6 +32,7 @@ MEMORY_PARTS = (
     "context",
     "fragmentation",
 )
+CLASSES = ("dense", "expert")  # parameters with replica groups of their own
 TIME_PARTS = ("forward", "backward", "recompute", "tp", "cp", "ep", "host", "sharding")
 
 
@@ -45,8 +47,8 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Replicas:
-    """Data-parallel replicas of one class of parameters. ranks: how many; stride: accelerators apart; weights, gradients,
-    optimizer: ranks that share one copy."""
+    """Data-parallel replicas of one class of parameters. ranks: how many; stride: accelerators apart; weights,
+    gradients, optimizer: ranks that share one copy."""
 
     ranks: Any
     stride: Any
@@ -57,17 +59,18 @@ class Replicas:
 
 def _widths(layout: Layout, ranks: Any) -> tuple[Any, Any, Any]:
     given = (layout.shard_weights, layout.shard_gradients, layout.shard_optimizer)
-    return tuple(where(width == 0, ranks, minimum(width, ranks)) for width in given)  # type: ignore[return-value]
+    weights, gradients, optimizer = (where(width == 0, ranks, minimum(width, ranks)) for width in given)
+    return weights, gradients, optimizer
 
 
-def replicas(layout: Layout) -> tuple[Replicas, Replicas]:
-    """Replica groups of dense and of routed-expert parameters (expert replicas = world / (pp ep etp))."""
+def replicas(job: Job, layout: Layout) -> tuple[Replicas, ...]:
+    """Replica groups of dense and, if the model has any, of routed-expert parameters (world / (pp ep etp) replicas)."""
     dense = layout.dp * layout.cp
+    group = Replicas(dense, layout.tp, *_widths(layout, dense))
+    if not any(isinstance(kind.ffn, Moe) for kind in job.model.kinds):
+        return (group,)
     expert = dense * layout.tp / (layout.ep * layout.etp)
-    return (
-        Replicas(dense, layout.tp, *_widths(layout, dense)),
-        Replicas(expert, layout.ep * layout.etp, *_widths(layout, expert)),
-    )
+    return group, Replicas(expert, layout.ep * layout.etp, *_widths(layout, expert))
 
 
 def _pieces(pieces: Pieces, stage: Stage) -> list[tuple[int, Cost]]:
@@ -77,8 +80,7 @@ def _pieces(pieces: Pieces, stage: Stage) -> list[tuple[int, Cost]]:
 
 def _sum(pieces: Pieces, stage: Stage, name: str, symbol: str, unit: str) -> Any:
     parts = {
-        f"piece {index}": count * getattr(cost, name)
-        for index, (count, cost) in enumerate(_pieces(pieces, stage))
+        f"piece {index}": count * getattr(cost, name) for index, (count, cost) in enumerate(_pieces(pieces, stage))
     }
     return total(symbol, unit, parts)
 
@@ -149,7 +151,7 @@ def _optimizer(job: Job, groups: Sequence[Replicas], parameters: Sequence[Any]) 
             name: sharding.optimizer_traffic(
                 size, job.framework.optimizer_bytes, maximum(group.optimizer, group.gradients)
             )
-            for name, group, size in zip(("dense", "experts"), groups, parameters, strict=True)
+            for name, group, size in zip(CLASSES, groups, parameters, strict=False)
         },
     )
     return compute.stream_time(traffic, constants.memory, bandwidth, constants.overhead)
@@ -176,12 +178,12 @@ def _extras(job: Job, net: Network, layout: Layout) -> Any:
 def step_time(job: Job, net: Network, layout: Layout, pieces: Pieces, split: Sequence[Stage]) -> dict[str, Any]:
     """Parts of the step time that add up to it [s]; those of the busiest stage, times the micro-batches, come first."""
     micro_batches = job.global_batch / (layout.mbs * layout.dp)
-    groups = replicas(layout)
+    groups = replicas(job, layout)
     sharded = _any(maximum(groups[0].weights, groups[0].gradients) > 1)
     rows = (
         [
             (g, net.path(Group(g.weights, g.stride)), net.path(Group(g.gradients, g.stride)), name)
-            for g, name in zip(groups, ("dense", "expert"), strict=True)
+            for g, name in zip(groups, CLASSES, strict=False)
         ]
         if sharded
         else []
@@ -196,7 +198,7 @@ def step_time(job: Job, net: Network, layout: Layout, pieces: Pieces, split: Seq
         longer = time > busy
         busiest = {name: where(longer, part, busiest[name]) if busiest else part for name, part in parts.items()}
         busy = maximum(time, busy)
-    parameters = [_heaviest(pieces, split, name) for name in ("dense", "expert")]
+    parameters = [_heaviest(pieces, split, name) for name in CLASSES[: len(groups)]]
     result = {name: pipeline.steady_time(micro_batches, part) for name, part in busiest.items()}
     result["bubble"] = pipeline.bubble_time(everything, busy, layout.vpp)
     result["pp"] = _sends(job, net, layout, micro_batches)
@@ -220,19 +222,18 @@ def _heaviest(pieces: Pieces, split: Sequence[Stage], name: str) -> Any:
 # ---------------------------------------------------------------- memory
 def _stage_memory(job: Job, layout: Layout, pieces: Pieces, stage: Stage, groups: Sequence[Replicas]) -> dict[str, Any]:
     recipe, micro_batches = job.recipe, job.global_batch / (layout.mbs * layout.dp)
-    sizes = [_sum(pieces, stage, name, f"N_{name}", "1") for name in ("dense", "expert")]
+    sizes = [_sum(pieces, stage, name, f"N_{name}", "1") for name in CLASSES[: len(groups)]]
     if job.model.tied and layout.pp == 1:
         sizes[0] = sizes[0] - pieces.first.dense
-    both = list(zip(("dense", "experts"), sizes, groups, strict=True))
+    both = list(zip(CLASSES, sizes, groups, strict=False))
     chunks = pipeline.in_flight_chunks(layout.pp, layout.vpp, stage.rank, micro_batches)
     saved = _sum(pieces, stage, "saved", "M_saved", "B")
     whole: Any = 0.0
     unit: Any = 0.0
     for cost in (cost for count, cost in zip(stage.layers, pieces.kinds, strict=True) if count):
         whole = maximum(whole, cost.whole - cost.saved)
-        unit = maximum(
-            unit, where(groups[0].weights > 1, cost.dense, 0.0) + where(groups[1].weights > 1, cost.expert, 0.0)
-        )
+        held = [where(g.weights > 1, getattr(cost, n), 0.0) for n, g in zip(CLASSES, groups, strict=False)]
+        unit = maximum(unit, sum(held))
     activations = chunks / layout.vpp * saved
     return {
         "weights": total(
@@ -257,8 +258,8 @@ def _stage_memory(job: Job, layout: Layout, pieces: Pieces, stage: Stage, groups
 
 
 def memory(job: Job, layout: Layout, pieces: Pieces, split: Sequence[Stage]) -> dict[str, Any]:
-    """Memory by part on the fullest pipeline rank (allocated, plus what the context, libraries and allocator take) [B]."""
-    groups = replicas(layout)
+    """Memory by part on the fullest pipeline rank, with what context, libraries and allocator take [B]."""
+    groups = replicas(job, layout)
     fullest: dict[str, Any] = {}
     most: Any = -1.0
     for stage in split:
