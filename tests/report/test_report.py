@@ -93,3 +93,23 @@ def test_progress_waits_for_two_seconds_and_clears_its_line(monkeypatch):
             progress(now[0] * 1000, 5000)
             silent.tick()
     assert stream.getvalue() == "\r\033[K2,100 of 5,000 rows\r\033[K2,400 of 5,000 rows\r\033[K" and not pipe.getvalue()
+
+
+def test_a_pipe_is_written_into_and_stays_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write(str(pipe), "data\n")
+        assert os.read(reader, 100) == b"data\n" and pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
+    finally:
+        os.close(reader)
+
+
+def test_a_link_is_followed_and_permissions_are_kept(tmp_path):
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.write_text("old")
+    real.chmod(0o640)
+    link.symlink_to(real)
+    write(str(link), "new")
+    assert link.is_symlink() and real.read_text() == "new" and real.stat().st_mode & 0o777 == 0o640
