@@ -16,7 +16,7 @@ import typer
 
 from perfplan.cli import catalog, estimate, plan, reproduce, validate, why
 from perfplan.cli.explain import explain
-from perfplan.errors import PerfplanError
+from perfplan.errors import ExportError, PerfplanError
 
 __all__ = ["app", "main", "run"]
 
@@ -90,18 +90,29 @@ def _fail(error: Exception, debug: bool) -> int:
     return error.exit_code if isinstance(error, PerfplanError) else 2
 
 
+def _give_up_output() -> None:
+    """Keep the interpreter from writing what is left at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command line (without the program's name) and return its exit status."""
+    debug = "--debug" in arguments
     try:
         status = app(_words(arguments), prog_name="perfplan", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` perhaps, has what it wants
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return PIPE_CLOSED
     except typer.Abort:
         return 130
+    except OSError as error:
+        if error.filename is not None:  # a file that the library should have told about
+            return _fail(error, debug)
+        _give_up_output()
+        return _fail(ExportError(f"cannot write the output: {(error.strerror or str(error)).lower()}"), debug)
     except Exception as error:
-        return _fail(error, "--debug" in arguments)
+        return _fail(error, debug)
     return status if isinstance(status, int) else 0
 
 

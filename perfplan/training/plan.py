@@ -276,6 +276,8 @@ def plan(
     """
     if objective not in OBJECTIVES:
         raise OutOfRange(f"objective {objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
+    if tokens is not None and not tokens > 0:
+        raise OutOfRange("a run needs at least one token; give more --tokens, such as 15T")
     if deadline is not None and tokens is None:
         raise OutOfRange("a deadline needs the length of the run; give --tokens")
     searches = []

@@ -46,6 +46,7 @@ def sentence(capsys, arguments):
         ({"forbid": "tp0"}, "tp"),
         ({"tokens": "15 TB"}, "15 TB"),
         ({"tokens": "-1"}, "-1"),
+        ({"tokens": "0"}, "15T"),
         ({"deadline": "30d"}, "--tokens"),
         ({"deadline": "30", "tokens": "1T"}, "unit"),
         ({"top": "0"}, "--top"),

@@ -99,3 +99,10 @@ def test_a_closed_pipe_is_quiet():
 def test_a_group_without_a_command_is_one_sentence(capsys, group):
     assert cli.run([group]) == 2
     assert capsys.readouterr() == ("", f"perfplan: Missing command; see `perfplan {group} --help`\n")
+
+
+def test_a_full_disk_is_one_sentence():
+    code = "import sys; from perfplan.cli.main import run; sys.exit(run(['explain', '--list']))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2 and done.stderr == "perfplan: cannot write the output: no space left on device\n"
