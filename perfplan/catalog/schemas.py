@@ -21,7 +21,8 @@ __all__ = ["DTYPES", "KERNEL_KINDS", "SCHEMAS", "AcceleratorFile", "ClusterFile"
 
 DTYPES = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp8-block", "mxfp8", "fp6", "fp4", "nvfp4", "mxfp4", "int8",
           "int4")
-KERNEL_KINDS = ("gemm", "grouped_gemm", "attention", "attention_backward", "stream")
+KERNEL_KINDS = ("gemm", "grouped_gemm", "attention", "attention_backward", "attention_flash1", "unfused_attention", "scan",
+                "stream")
 PASSES = ("forward", "dgrad", "wgrad")
 WIRES = ("tp", "cp", "pp", "ep_dispatch", "ep_combine", "dp_reduce", "dp_gather")
 
@@ -126,7 +127,8 @@ class AcceleratorFile(_File):
     memory_bandwidth: Bandwidth
     peak: Peaks
     sources: dict[str, str] = Field(description="field -> publication; every number wants one")
-    kernels: dict[Literal["gemm", "grouped_gemm", "attention", "attention_backward", "stream"],
+    kernels: dict[Literal["gemm", "grouped_gemm", "attention", "attention_backward", "attention_flash1",
+                          "unfused_attention", "scan", "stream"],
                   dict[str, KernelFile]] = Field({}, description="kind -> dtype, or any for all dtypes -> constants")
     borrow: str | None = Field(None, description="accelerator whose kernel constants are used where there are none")
     same_constants: dict[str, str] = Field({}, description="dtype without kernel constants -> dtype whose it uses")

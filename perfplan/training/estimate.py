@@ -154,7 +154,7 @@ def estimate(job: Job, layout: Layout) -> Estimate:
     reasons = broken_rules(job, layout)
     if reasons:
         raise Indivisible(f"layout {str(layout)!r} cannot run {job.model.id}: {'; '.join(reasons)}")
-    net = Network(job.cluster, layout.world)
+    net = Network(job.cluster, max(job.gpus, layout.world))
     shape = Shape(job.seq_len, layout.mbs, layout.tp, layout.sp, layout.cp, layout.ep, layout.etp)
     split = stages(*layer_sequence(job), layout.pp, layout.vpp)
     assert split is not None

@@ -267,12 +267,12 @@ def _moe(job: Job, shape: Shape, moe: Moe) -> Iterator[Op]:
     seen, received = moe.latent or hidden, dispatched_rows(job, shape, moe)
     groups, width = moe.experts / shape.ep, moe.width / shape.etp
     yield Gemm("router", "moe", rows, moe.experts, hidden)
-    yield Stream("routing", "moe", rows * moe.experts * 12, rows * moe.experts * 8, 15)
+    yield Stream("routing", "moe", rows * moe.experts * 12, rows * moe.experts * 8, 30)
     if moe.latent:
         yield Gemm("latent projections", "moe", rows, moe.latent, hidden)
         yield Gemm("latent projections", "moe", rows, hidden, moe.latent)
     moved = 2 * seen * (rows * moe.top_k + received / shape.etp) + 2 * rows * hidden
-    yield Stream("permute", "moe", moved, moved, 4)
+    yield Stream("permute", "moe", moved, moved, 8)
     yield Gemm("expert up", "moe", received, width * (2 if moe.gated else 1), seen, "grouped_gemm", groups)
     yield from _quantise(job, "expert", received * (seen + width), received * (seen + width))
     yield Stream(
@@ -283,7 +283,7 @@ def _moe(job: Job, shape: Shape, moe: Moe) -> Iterator[Op]:
         1,
     )
     yield Gemm("expert down", "moe", received, seen, width, "grouped_gemm", groups)
-    yield Stream("unpermute", "moe", moved, moved, 4)
+    yield Stream("unpermute", "moe", moved, moved, 8)
     if moe.shared_width:
         yield from _mlp(job, shape, moe.shared_width, moe.gated, "shared expert", "shared_experts")
 
