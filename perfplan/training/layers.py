@@ -305,7 +305,9 @@ def layer_cost(job: Job, net: Network, kind: LayerKind, shape: Shape, cp_kind: s
     dense, expert = layer_parameters(job, kind, shape.tp, shape.ep, shape.etp)
     slow = compute.hidden_penalty(tp + skew, exposed, maximum(job.framework.contention, 1.0))
     host = compute.host_wait(
-        forward + backward + slow + again + exposed + cp + ep, launched + calls * minimum(shape.tp - 1, 1), job.framework.launch
+        forward + backward + slow + again + exposed + cp + ep,
+        launched + calls * minimum(shape.tp - 1, 1),
+        job.framework.launch,
     )
     return Cost(forward, backward + slow, again, exposed, cp, ep, host, saved, whole, dense, expert)
 

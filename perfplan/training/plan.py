@@ -13,7 +13,7 @@ from perfplan.errors import Infeasible, OutOfRange
 from perfplan.formulas.accounting import energy_used, money_spent, run_time
 from perfplan.symbolic.sensitivity import elasticities
 from perfplan.training.estimate import Estimate, estimate
-from perfplan.training.job import Job
+from perfplan.training.job import Job, kernel
 from perfplan.training.search import Found, search
 from perfplan.training.space import Axes, declare, restrict
 from perfplan.units import show
@@ -166,7 +166,7 @@ def _certificate(gpus: int, found: Found) -> str:
 def band_of(job: Job, bands: Bands, paired: bool = False) -> Band:
     """The error band of predictions for this job: absolute, or of the ratio of two layouts."""
     chip = job.cluster.accelerator
-    borrowed = any(k.borrowed for table in chip.kernels.values() for k in table.values())
+    borrowed = any(kernel(job, "gemm", dtype).borrowed for dtype in {*job.recipe.gemm.values(), job.recipe.head})
     moe = any(isinstance(kind.ffn, Moe) for kind in job.model.kinds)
     return bands.find("training", moe, chip.family, borrowed=borrowed, paired=paired)
 
@@ -315,8 +315,7 @@ def _nothing_fits(job: Job, searches: Sequence[tuple[int, Axes, Found]]) -> str:
     changes = [f"{least.memory / 2**30:.3g} GiB per accelerator ({least.layout})", *_more_accelerators(job)]
     return (
         f"no layout of {job.model.id} fits {capacity / 2**30:.3g} GiB on {job.gpus} x {job.cluster.accelerator.id};"
-        " it would fit with "
-        + ", or ".join(changes)
+        " it would fit with " + ", or ".join(changes)
     )
 
 
