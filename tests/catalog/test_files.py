@@ -89,7 +89,7 @@ def test_yaml_bombs(folder):
     with pytest.raises(CatalogError, match="anchors and aliases"):
         load(folder)
     write(folder, "name: " + "[" * 5000 + "]" * 5000)
-    with pytest.raises(CatalogError, match="levels deep|nesting depth")  # whether the reader or libyaml notices first:
+    with pytest.raises(CatalogError, match="levels deep|nesting depth"):  # by the reader or by libyaml
         load(folder)
     write(folder, "name: " + "x" * (files.MAX_BYTES + 1))
     with pytest.raises(CatalogError, match="larger than"):
