@@ -21,8 +21,8 @@ __all__ = ["DTYPES", "KERNEL_KINDS", "SCHEMAS", "AcceleratorFile", "ClusterFile"
 
 DTYPES = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp8-block", "mxfp8", "fp6", "fp4", "nvfp4", "mxfp4", "int8",
           "int4")
-KERNEL_KINDS = ("gemm", "grouped_gemm", "attention", "attention_backward", "attention_flash1", "unfused_attention", "scan",
-                "stream")
+KERNEL_KINDS = ("gemm", "grouped_gemm", "attention", "attention_backward", "attention_flash1", "unfused_attention",
+                "scan", "stream")
 PASSES = ("forward", "dgrad", "wgrad")
 WIRES = ("tp", "cp", "pp", "ep_dispatch", "ep_combine", "dp_reduce", "dp_gather")
 
