@@ -170,5 +170,5 @@ def estimate(job: Job, layout: Layout) -> Estimate:
         breakdown,
         {name: float(size) for name, size in sizes.items()},
         (float(step), float(step)),
-        job.caveats,
+        job.caveats + unmodelled(job),
     )

@@ -173,3 +173,9 @@ def test_estimate_as_csv_adds_up(capsys):
 
 def test_a_layout_that_does_not_fit_is_priced_and_says_so(capsys):
     assert "does NOT fit" in printed(capsys, ["estimate", "train", *JOB, "--layout", "dp8"])
+
+
+def test_what_the_model_leaves_out_is_a_caveat(capsys):
+    arguments = ["deepseek-v3", "--cluster", "dgx-h100", "--global-batch", "64", "--seq-len", "2048"]
+    out = printed(capsys, ["estimate", "train", *arguments, "--layout", "dp64 ep64 zero1"])
+    assert "caveat: multi-token-prediction layers are left out" in out
