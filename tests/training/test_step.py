@@ -57,19 +57,30 @@ def test_an_axis_of_one_rank_costs_nothing(drawn):
 
 
 # ---------------------------------------------------------------- directions
+# Directions of compute are asserted where nothing may hide behind it: with the shipped overlaps one second of compute
+# hides communication of several axes at once, so faster compute can expose more than it saves.
+NOTHING_HIDES = dict.fromkeys(("tp", "cp", "dp", "fsdp", "pp", "ep"), 0.0)
+
+
+def is_no_slower(mine, better, layout):
+    bare, bare_better = (replace(each, overlap=NOTHING_HIDES) for each in (mine, better))
+    assert estimate(bare_better, layout).step_time <= estimate(bare, layout).step_time * (1 + 1e-12)
+
+
 @few
 @given(lawful(), st.sampled_from(["peak FLOP/s", "memory bandwidth"]), st.floats(1.0, 8.0))
 def test_faster_arithmetic_and_memory_never_slow_a_step(drawn, number, factor):
     mine, layout = drawn
-    better = replace(mine, cluster=scaled(mine.cluster, {number: factor}))
-    assert estimate(better, layout).step_time <= estimate(mine, layout).step_time * (1 + 1e-12)
+    is_no_slower(mine, replace(mine, cluster=scaled(mine.cluster, {number: factor})), layout)
 
 
 @few
 @given(lawful(), st.floats(1.0, 8.0))
 def test_faster_links_never_slow_a_step(drawn, factor):
     mine, layout = drawn
-    better = replace(mine, cluster=scaled(mine.cluster, {"fast-domain bandwidth": factor, "network bandwidth": factor}))
+    links = {"fast-domain bandwidth": factor, "network bandwidth": factor}
+    better = replace(mine, cluster=scaled(mine.cluster, links))
+    is_no_slower(mine, better, layout)
     assert estimate(better, layout).step_time <= estimate(mine, layout).step_time * (1 + 1e-12)
 
 
@@ -77,17 +88,18 @@ def test_faster_links_never_slow_a_step(drawn, factor):
 @given(lawful(), st.floats(0.1, 1.0))
 def test_lower_latency_never_slows_a_step(drawn, factor):
     mine, layout = drawn
-    better = replace(mine, cluster=scaled(mine.cluster, {"latencies": factor, "kernel overheads": factor}))
-    assert estimate(better, layout).step_time <= estimate(mine, layout).step_time * (1 + 1e-12)
+    is_no_slower(
+        mine, replace(mine, cluster=scaled(mine.cluster, {"latencies": factor, "kernel overheads": factor})), layout
+    )
 
 
 @few
 @given(lawful(("experts", "latent")), st.floats(1.0, 3.0), st.floats(1.0, 3.0))
 def test_more_skew_is_slower_and_larger(drawn, one, other):
     mine, layout = drawn
-    low, high = (estimate(replace(mine, routing_skew=skew), layout) for skew in sorted((one, other)))
-    assert low.step_time <= high.step_time * (1 + 1e-12)
-    assert low.memory_total <= high.memory_total
+    even, skewed = (replace(mine, routing_skew=skew) for skew in sorted((one, other)))
+    is_no_slower(skewed, even, layout)
+    assert estimate(even, layout).memory_total <= estimate(skewed, layout).memory_total
 
 
 def test_skew_means_nothing_without_experts():
@@ -98,9 +110,10 @@ def test_skew_means_nothing_without_experts():
 @given(lawful())
 def test_recompute_costs_time_and_saves_activations(drawn):
     mine, layout = drawn
+    mine = replace(mine, overlap=NOTHING_HIDES)
     none, selective, full = (estimate(mine, replace(layout, recompute=r)) for r in ((), ("core_attn",), ("full",)))
     assert none.breakdown["recompute"] == 0 <= selective.breakdown["recompute"] <= full.breakdown["recompute"]
-    assert none.step_time <= selective.step_time <= full.step_time
+    assert none.step_time <= selective.step_time * (1 + 1e-12) <= full.step_time * (1 + 2e-12)
     assert full.memory["activations"] < none.memory["activations"]
     assert selective.memory["activations"] <= none.memory["activations"]
 
