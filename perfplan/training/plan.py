@@ -14,7 +14,7 @@ from perfplan.formulas.accounting import energy_used, money_spent, run_time
 from perfplan.symbolic.sensitivity import elasticities
 from perfplan.training.estimate import Estimate, estimate
 from perfplan.training.job import Job, kernel
-from perfplan.training.search import Found, search
+from perfplan.training.search import SCORES, Found, search
 from perfplan.training.space import Axes, declare, restrict
 from perfplan.units import show
 
@@ -35,7 +35,7 @@ __all__ = [
     "sensitivity",
 ]
 
-OBJECTIVES = ("time", "days", "cost", "min-gpus")
+OBJECTIVES = tuple(SCORES)
 HARDWARE = (
     "peak FLOP/s",
     "memory bandwidth",
@@ -249,13 +249,6 @@ def gpu_counts(low: int, high: int) -> tuple[int, ...]:
     return (*counts, high)
 
 
-def _value(objective: str, e: Estimate) -> tuple[float, ...]:
-    time = float(e.step_time)
-    return {"cost": (time * e.layout.world, time), "min-gpus": (e.layout.world, time)}.get(
-        objective, (time, e.layout.world)
-    )
-
-
 def plan(
     job: Job,
     bands: Bands,
@@ -280,30 +273,30 @@ def plan(
         raise OutOfRange("a run needs at least one token; give more --tokens, such as 15T")
     if deadline is not None and tokens is None:
         raise OutOfRange("a deadline needs the length of the run; give --tokens")
+    longest = deadline * job.global_batch * job.seq_len / tokens if deadline and tokens else math.inf
     searches = []
     for count in counts or (job.gpus,):
         mine = replace(job, gpus=count)
         axes = restrict(declare(mine), fix, forbid)
-        searches.append((count, axes, search(mine, axes, top, tick)))
+        searches.append((count, axes, search(mine, axes, top, tick, objective, longest)))
     found = [
         estimate(replace(job, gpus=count), priced.layout) for count, _, result in searches for priced in result.best
     ]
     if not found:
-        raise Infeasible(_nothing_fits(job, searches))
-    met = [e for e in found if deadline is None or tokens is None or run_of(e, tokens).time <= deadline]
-    if not met:
-        fastest = min(run_of(e, tokens or 0.0).time for e in found)
-        raise Infeasible(
-            f"no layout meets the deadline of {show(deadline or 0.0, 's')}; the fastest run takes {show(fastest, 's')},"
-            " so allow that long or give more accelerators"
-        )
-    chosen = sorted(met, key=lambda e: _value(objective, e))[:top]
+        raise Infeasible(_nothing_fits(job, searches, tokens))
+    chosen = sorted(found, key=lambda e: SCORES[objective](float(e.step_time), e.layout.world))[:top]
     chosen = [banded(e, bands) for e in chosen]
     return Plan(job, objective, tuple(chosen), _ties(chosen, bands), tuple(searches), sensitivity(chosen[0]), tokens)
 
 
-def _nothing_fits(job: Job, searches: Sequence[tuple[int, Axes, Found]]) -> str:
+def _nothing_fits(job: Job, searches: Sequence[tuple[int, Axes, Found]], tokens: float | None) -> str:
     """Why nothing is feasible, and the smallest changes that would make it so."""
+    fastest = min(found.fastest for _, _, found in searches)
+    if tokens is not None and math.isfinite(fastest):
+        days = show(tokens / (job.global_batch * job.seq_len) * fastest, "s")
+        return (
+            f"no layout meets the deadline; the fastest run takes {days}, so allow that long or give more accelerators"
+        )
     least = min((f.least_memory for _, _, f in searches if f.least_memory), key=lambda p: p.memory, default=None)
     capacity = job.cluster.accelerator.memory
     if least is None:

@@ -10,7 +10,7 @@ from perfplan.catalog.specs import Attention, LinearAttention, Mamba, Moe
 from perfplan.training.job import Job
 from perfplan.training.layout import Layout
 
-__all__ = ["KEY_RULES", "REDUNDANT", "ROW_RULES", "RULES", "Limits", "Rule", "limits"]
+__all__ = ["KEY_RULES", "ROW_RULES", "RULES", "Limits", "Rule", "limits", "redundant"]
 
 
 @dataclass(frozen=True)
@@ -142,12 +142,6 @@ def _interleaving(job: Job, _: Limits, layout: Layout) -> Any:
     return (layout.vpp > 1) & (micro_batches % layout.pp != 0)
 
 
-def _replicated_shards(_: Job, __: Limits, layout: Layout) -> Any:
-    ranks = layout.dp * layout.cp
-    sharded = (layout.shard_optimizer != 1) | (layout.shard_gradients != 1)
-    return sharded & ((ranks == 1) | (layout.shard_optimizer >= ranks))
-
-
 KEY_RULES = (
     Rule("attention heads", "tp={tp} does not divide the {heads} attention heads", _heads),
     Rule("kv heads", "tp={tp} neither divides nor is a multiple of the {kv_heads} key-value heads", _kv_heads),
@@ -181,9 +175,20 @@ ROW_RULES = (
 )
 """Rules about whole layouts."""
 
-REDUNDANT = Rule(
-    "same as another sharding", "the sharding changes nothing with dp*cp = {dp}*{cp} replicas", _replicated_shards
-)
-"""Layouts that the search leaves out because an equal one is in the space."""
+
+def redundant(offered: tuple[tuple[int, int, int], ...]) -> Rule:
+    """Layouts left out because an equal one, with another of the `offered` shardings, is in the space."""
+
+    def broken(_: Job, limit: Limits, layout: Layout) -> Any:
+        ranks = layout.dp * layout.cp
+        experts = ranks * layout.tp // (layout.ep * layout.etp) if limit.experts else ranks
+        widths = (layout.shard_weights, layout.shard_gradients, layout.shard_optimizer)
+        alone = (ranks == 1) & (experts == 1) & ((1, 1, 1) in offered and widths != (1, 1, 1))
+        wide = tuple(0 if width > 1 else width for width in widths)
+        whole = (ranks <= max(widths)) & (experts <= max(widths)) & (wide != widths and wide in offered)
+        return alone | whole
+
+    return Rule("same as another sharding", "the sharding changes nothing with dp*cp = {dp}*{cp} replicas", broken)
+
 
 RULES = (*KEY_RULES, *ROW_RULES)

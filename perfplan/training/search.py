@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -16,28 +16,38 @@ from perfplan.training.layers import Cost
 from perfplan.training.layout import Layout
 from perfplan.training.network import Network
 from perfplan.training.ops import Shape, unmodelled
-from perfplan.training.rules import REDUNDANT, ROW_RULES, limits
+from perfplan.training.rules import ROW_RULES, Rule, limits, redundant
 from perfplan.training.space import Axes, Keys, keys, largest_dp, splits
 from perfplan.training.stages import stages
 from perfplan.training.step import Pieces, memory, step_time
 
-__all__ = ["Found", "Priced", "search"]
+__all__ = ["SCORES", "Found", "Priced", "search"]
+
+SCORES: dict[str, Callable[[Any, Any], Any]] = {
+    "time": lambda time, world: time,
+    "days": lambda time, world: time,
+    "cost": lambda time, world: time * world,
+    "min-gpus": lambda time, world: world * 1e9 + time,  # accelerators first: no step takes 1e9 s
+}
+"""Objective -> what is minimised, from step time [s] and accelerators used."""
 
 CHUNK = 1 << 16  # rows priced at a time: the columns of a chunk stay in cache
 
 
 @dataclass(frozen=True)
 class Priced:
-    """One feasible layout as the search saw it: step time [s] and memory of the fullest rank [B]."""
+    """One feasible layout as the search saw it: step time [s], memory of the fullest rank [B], what was minimised."""
 
     layout: Layout
     step_time: float
     memory: float
+    score: float = math.nan
 
 
 @dataclass
 class Found:
-    """What the search saw. rejected: reason -> layouts; the counts and `feasible` add up to `size`."""
+    """What the search saw. rejected: reason -> layouts; the counts and `feasible` add up to `size`. fastest: least step
+    time of a layout that fits, deadline or not [s]."""
 
     size: int
     rejected: Counter[str] = field(default_factory=Counter)
@@ -45,6 +55,7 @@ class Found:
     best: list[Priced] = field(default_factory=list)
     front: list[Priced] = field(default_factory=list)
     least_memory: Priced | None = None
+    fastest: float = math.inf
 
 
 def _table(job: Job, net: Network, found: Keys) -> Pieces:
@@ -92,7 +103,7 @@ class _Block:
 def _blocks(
     job: Job, axes: Axes, found: Keys, rejected: Counter[str], tick: Callable[[int], None]
 ) -> Iterator[tuple[_Block, Any]]:
-    limit, sequence = limits(job), layer_sequence(job)
+    sequence, rules = layer_sequence(job), (*ROW_RULES, redundant(axes.sharding))
     divisors = [d for d in range(1, min(job.gpus, job.global_batch) + 1) if job.global_batch % d == 0]
     for pp, vpp in splits(axes):
         split = stages(*sequence, pp, vpp) if pp * vpp <= len(sequence[0]) + 2 else None
@@ -105,9 +116,10 @@ def _blocks(
         rejected["accelerators and batch"] += (len(found) - len(room)) * len(axes.sharding)
         for widths in axes.sharding:
             for start in range(0, len(room), CHUNK):
-                rows = _lawful(job, limit, found, room[start : start + CHUNK], (pp, vpp), dp, widths, rejected)
-                if len(rows):
-                    yield _Block(rows, _columns(found, rows, (pp, vpp), dp, widths)), split
+                rows = room[start : start + CHUNK]
+                block = _lawful(job, rules, _Block(rows, _columns(found, rows, (pp, vpp), dp, widths)), rejected)
+                if len(block.rows):
+                    yield block, split
 
 
 def _columns(found: Keys, rows: Any, split: tuple[int, int], dp: Any, widths: tuple[int, int, int]) -> Layout:
@@ -124,22 +136,16 @@ def _columns(found: Keys, rows: Any, split: tuple[int, int], dp: Any, widths: tu
     )
 
 
-def _lawful(
-    job: Job,
-    limit: Any,
-    found: Keys,
-    rows: Any,
-    split: tuple[int, int],
-    dp: Any,
-    widths: tuple[int, int, int],
-    rejected: Counter[str],
-) -> Any:
-    for rule in (*ROW_RULES[2:], REDUNDANT):
-        if len(rows):
-            bad = np.broadcast_to(rule.broken(job, limit, _columns(found, rows, split, dp, widths)), rows.shape)
+def _lawful(job: Job, rules: Sequence[Rule], block: _Block, rejected: Counter[str]) -> _Block:
+    """The part of a block that breaks no rule."""
+    limit = limits(job)
+    for rule in rules:
+        bad = np.broadcast_to(rule.broken(job, limit, block.layout), block.rows.shape)
+        if bad.any():
             rejected[rule.name] += int(bad.sum())
-            rows = rows[~bad]
-    return rows
+            keep = np.flatnonzero(~bad)
+            block = _Block(block.rows[keep], _narrow(block.layout, keep))
+    return block
 
 
 def _narrow(layout: Layout, keep: Any) -> Layout:
@@ -169,8 +175,18 @@ def _scalar(layout: Layout, found: Keys, code: int, index: int) -> Layout:
     return Layout(**(degrees | {"cp_kind": cp_kind, "recompute": recompute}))
 
 
-def search(job: Job, axes: Axes, top: int = 10, tick: Callable[[int], None] = lambda _: None) -> Found:
-    """Search the whole space: the `top` fastest layouts that fit, the front of time and memory, counted rejections."""
+def search(
+    job: Job,
+    axes: Axes,
+    top: int = 10,
+    tick: Callable[[int], None] = lambda _: None,
+    objective: str = "time",
+    longest: float = math.inf,
+) -> Found:
+    """Search the whole space: the `top` best layouts that fit, the front of time and memory, counted rejections.
+
+    objective: a name of `SCORES`; longest: slowest step allowed [s].
+    """
     unmodelled(job)
     result = Found(axes.size)
     found = keys(job, axes, result.rejected)
@@ -178,20 +194,26 @@ def search(job: Job, axes: Axes, top: int = 10, tick: Callable[[int], None] = la
         return result
     net = Network(job.cluster, job.gpus)
     table = _table(job, net, found)
-    capacity = job.cluster.accelerator.memory
     for block, split in _blocks(job, axes, found, result.rejected, tick):
         costs = _gather(table, block.rows)
-        sizes = sum(memory(job, _floats(block.layout), costs, split).values())
-        sizes = np.broadcast_to(sizes, block.rows.shape)
+        sizes = np.broadcast_to(sum(memory(job, _floats(block.layout), costs, split).values()), block.rows.shape)
         _note_least(result, block, found, sizes)
-        keep = np.flatnonzero(sizes <= capacity)
-        result.rejected["memory"] += len(sizes) - len(keep)
-        if len(keep):
-            layout = _narrow(block.layout, keep)
-            times = sum(step_time(job, net, _floats(layout), _gather(table, block.rows[keep]), split).values())
-            _note_best(result, layout, found, found.code[block.rows[keep]], times, sizes[keep], top)
+        fitting, sizes = _kept(block, sizes, sizes <= job.cluster.accelerator.memory, "memory", result)
+        if len(fitting.rows):
+            costs = _gather(table, fitting.rows)
+            times = sum(step_time(job, net, _floats(fitting.layout), costs, split).values())
+            result.fastest = min(result.fastest, float(times.min()))
+            soon = times <= longest
+            timely, sizes = _kept(fitting, sizes, soon, "deadline", result)
+            _note_best(result, timely, found, times[soon], sizes, top, SCORES[objective])
     result.front = _pareto(result.front)
     return result
+
+
+def _kept(block: _Block, sizes: Any, good: Any, reason: str, result: Found) -> tuple[_Block, Any]:
+    keep = np.flatnonzero(good)
+    result.rejected[reason] += len(sizes) - len(keep)
+    return _Block(block.rows[keep], _narrow(block.layout, keep)), sizes[keep]
 
 
 def _note_least(result: Found, block: _Block, found: Keys, sizes: Any) -> None:
@@ -201,21 +223,23 @@ def _note_least(result: Found, block: _Block, found: Keys, sizes: Any) -> None:
         result.least_memory = Priced(layout, math.nan, float(sizes[index]))
 
 
-def _note_best(result: Found, layout: Layout, found: Keys, code: Any, times: Any, sizes: Any, top: int) -> None:
+def _note_best(result: Found, block: _Block, found: Keys, times: Any, sizes: Any, top: int, score: Any) -> None:
+    if not len(times):
+        return
     result.feasible += len(times)
+    scores = score(times, np.broadcast_to(block.layout.world, times.shape))
     order = np.argsort(times, kind="stable")
     lowest = np.minimum.accumulate(sizes[order])
     edge = order[np.concatenate([[True], lowest[1:] < lowest[:-1]])]
-    bound = result.best[-1].step_time if len(result.best) >= top else math.inf
-    for index in order[:top]:
-        if times[index] < bound:
-            result.best.append(
-                Priced(_scalar(layout, found, int(code[index]), int(index)), float(times[index]), float(sizes[index]))
-            )
-    result.best = sorted(result.best, key=lambda p: (p.step_time, p.memory, str(p.layout)))[:top]
-    result.front += [
-        Priced(_scalar(layout, found, int(code[i]), int(i)), float(times[i]), float(sizes[i])) for i in edge
-    ]
+    bound = result.best[-1].score if len(result.best) >= top else math.inf
+
+    def priced(i: int) -> Priced:
+        layout = _scalar(block.layout, found, int(found.code[block.rows[i]]), int(i))
+        return Priced(layout, float(times[i]), float(sizes[i]), float(scores[i]))
+
+    result.best += [priced(i) for i in np.argsort(scores, kind="stable")[:top] if scores[i] <= bound]
+    result.best = sorted(result.best, key=lambda p: (p.score, p.memory, str(p.layout)))[:top]
+    result.front += [priced(i) for i in edge]
     if len(result.front) > 4096:
         result.front = _pareto(result.front)
 

@@ -198,7 +198,7 @@ def step_time(job: Job, net: Network, layout: Layout, pieces: Pieces, split: Seq
         longer = time > busy
         busiest = {name: where(longer, part, busiest[name]) if busiest else part for name, part in parts.items()}
         busy = maximum(time, busy)
-    parameters = [_heaviest(pieces, split, name) for name in CLASSES[: len(groups)]]
+    parameters = [_heaviest(job, layout, pieces, split, name) for name in CLASSES[: len(groups)]]
     result = {name: pipeline.steady_time(micro_batches, part) for name, part in busiest.items()}
     result["bubble"] = pipeline.bubble_time(everything, busy, layout.vpp)
     result["pp"] = _sends(job, net, layout, micro_batches)
@@ -212,19 +212,25 @@ def _any(condition: Any) -> bool:
     return bool(condition.any()) if hasattr(condition, "any") else bool(condition)
 
 
-def _heaviest(pieces: Pieces, split: Sequence[Stage], name: str) -> Any:
+def _parameters(job: Job, layout: Layout, pieces: Pieces, stage: Stage, name: str) -> Any:
+    """Parameters of one class on a rank of the stage; a tied embedding that is also the head counts once."""
+    held = _sum(pieces, stage, name, f"N_{name}", "1")
+    if name == "dense" and job.model.tied and layout.pp == 1:
+        return held - pieces.first.dense
+    return held
+
+
+def _heaviest(job: Job, layout: Layout, pieces: Pieces, split: Sequence[Stage], name: str) -> Any:
     heaviest: Any = 0.0
     for stage in split:
-        heaviest = maximum(heaviest, _sum(pieces, stage, name, "N", "1"))
+        heaviest = maximum(heaviest, _parameters(job, layout, pieces, stage, name))
     return heaviest
 
 
 # ---------------------------------------------------------------- memory
 def _stage_memory(job: Job, layout: Layout, pieces: Pieces, stage: Stage, groups: Sequence[Replicas]) -> dict[str, Any]:
     recipe, micro_batches = job.recipe, job.global_batch / (layout.mbs * layout.dp)
-    sizes = [_sum(pieces, stage, name, f"N_{name}", "1") for name in CLASSES[: len(groups)]]
-    if job.model.tied and layout.pp == 1:
-        sizes[0] = sizes[0] - pieces.first.dense
+    sizes = [_parameters(job, layout, pieces, stage, name) for name in CLASSES[: len(groups)]]
     both = list(zip(CLASSES, sizes, groups, strict=False))
     chunks = pipeline.in_flight_chunks(layout.pp, layout.vpp, stage.rank, micro_batches)
     saved = _sum(pieces, stage, "saved", "M_saved", "B")
