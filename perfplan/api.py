@@ -35,6 +35,7 @@ def training_job(
     attention: str = "",
     routing_skew: float = 1.0,
     overlap: Mapping[str, float] | None = None,
+    order: str = "tp-cp-dp-pp",
     technique: Sequence[str] = (),
     catalog: Catalog | None = None,
 ) -> Job:
@@ -57,6 +58,7 @@ def training_job(
         attention,
         routing_skew,
         dict(overlap or {}),
+        order,
     )
     for name in technique:
         from perfplan.validation.techniques import apply
@@ -90,6 +92,7 @@ def plan_train(
     attention: str = "",
     routing_skew: float = 1.0,
     overlap: Mapping[str, float] | None = None,
+    order: str = "tp-cp-dp-pp",
     technique: Sequence[str] = (),
     catalog: Catalog | None = None,
     tick: Callable[[int], None] = lambda _: None,
@@ -108,6 +111,7 @@ def plan_train(
         attention=attention,
         routing_skew=routing_skew,
         overlap=overlap,
+        order=order,
         technique=technique,
         catalog=catalog,
     )
@@ -138,6 +142,7 @@ def estimate_train(
     attention: str = "",
     routing_skew: float = 1.0,
     overlap: Mapping[str, float] | None = None,
+    order: str = "tp-cp-dp-pp",
     technique: Sequence[str] = (),
     catalog: Catalog | None = None,
 ) -> Estimate:
@@ -155,6 +160,7 @@ def estimate_train(
         attention=attention,
         routing_skew=routing_skew,
         overlap=overlap,
+        order=order,
         technique=technique,
         catalog=catalog,
     )

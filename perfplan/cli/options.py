@@ -24,6 +24,7 @@ __all__ = [
     "LayoutGpus",
     "LayoutText",
     "Model",
+    "Order",
     "Overlap",
     "Precision",
     "Save",
@@ -87,6 +88,14 @@ Overlap = Annotated[
         show_default=False,
         help="Fraction of an axis' communication that may hide behind compute (axes tp,"
         " cp, dp, fsdp, pp, ep); the framework's unless given.",
+    ),
+]
+Order = Annotated[
+    str,
+    typer.Option(
+        "--order",
+        metavar="AXES",
+        help="How axes lie on the network, innermost first: tp-cp-dp-pp, or tp-cp-pp-dp for dense models.",
     ),
 ]
 Skew = Annotated[

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from perfplan.catalog.specs import Cluster, Framework, Kernel, Model, Recipe
+from perfplan.catalog.specs import Cluster, Framework, Kernel, Model, Moe, Recipe
 from perfplan.errors import OutOfRange, Unsupported
 
-__all__ = ["Job", "kernel"]
+__all__ = ["ORDERS", "Job", "kernel"]
+
+ORDERS = ("tp-cp-dp-pp", "tp-cp-pp-dp")
 
 _FAMILY = {
     "fp8-block": ("fp8",),
@@ -44,6 +46,7 @@ class Job:
     attention: str = ""
     routing_skew: float = 1.0
     overlap: Mapping[str, float] = field(default_factory=dict)
+    order: str = ORDERS[0]
     caveats: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -60,6 +63,12 @@ class Job:
             raise OutOfRange(f"attention {self.attention!r} is unknown; write flash or unfused")
         if self.cluster.size is not None and self.gpus > self.cluster.size:
             raise OutOfRange(f"gpus is {self.gpus}, but cluster {self.cluster.id} has {self.cluster.size} accelerators")
+        if self.order not in ORDERS:
+            raise OutOfRange(f"order {self.order!r} is unknown; choose one of {', '.join(ORDERS)}")
+        if self.order != ORDERS[0] and any(isinstance(kind.ffn, Moe) for kind in self.model.kinds):
+            raise Unsupported(
+                f"order {self.order} is not modelled for {self.model.id}, whose experts spread over dp; use {ORDERS[0]}"
+            )
         for dtype in {
             *self.recipe.gemm.values(),
             *self.recipe.experts.values(),

@@ -12,7 +12,7 @@ from typing import Any
 from perfplan.catalog.specs import Moe
 from perfplan.formulas import compute, pipeline, sharding
 from perfplan.formulas.core import maximum, minimum, total, where
-from perfplan.training.job import Job, kernel
+from perfplan.training.job import ORDERS, Job, kernel
 from perfplan.training.layers import Cost
 from perfplan.training.layout import Layout
 from perfplan.training.network import Group, Network, Path
@@ -66,7 +66,8 @@ def _widths(layout: Layout, ranks: Any) -> tuple[Any, Any, Any]:
 def replicas(job: Job, layout: Layout) -> tuple[Replicas, ...]:
     """Replica groups of dense and, if the model has any, of routed-expert parameters (world / (pp ep etp) replicas)."""
     dense = layout.dp * layout.cp
-    group = Replicas(dense, layout.tp, *_widths(layout, dense))
+    apart = layout.tp * (layout.pp if job.order == ORDERS[1] else 1)  # cp ranks priced as far apart as dp ranks
+    group = Replicas(dense, apart, *_widths(layout, dense))
     if not any(isinstance(kind.ffn, Moe) for kind in job.model.kinds):
         return (group,)
     expert = dense * layout.tp / (layout.ep * layout.etp)
@@ -160,11 +161,15 @@ def _optimizer(job: Job, groups: Sequence[Replicas], parameters: Sequence[Any]) 
 def _sends(job: Job, net: Network, layout: Layout, micro_batches: Any) -> Any:
     split = 1 if job.framework.scatter_gather else layout.sp
     rows = layout.mbs * job.seq_len / layout.cp / (1 + (layout.tp - 1) * split)
-    path = net.path(Group(layout.pp, layout.tp * layout.cp * layout.dp))
+    path = net.path(Group(layout.pp, _stage_stride(job, layout)))
     hop = path.send(rows * job.model.hidden * job.recipe.wire["pp"])
     if layout.vpp > 1 and job.overlapped("pp"):
         return pipeline.pipeline_latency_interleaved(layout.pp, layout.vpp, hop)
     return layout.vpp * pipeline.pipeline_latency(layout.pp, micro_batches, hop)
+
+
+def _stage_stride(job: Job, layout: Layout) -> Any:
+    return layout.tp * layout.cp * (layout.dp if job.order == ORDERS[0] else 1)
 
 
 def _extras(job: Job, net: Network, layout: Layout) -> Any:
@@ -172,7 +177,7 @@ def _extras(job: Job, net: Network, layout: Layout) -> Any:
     if not job.model.tied or layout.pp == 1:
         return 0.0
     matrix = job.model.vocab * job.model.hidden / layout.tp * job.recipe.wire["dp_reduce"]
-    return net.path(Group(2, layout.tp * layout.cp * layout.dp * (layout.pp - 1))).all_reduce(matrix)
+    return net.path(Group(2, _stage_stride(job, layout) * (layout.pp - 1))).all_reduce(matrix)
 
 
 def step_time(job: Job, net: Network, layout: Layout, pieces: Pieces, split: Sequence[Stage]) -> dict[str, Any]:

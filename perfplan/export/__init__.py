@@ -1,1 +1,0 @@
-"""Launch settings and traces for the engines that run a plan."""

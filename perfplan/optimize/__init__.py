@@ -1,1 +1,0 @@
-"""Bounds, certificates and integer programmes."""
