@@ -6,7 +6,7 @@ from typing import Any
 
 from perfplan.formulas.core import formula, maximum, minimum
 
-__all__ = ["exposed_time", "gemm_bytes", "gemm_flops", "hidden_penalty", "host_wait", "kernel_time",
+__all__ = ["exposed_time", "free_share", "gemm_bytes", "gemm_flops", "hidden_penalty", "host_wait", "kernel_time",
            "repeated_time", "saturation", "skew_wait", "stream_time"]
 
 _KERNEL = "perfplan kernel form: roofline with fitted fractions plus a constant (training_core.md section 6)"
@@ -147,6 +147,19 @@ def exposed_time(communication: Any, compute: Any, overlap: Any) -> Any:
     (1.0, 1.5, 3.0)
     """
     return communication - minimum(overlap * communication, compute)
+
+
+@formula("f_free", "1", source="derived: a second of compute hides one second of communication, not several")
+def free_share(compute: Any, hidden: Any) -> Any:
+    """Share of the compute behind which nothing is hidden yet.
+
+    compute : compute time [s]
+    hidden : communication already hidden behind it [s]
+
+    >>> free_share(4.0, 1.0), free_share(4.0, 5.0)
+    (0.75, 0.0)
+    """
+    return maximum(1 - hidden / compute, 0.0)
 
 
 @formula("t_cont", "s", source="derived: hidden communication takes SMs and bandwidth from the compute above it")

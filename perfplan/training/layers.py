@@ -44,7 +44,7 @@ class Cost:
     """One piece of a stage, per micro-batch and rank. Times [s], memory [B]; numbers or columns.
 
     forward, backward, recompute: compute; tp, cp, ep: exposed communication of all passes; host: waiting for
-    launches; saved: kept until backward;
+    launches; hidden: communication behind compute; saved: kept until backward;
     whole: alive while the piece itself runs backward; dense, expert: parameters of the rank before sharding.
     """
 
@@ -55,6 +55,7 @@ class Cost:
     cp: Any = 0.0
     ep: Any = 0.0
     host: Any = 0.0
+    hidden: Any = 0.0
     saved: Any = 0.0
     whole: Any = 0.0
     dense: Any = 0.0
@@ -209,20 +210,19 @@ def _regions(job: Job, kind: LayerKind) -> list[float]:
 def _cp_time(
     job: Job, net: Network, shape: Shape, a: Attention, attention: tuple[Any, Any], kind: str, passes: int
 ) -> Any:
-    """Exposed context-parallel exchange of one attention layer, all passes."""
+    """(exposed, hidden) context-parallel exchange of one attention layer, all passes."""
     path, wire = net.path(Group(shape.cp, shape.tp)), job.recipe.wire["cp"]
     kv = shape.tokens * maximum(a.kv_heads, shape.tp) / shape.tp * (a.head_dim + a.v_head_dim) * wire
     if kind == "allgather":
-        return passes * path.all_gather(kv * shape.cp)
+        return passes * path.all_gather(kv * shape.cp), 0.0
     if kind == "a2a":
         moved = kv + shape.tokens * a.heads / shape.tp * (a.head_dim + a.v_head_dim) * wire
-        return passes * path.all_to_all(moved)
-    hops = shape.cp - 1
+        return passes * path.all_to_all(moved), 0.0
+    hops, hidden = shape.cp - 1, job.overlapped("cp")
     ahead, back = hops * path.send(kv), hops * path.send(2 * kv)
-    hidden = job.overlapped("cp")
-    return (passes - 1) * compute.exposed_time(ahead, attention[0], hidden) + compute.exposed_time(
-        back, attention[1], hidden
-    )
+    shown = [compute.exposed_time(ahead, attention[0], hidden), compute.exposed_time(back, attention[1], hidden)]
+    exposed = (passes - 1) * shown[0] + shown[1]
+    return exposed, (passes - 1) * ahead + back - exposed
 
 
 def _ep_time(job: Job, net: Network, shape: Shape, moe: Moe, passes: int) -> Any:
@@ -286,30 +286,29 @@ def _memory(job: Job, kind: LayerKind, shape: Shape, recompute: tuple[str, ...])
 
 def layer_cost(job: Job, net: Network, kind: LayerKind, shape: Shape, cp_kind: str, recompute: tuple[str, ...]) -> Cost:
     """Everything one layer of this kind costs on one rank, per micro-batch."""
-    ops = layer_ops(job, kind, shape)
-    regions = _regions(job, kind)
+    ops, regions = layer_ops(job, kind, shape), _regions(job, kind)
     forward, backward, again, launched = _compute(job, ops, recompute)
     full = recompute == ("full",)
-    calls = 2 * len(regions) * (3 if full else 2)
-    skew = compute.skew_wait(calls, shape.tp, job.framework.skew)
-    tp = _tp_time(job, net, shape, regions, 3 if full else 2)
-    cp = ep = 0.0
+    cp = behind = whole_ep = 0.0
     if isinstance(kind.mixer, Attention):
-        core = [op_times(job, op)[:2] for op in ops if isinstance(op, Core)][0]
-        cp = _cp_time(job, net, shape, kind.mixer, core, cp_kind, 3 if full or "core_attn" in recompute else 2)
+        core = next(op_times(job, op)[:2] for op in ops if isinstance(op, Core))
+        passes = 3 if full or "core_attn" in recompute else 2
+        cp, behind = _cp_time(job, net, shape, kind.mixer, core, cp_kind, passes)
+    window = maximum(forward + backward - behind, 0.0)  # compute that still hides nothing
+    whole_tp = _tp_time(job, net, shape, regions, 3 if full else 2)
+    tp = compute.exposed_time(whole_tp, window, job.overlapped("tp"))
     if isinstance(kind.ffn, Moe):
-        ep = _ep_time(job, net, shape, kind.ffn, 3 if full or "moe" in recompute else 2)
-        ep = compute.exposed_time(ep, forward + backward, job.overlapped("ep"))
-    exposed = compute.exposed_time(tp, forward + backward, job.overlapped("tp")) + skew
-    saved, whole = _memory(job, kind, shape, recompute)
-    dense, expert = layer_parameters(job, kind, shape.tp, shape.ep, shape.etp)
-    slow = compute.hidden_penalty(tp + skew, exposed, maximum(job.framework.contention, 1.0))
-    host = compute.host_wait(
-        forward + backward + slow + again + exposed + cp + ep,
-        launched + calls * minimum(shape.tp - 1, 1),
-        job.framework.launch,
-    )
-    return Cost(forward, backward + slow, again, exposed, cp, ep, host, saved, whole, dense, expert)
+        whole_ep = _ep_time(job, net, shape, kind.ffn, 3 if full or "moe" in recompute else 2)
+    ep = compute.exposed_time(whole_ep, maximum(window - (whole_tp - tp), 0.0), job.overlapped("ep"))
+    backward = backward + compute.hidden_penalty(whole_tp + whole_ep, tp + ep, max(job.framework.contention, 1.0))
+    calls = 2 * len(regions) * (3 if full else 2)
+    tp_all = tp + compute.skew_wait(calls, shape.tp, job.framework.skew)
+    device, kernels = forward + backward + again + tp_all + cp + ep, launched + calls * minimum(shape.tp - 1, 1)
+    host = compute.host_wait(device, kernels, job.framework.launch)
+    hidden = behind + (whole_tp - tp) + (whole_ep - ep)
+    memory = _memory(job, kind, shape, recompute)
+    parameters = layer_parameters(job, kind, shape.tp, shape.ep, shape.etp)
+    return Cost(forward, backward, again, tp_all, cp, ep, host, hidden, *memory, *parameters)
 
 
 def end_costs(job: Job, net: Network, shape: Shape) -> tuple[Cost, Cost]:

@@ -242,6 +242,8 @@ def gpu_counts(low: int, high: int) -> tuple[int, ...]:
     >>> gpu_counts(256, 2048), gpu_counts(72, 200)
     ((256, 512, 1024, 2048), (72, 144, 200))
     """
+    if not 1 <= low <= high:
+        raise OutOfRange(f"the range of accelerators {low}..{high} must rise from at least 1")
     counts = []
     while low < high:
         counts.append(low)
@@ -269,6 +271,8 @@ def plan(
     """
     if objective not in OBJECTIVES:
         raise OutOfRange(f"objective {objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
+    if top < 1:
+        raise OutOfRange(f"top is {top}, but a plan needs at least one layout; give 1 or more")
     if tokens is not None and not tokens > 0:
         raise OutOfRange("a run needs at least one token; give more --tokens, such as 15T")
     if deadline is not None and tokens is None:

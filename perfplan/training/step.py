@@ -101,20 +101,22 @@ def _shard_traffic(
     return gather, gather, reduce
 
 
-def _stage_times(job: Job, pieces: Pieces, stage: Stage, rows: Any) -> dict[str, Any]:
-    """The parts of one micro-batch's forward and backward on a stage."""
+def _stage_times(job: Job, pieces: Pieces, stage: Stage, rows: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parts of one micro-batch on a stage, and the forward and backward windows that hide nothing yet."""
     parts = {name: _sum(pieces, stage, name, f"t_{name}", "s") for name in TIME_PARTS[:-1]}
+    hidden = _sum(pieces, stage, "hidden", "t_hidden", "s")
+    free = compute.free_share(parts["forward"] + parts["backward"], hidden)
+    ahead, behind = free * parts["forward"], free * parts["backward"] + parts["recompute"]
     parts["sharding"] = 0.0
     if rows:
-        ahead, back, reduce = _shard_traffic(job, pieces, stage, rows)
-        hidden = job.overlapped("fsdp")
-        behind = parts["backward"] + parts["recompute"]
-        parts["sharding"] = compute.exposed_time(ahead, parts["forward"], hidden) + compute.exposed_time(
-            back + reduce, behind, hidden
-        )
-        slow = compute.hidden_penalty(ahead + back + reduce, parts["sharding"], max(job.framework.contention, 1.0))
+        gather, again, reduce = _shard_traffic(job, pieces, stage, rows)
+        share = job.overlapped("fsdp")
+        shown = compute.exposed_time(gather, ahead, share), compute.exposed_time(again + reduce, behind, share)
+        parts["sharding"] = shown[0] + shown[1]
+        ahead, behind = ahead - (gather - shown[0]), behind - (again + reduce - shown[1])
+        slow = compute.hidden_penalty(gather + again + reduce, parts["sharding"], max(job.framework.contention, 1.0))
         parts["backward"] = parts["backward"] + slow
-    return parts
+    return parts, {"forward": ahead, "backward": behind}
 
 
 def _reduction(job: Job, net: Network, group: Replicas, parameters: Any) -> tuple[Any, Any]:
@@ -131,15 +133,15 @@ def _reduction(job: Job, net: Network, group: Replicas, parameters: Any) -> tupl
 
 
 def _data_parallel(
-    job: Job, net: Network, groups: Sequence[Replicas], parameters: Sequence[Any], stage: dict[str, Any]
+    job: Job, net: Network, groups: Sequence[Replicas], parameters: Sequence[Any], windows: dict[str, Any]
 ) -> Any:
     reduce = gather = 0.0
     for group, size in zip(groups, parameters, strict=True):
         some = _reduction(job, net, group, size)
         reduce, gather = reduce + some[0], gather + some[1]
     hidden = job.overlapped("dp")
-    return compute.exposed_time(reduce, stage["backward"], hidden) + compute.exposed_time(
-        gather, stage["forward"], hidden
+    return compute.exposed_time(reduce, windows["backward"], hidden) + compute.exposed_time(
+        gather, windows["forward"], hidden
     )
 
 
@@ -194,20 +196,22 @@ def step_time(job: Job, net: Network, layout: Layout, pieces: Pieces, split: Seq
         else []
     )
     busiest: dict[str, Any] = {}
+    windows: dict[str, Any] = {}
     busy: Any = 0.0
     everything: Any = 0.0
     for stage in split:
-        parts = _stage_times(job, pieces, stage, rows)
+        parts, free = _stage_times(job, pieces, stage, rows)
         time = total("t_stage", "s", parts)
         everything = everything + stage.count * time
         longer = time > busy
-        busiest = {name: where(longer, part, busiest[name]) if busiest else part for name, part in parts.items()}
+        busiest = {name: where(longer, part, busiest.get(name, part)) for name, part in parts.items()}
+        windows = {name: where(longer, part, windows.get(name, part)) for name, part in free.items()}
         busy = maximum(time, busy)
     parameters = [_heaviest(job, layout, pieces, split, name) for name in CLASSES[: len(groups)]]
     result = {name: pipeline.steady_time(micro_batches, part) for name, part in busiest.items()}
     result["bubble"] = pipeline.bubble_time(everything, busy, layout.vpp)
     result["pp"] = _sends(job, net, layout, micro_batches)
-    result["dp"] = _data_parallel(job, net, groups, parameters, busiest) + _extras(job, net, layout)
+    result["dp"] = _data_parallel(job, net, groups, parameters, windows) + _extras(job, net, layout)
     result["optimizer"] = _optimizer(job, groups, parameters)
     result["gaps"] = micro_batches * layout.vpp * job.framework.host_gap + job.framework.step_gap
     return result
