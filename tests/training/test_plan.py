@@ -7,7 +7,7 @@ from perfplan.catalog import Catalog
 from perfplan.errors import BadLayout, Infeasible, OutOfRange, PerfplanError
 from perfplan.training.plan import HARDWARE, gpu_counts
 from perfplan.training.search import search
-from perfplan.training.space import declare
+from perfplan.training.space import declare, restrict
 
 JOB = {"cluster": "dgx-h100", "global_batch": 64, "seq_len": 4096}
 
@@ -87,13 +87,12 @@ def test_objectives_choose_what_they_say():
     assert planned(gpus=(4, 32), objective="days").best.layout == fastest.layout
 
 
-@pytest.mark.xfail(reason="the search ranks by time, whatever the objective")
 @pytest.mark.parametrize(("gpus", "batch"), [(48, 64), (16, 24)])
 def test_the_cheapest_layout_may_leave_accelerators_idle(gpus, batch):
     mine = training_job("llama-3-8b", **(JOB | {"gpus": gpus, "global_batch": batch}))
-    everything = search(mine, declare(mine), 10**6).best
+    everything = search(mine, restrict(declare(mine), "vpp1 cp1"), 10**6).best
     cheapest = min(p.step_time * p.layout.world for p in everything)
-    best = planned(gpus=gpus, global_batch=batch, objective="cost").best
+    best = planned(gpus=gpus, global_batch=batch, objective="cost", fix="vpp1 cp1").best
     assert best.step_time * best.layout.world == pytest.approx(cheapest)
 
 
@@ -177,3 +176,20 @@ def test_senseless_wishes_are_one_sentence(more, error):
     with pytest.raises(error) as caught:
         planned(**more)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.xfail(reason="the count offered is searched without what was fixed")
+def test_more_accelerators_are_offered_only_if_what_was_fixed_fits_there():
+    assert "accelerators" not in infeasible(fix="zero0 tp1 pp1").split("it would fit with")[1].split(" or ")[-1]
+
+
+@pytest.mark.parametrize("gpus", [(0, 8), (16, 8)])
+def test_ranges_that_are_none_are_refused(gpus):
+    with pytest.raises(OutOfRange):
+        gpu_counts(*gpus)
+
+
+@pytest.mark.parametrize("top", [0, -1])
+def test_no_layouts_cannot_be_asked_for(top):
+    with pytest.raises(PerfplanError):
+        planned(top=top)

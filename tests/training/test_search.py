@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 
 from perfplan.training.estimate import broken_rules, estimate, layer_sequence
+from perfplan.training.job import ORDERS
 from perfplan.training.layout import Layout
 from perfplan.training.rules import limits
 from perfplan.training.search import search
@@ -125,6 +126,8 @@ MODELS = {
     "deepseek-v3": lambda: job("deepseek-v3", "gb200-nvl72", 144, 288, 4096, "fp8"),
     "amd": lambda: job("llama-3-70b", "mi300x-platform", 64, 128, 8192, "fp8"),
     "odd": lambda: job("llama-3-8b", "dgx-h100", 50, 120, 8192),
+    "other order": lambda: job("llama-3-70b", "dgx-h100", 64, 128, 8192, order=ORDERS[1]),
+    "unfused": lambda: job("gpt3-13b", "dgx-a100", 32, 64, 2048, "fp16", attention="unfused"),
     "uneven": lambda: job("llama-3.1-405b", "dgx-h100", 512, 512, 8192, "fp8"),
 }
 

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from perfplan.errors import Indivisible, OutOfRange, Unsupported
+from perfplan.errors import BadLayout, Indivisible, OutOfRange, Unsupported
 from perfplan.training.estimate import broken_rules, estimate, model_flops
 from perfplan.training.layout import Layout
 from perfplan.training.plan import scaled
+from perfplan.training.search import search
+from perfplan.training.space import declare, restrict
 
 from .jobs import COMMUNICATION, GIB, JOBS, job, lawful
 
@@ -263,6 +265,23 @@ def test_a_layout_that_cannot_run_is_told_why(text, said):
     with pytest.raises(Indivisible) as caught:
         cost(job(), text)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("hsdp99999999999999999999", marks=pytest.mark.xfail(reason="widths are not bounded")),
+        "w1-g1-o9999999999",
+        "tp1048576",
+        "mbs1048576",
+    ],
+)
+def test_absurd_degrees_are_refused_by_the_search_too(text):
+    try:
+        mine = job()
+        assert search(mine, restrict(declare(mine), fix=text)).feasible == 0
+    except BadLayout as refused:
+        assert "\n" not in str(refused)
 
 
 def test_context_parallelism_needs_a_sequence_that_splits():
