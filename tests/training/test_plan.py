@@ -93,7 +93,7 @@ def test_the_cheapest_layout_may_leave_accelerators_idle(gpus, batch):
     everything = search(mine, restrict(declare(mine), "vpp1 cp1"), 10**6).best
     cheapest = min(p.step_time * p.layout.world for p in everything)
     best = planned(gpus=gpus, global_batch=batch, objective="cost", fix="vpp1 cp1").best
-    assert best.step_time * best.layout.world == pytest.approx(cheapest)
+    assert best.step_time * best.layout.world <= cheapest * (1 + 1e-9)
 
 
 def test_min_gpus_under_a_deadline_takes_no_more_than_it_needs():
@@ -178,7 +178,6 @@ def test_senseless_wishes_are_one_sentence(more, error):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.xfail(reason="the count offered is searched without what was fixed")
 def test_more_accelerators_are_offered_only_if_what_was_fixed_fits_there():
     assert "accelerators" not in infeasible(fix="zero0 tp1 pp1").split("it would fit with")[1].split(" or ")[-1]
 
