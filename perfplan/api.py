@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from perfplan.calibration.bands import Bands
 from perfplan.catalog import Catalog
+from perfplan.catalog.specs import Moe
 from perfplan.errors import SpecError
 from perfplan.training.estimate import Estimate, estimate
 from perfplan.training.job import Job
@@ -47,8 +49,9 @@ def training_job(
     catalog = catalog or Catalog()
     machine = catalog.cluster(cluster)
     software = framework or ("maxtext" if machine.accelerator.family == "tpu" else "megatron-core")
+    spec = catalog.model(str(model))
     job = Job(
-        catalog.model(str(model)),
+        spec,
         machine,
         gpus,
         global_batch,
@@ -60,10 +63,15 @@ def training_job(
         dict(overlap or {}),
         order,
     )
+    if routing_skew != 1 and not any(isinstance(kind.ffn, Moe) for kind in spec.kinds):
+        raise SpecError(f"routing skew {routing_skew:g} changes nothing: {spec.id} has no routed experts")
     for name in technique:
         from perfplan.validation.techniques import apply
 
         job = apply(catalog.technique(name), job)
+        job = replace(
+            job, caveats=(*job.caveats, f"technique {name} applied as its file says; what it requires is not checked")
+        )
     _all_used(catalog)
     return job
 
@@ -99,11 +107,12 @@ def plan_train(
 ) -> Plan:
     """The best layouts for a training job; see `perfplan plan train`. tokens such as "15T", deadline such as "30 d"."""
     catalog, bands = _loaded(catalog)
-    counts = (gpus,) if isinstance(gpus, int) else gpu_counts(*gpus)
+    low, high = (gpus, gpus) if isinstance(gpus, int) else gpus
+    counts = gpu_counts(low, high) if low != high else ()
     job = training_job(
         model,
         cluster=cluster,
-        gpus=counts[-1],
+        gpus=high,
         global_batch=global_batch,
         seq_len=seq_len,
         precision=precision,

@@ -136,7 +136,8 @@ def broken_rules(job: Job, layout: Layout) -> list[str]:
         "kv_heads": limit.kv_heads,
         "widths": sorted(limit.widths),
         "seq": job.seq_len,
-        "experts": limit.experts or "no",
+        "experts": limit.experts,
+        "modules": ", ".join(("core_attn", "layernorm", *limit.modules)),
         "expert_width": limit.expert_width,
     }
     reasons = [rule.says.format(**facts) for rule in RULES if bool(rule.broken(job, limit, layout))]

@@ -21,6 +21,7 @@ _FAMILY = {
     "bf16": ("fp16",),
     "fp32": ("tf32",),
 }
+_SAME_UNITS = {"fp8-block": ("fp8",), "nvfp4": ("fp4",), "mxfp4": ("fp4",)}  # formats that run on another's units
 _RELATED = {
     "grouped_gemm": "gemm",
     "head": "gemm",
@@ -94,7 +95,7 @@ class Job:
     def peak(self, dtype: str) -> float:
         """Dense peak of the dtype at the clock that a long step sustains [FLOP/s]."""
         chip = self.cluster.accelerator
-        for name in (dtype, *_FAMILY.get(dtype, ())):
+        for name in (dtype, *_SAME_UNITS.get(dtype, ())):
             if name in chip.peak:
                 return chip.peak[name] * chip.sustained
         have = ", ".join(sorted(chip.peak))

@@ -86,14 +86,20 @@ def _dtypes(job: Job, op: Gemm) -> tuple[str, str, str]:
     if op.kind == "head":
         return recipe.head, recipe.head, recipe.head
     if op.part == "router":
-        return ("bf16" if recipe.router in ("fp32", "tf32") else recipe.router,) * 3
+        return recipe.router, recipe.router, recipe.router
     table = recipe.experts if op.kind == "grouped_gemm" else recipe.gemm
     return table["forward"], table["dgrad"], table["wgrad"]
 
 
+def _width(job: Job, dtype: str) -> float:
+    """Bytes per element of a GEMM operand, scale factors of narrow formats included."""
+    block = job.recipe.scale_block
+    return WIDTH[dtype] + (job.recipe.scale_bytes / block if block and WIDTH[dtype] <= 1 else 0.0)
+
+
 def _gemm_times(job: Job, op: Gemm) -> tuple[Any, Any]:
     forward, dgrad, wgrad = _dtypes(job, op)
-    f, d, w = WIDTH[forward], WIDTH[dgrad], WIDTH[wgrad]
+    f, d, w = (_width(job, dtype) for dtype in (forward, dgrad, wgrad))
     accumulate = 2 * job.recipe.gradient  # the weight gradient is read and written
     return (
         _gemm_pass(job, op, forward, f, f, 2.0),
@@ -214,7 +220,7 @@ def _cp_time(
     path, wire = net.path(Group(shape.cp, shape.tp)), job.recipe.wire["cp"]
     kv = shape.tokens * maximum(a.kv_heads, shape.tp) / shape.tp * (a.head_dim + a.v_head_dim) * wire
     if kind == "allgather":
-        return passes * path.all_gather(kv * shape.cp), 0.0
+        return (passes + 1) * path.all_gather(kv * shape.cp), 0.0  # backward gathers again and scatters
     if kind == "a2a":
         moved = kv + shape.tokens * a.heads / shape.tp * (a.head_dim + a.v_head_dim) * wire
         return passes * path.all_to_all(moved), 0.0

@@ -11,6 +11,7 @@ from perfplan.errors import BadLayout, offer
 __all__ = ["CP_KINDS", "DEGREES", "MODULES", "PRESETS", "Layout", "parse_recompute", "parse_tokens"]
 
 DEGREES = ("tp", "sp", "cp", "pp", "vpp", "ep", "etp", "dp", "mbs")
+MOST = 1 << 20  # accelerators: no degree or width is larger
 CP_KINDS = ("ring", "allgather", "a2a")
 MODULES = ("core_attn", "mlp", "moe", "moe_act", "layernorm", "mla_up_proj", "shared_experts")
 PRESETS = ("zero0", "zero1", "zero2", "zero3", "fsdp", "hsdpN", "wN-gN-oN")
@@ -125,6 +126,13 @@ def _token(token: str) -> dict[str, Any]:
     )
 
 
+def _bounded(token: str, name: str, value: int) -> None:
+    low, high = {"sp": (0, 1)}.get(name, (1 if name in DEGREES else 0, MOST))
+    if not low <= value <= high:
+        limits = "0 or 1" if name == "sp" else f"between {low} and {high}"
+        raise BadLayout(f"layout token {token!r}: {name.replace('_', ' ')} must be {limits}")
+
+
 def parse_tokens(text: str) -> dict[str, Any]:
     """Layout fields named by the tokens of `text`, each checked by itself."""
     fields: dict[str, Any] = {}
@@ -132,13 +140,7 @@ def parse_tokens(text: str) -> dict[str, Any]:
         for name, value in _token(token).items():
             if name in fields and fields[name] != value:
                 raise BadLayout(f"layout {text!r} gives {name} twice ({fields[name]} and {value})")
-            if (
-                isinstance(value, int)
-                and name in DEGREES
-                and not (0 if name == "sp" else 1) <= value <= (1 if name == "sp" else 1 << 20)
-            ):
-                raise BadLayout(
-                    f"layout token {token!r}: {name} must be {'0 or 1' if name == 'sp' else 'between 1 and 1048576'}"
-                )
+            if isinstance(value, int):
+                _bounded(token, name, value)
             fields[name] = value
     return fields

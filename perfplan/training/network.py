@@ -7,9 +7,11 @@ from functools import cached_property
 from typing import Any
 
 from perfplan.catalog.specs import Cluster, Level
+from perfplan.errors import Unsupported
 from perfplan.formulas import collectives as price
-from perfplan.formulas.core import ceil_div, log2, maximum, minimum, where
+from perfplan.formulas.core import ceil, ceil_div, log2, maximum, minimum, where
 
+PRICED = ("ring", "tree", "nvls", "in_network")
 __all__ = ["Group", "Network", "Path"]
 
 
@@ -34,15 +36,19 @@ class Network:
     """Collectives on the levels of one cluster, for a machine of `world` accelerators."""
 
     def __init__(self, cluster: Cluster, world: int) -> None:
-        """`world`: accelerators of the job, which spreads evenly over domains: a divisor of itself in each."""
+        """`world`: accelerators of the job, which spreads evenly over domains where it can."""
         self.cluster, self.world = cluster, world
         self.inner = cluster.levels[0]
         self._taken = {level.name: self.taken(level) for level in cluster.levels}
 
     def taken(self, level: Level) -> int:
-        """Accelerators that the job takes from one domain of `level`: its largest divisor that fits there."""
+        """Accelerators that the job takes from one domain of `level`.
+
+        Its largest divisor that fits there, if that idles less than half of the domain (64 of 72); else whole domains.
+        """
         limit = self.world if level.size <= 0 else min(level.size, self.world)
-        return next(count for count in range(limit, 0, -1) if self.world % count == 0)
+        even = next(count for count in range(limit, 0, -1) if self.world % count == 0)
+        return even if 2 * even >= limit else limit
 
     @cached_property
     def outer(self) -> tuple[Level, ...]:
@@ -59,7 +65,7 @@ class Network:
         inside = where(size % minimum(span, size) == 0, 1, minimum(group.ranks, 2))
         return where(span <= size, inside, ceil_div(group.ranks, members))
 
-    def _torus_share(self, group: Group, level: Level) -> Any:
+    def torus_share(self, group: Group, level: Level) -> Any:
         """Fraction of an accelerator's links that the group can use: axes it covers, half of one it does not close."""
         below, axes = 1, 0.0
         for length in level.dims:
@@ -70,16 +76,18 @@ class Network:
             below *= length
         return maximum(axes, 0.5) / len(level.dims)
 
-    def reach(self, domains: Any, otherwise: Any) -> Any:
-        """Bandwidth of one accelerator beyond its fast domain, towards `domains` others [B/s]."""
-        if not self.outer:
-            return otherwise
-        level = self.outer[0]
-        return level.bandwidth * _interpolate(level.efficiency, domains) / level.oversubscription
+    def reach(self, group: Group, domains: Any, otherwise: Any) -> Any:
+        """Bandwidth of one accelerator beyond its fast domain: the slowest level that the group crosses [B/s]."""
+        result, touched = otherwise, domains
+        for index, level in enumerate(self.outer):
+            rate = level.bandwidth * _interpolate(level.efficiency, touched) / level.oversubscription
+            result = where(touched > 1, minimum(result, rate) if index else rate, result)
+            touched = self.domains(group, level)
+        return result
 
     def inner_bandwidth(self, group: Group, members: Any, operation: str = "all_reduce") -> Any:
         """Bus bandwidth per rank between `members` of the group inside one fast domain [B/s]."""
-        share = self._torus_share(group, self.inner) if self.inner.dims else 1.0
+        share = self.torus_share(group, self.inner) if self.inner.dims else 1.0
         points = self.inner.operations.get(operation, self.inner.efficiency)
         return self.inner.bandwidth * _interpolate(points, members) * share
 
@@ -107,6 +115,12 @@ class Network:
             for n in self.cluster.library.algorithms.get(operation, ("ring",))
             if n not in ("nvls", "in_network") or self.inner.reduction
         ]
+        unknown = [name for name in names if name not in PRICED]
+        if unknown:
+            raise Unsupported(
+                f"library {self.cluster.library.id} lists the algorithm {unknown[0]!r} for {operation}, which"
+                f" is not priced; known are {', '.join(PRICED)}"
+            )
         tuner = self.cluster.library.tuner
         if len(names) == 1 or not all(name in tuner for name in names):
             return {names[0]: True}
@@ -176,15 +190,23 @@ class Path:
         inner = self.net.inner
         launch = inner.launch + where(self.domains > 1, self.hop, inner.latency)
         near = self.net.inner_bandwidth(self.group, maximum(self.group.ranks / self.domains, 1.0), "all_to_all")
-        return price.direct_all_to_all_time(
-            self.group.ranks, self.domains, size, launch, 0.0, 0.0, near, self.net.reach(self.domains, near)
-        )
+        far = self.net.reach(self.group, self.domains, near)
+        direct = price.direct_all_to_all_time(self.group.ranks, self.domains, size, launch, 0.0, 0.0, near, far)
+        if not inner.dims:
+            return direct
+        return where(self.domains > 1, direct, self._torus_all_to_all(size))
+
+    def _torus_all_to_all(self, size: Any) -> Any:
+        level, count = self.net.inner, len(self.net.inner.dims)
+        axes = maximum(ceil(self.net.torus_share(self.group, level) * count), 1)
+        axis = 2 * level.bandwidth * _interpolate(level.efficiency, self.group.ranks) / count
+        return price.torus_all_to_all_time(self.group.ranks, axes, size, level.launch, level.latency, axis, 1)
 
     def send(self, size: Any) -> Any:
         """Time to send `size` bytes to the next rank of the group; 0 for a group of one [s]."""
         inner = self.net.inner
         near = inner.peer or inner.bandwidth * inner.efficiency[0][1]
-        bandwidth = where(self.domains > 1, self.net.reach(1, near), near)
+        bandwidth = where(self.domains > 1, self.net.reach(self.group, self.domains, near), near)
         return price.point_to_point_time(size, where(self.domains > 1, self.hop, inner.latency), bandwidth) * minimum(
             self.group.ranks - 1, 1
         )

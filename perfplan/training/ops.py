@@ -113,15 +113,15 @@ def _norm(job: Job, shape: Shape, count: int) -> Iterator[Op]:
     )
 
 
-def _quantise(job: Job, name: str, elements: Any, outputs: Any) -> Iterator[Op]:
+def _quantise(dtype: str, name: str, elements: Any, outputs: Any) -> Iterator[Op]:
     """Casts of GEMM inputs and output gradients to a narrow format, row-wise and transposed (2 B read, 2 B written)."""
-    if job.recipe.gemm["forward"] not in ("bf16", "fp16", "fp32", "tf32"):
+    if dtype not in ("bf16", "fp16", "fp32", "tf32"):
         yield Stream(f"{name} cast", "", 4 * elements, 4 * outputs, 2)
 
 
 def _linear(job: Job, part: str, module: str, m: Any, n: Any, k: Any) -> Iterator[Op]:
     yield Gemm(part, module, m, n, k)
-    yield from _quantise(job, part, m * k, m * n)
+    yield from _quantise(job.recipe.gemm["forward"], part, m * k, m * n)
 
 
 def unmodelled(job: Job) -> tuple[str, ...]:
@@ -160,7 +160,7 @@ def _core_attention(job: Job, shape: Shape, a: Attention) -> Iterator[Op]:
     if job.fused_attention:
         flops = attention_flops(pairs(a, job.seq_len) * shape.mbs / shape.cp, heads, a.head_dim, a.v_head_dim)
         traffic = attention_traffic(shape.tokens, heads, kv, a.head_dim, a.v_head_dim, 2)
-        yield Core("core attention", "core_attn", flops, traffic, job.seq_len, job.fused_kernel)
+        yield Core("core attention", "core_attn", flops, traffic, job.seq_len / shape.cp, job.fused_kernel)
         return
     scores = shape.tokens * job.seq_len * heads
     yield Core(
@@ -274,7 +274,7 @@ def _moe(job: Job, shape: Shape, moe: Moe) -> Iterator[Op]:
     moved = 2 * seen * (rows * moe.top_k + received / shape.etp) + 2 * rows * hidden
     yield Stream("permute", "moe", moved, moved, 8)
     yield Gemm("expert up", "moe", received, width * (2 if moe.gated else 1), seen, "grouped_gemm", groups)
-    yield from _quantise(job, "expert", received * (seen + width), received * (seen + width))
+    yield from _quantise(job.recipe.experts["forward"], "expert", received * (seen + width), received * (seen + width))
     yield Stream(
         "expert activation",
         "moe_act",

@@ -79,7 +79,7 @@ class Plan:
     @property
     def certificate(self) -> str:
         """What was searched and why the rest was rejected; the counts add up."""
-        return "; ".join(_certificate(gpus, found) for gpus, _, found in self.searches)
+        return "; ".join(_certificate(*searched) for searched in self.searches)
 
     @property
     def run(self) -> Run | None:
@@ -156,9 +156,9 @@ def _row(e: Estimate, tie: bool) -> dict[str, Any]:
     }
 
 
-def _certificate(gpus: int, found: Found) -> str:
+def _certificate(gpus: int, axes: Axes, found: Found) -> str:
     reasons = ", ".join(f"{count:,} for {reason}" for reason, count in found.rejected.most_common() if count)
-    seen = f"exhaustive on {gpus} accelerators: {found.size:,} layouts; {found.feasible:,} fit"
+    seen = f"exhaustive on {gpus} accelerators: {found.size:,} layouts (values per axis {axes}); {found.feasible:,} fit"
     return f"{seen}; rejected: {reasons or 'none'}"
 
 
@@ -279,7 +279,7 @@ def plan(
         raise OutOfRange("a deadline needs the length of the run; give --tokens")
     longest = deadline * job.global_batch * job.seq_len / tokens if deadline and tokens else math.inf
     searches = []
-    for count in counts or (job.gpus,):
+    for count in counts or _tried(job.gpus, objective):
         mine = replace(job, gpus=count)
         axes = restrict(declare(mine), fix, forbid)
         searches.append((count, axes, search(mine, axes, top, tick, objective, longest)))
@@ -287,13 +287,22 @@ def plan(
         estimate(replace(job, gpus=count), priced.layout) for count, _, result in searches for priced in result.best
     ]
     if not found:
-        raise Infeasible(_nothing_fits(job, searches, tokens))
+        raise Infeasible(_nothing_fits(job, searches, tokens, fix, forbid))
     chosen = sorted(found, key=lambda e: SCORES[objective](float(e.step_time), e.layout.world))[:top]
     chosen = [banded(e, bands) for e in chosen]
     return Plan(job, objective, tuple(chosen), _ties(chosen, bands), tuple(searches), sensitivity(chosen[0]), tokens)
 
 
-def _nothing_fits(job: Job, searches: Sequence[tuple[int, Axes, Found]], tokens: float | None) -> str:
+def _tried(gpus: int, objective: str) -> tuple[int, ...]:
+    """Accelerator counts searched for one count given: itself, and its halves where fewer may be the answer."""
+    if objective not in ("cost", "min-gpus"):
+        return (gpus,)
+    return tuple(sorted({gpus >> halves for halves in range(gpus.bit_length())}))
+
+
+def _nothing_fits(
+    job: Job, searches: Sequence[tuple[int, Axes, Found]], tokens: float | None, fix: str, forbid: str
+) -> str:
     """Why nothing is feasible, and the smallest changes that would make it so."""
     fastest = min(found.fastest for _, _, found in searches)
     if tokens is not None and math.isfinite(fastest):
@@ -309,19 +318,22 @@ def _nothing_fits(job: Job, searches: Sequence[tuple[int, Axes, Found]], tokens:
         return (
             f"no layout is possible at all: rejected for {said}; change the batch, the accelerators or what was fixed"
         )
-    changes = [f"{least.memory / 2**30:.3g} GiB per accelerator ({least.layout})", *_more_accelerators(job)]
+    changes = [
+        f"{least.memory / 2**30:.3g} GiB per accelerator ({least.layout})",
+        *_more_accelerators(job, fix, forbid),
+    ]
     return (
         f"no layout of {job.model.id} fits {capacity / 2**30:.3g} GiB on {job.gpus} x {job.cluster.accelerator.id};"
         " it would fit with " + ", or ".join(changes)
     )
 
 
-def _more_accelerators(job: Job) -> list[str]:
+def _more_accelerators(job: Job, fix: str, forbid: str) -> list[str]:
     for factor in (2, 4, 8, 16, 32, 64):
         count = job.gpus * factor
         if job.cluster.size is not None and count > job.cluster.size:
             break
         wider = replace(job, gpus=count)
-        if search(wider, declare(wider), 1).feasible:
+        if search(wider, restrict(declare(wider), fix, forbid), 1).feasible:
             return [f"{count} accelerators"]
     return []

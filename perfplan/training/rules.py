@@ -23,6 +23,7 @@ class Limits:
     expert_width: int
     widths: tuple[int, ...]
     recurrent: bool
+    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,22 @@ def limits(job: Job) -> Limits:
         _gcd([f.width for f in experts]),
         tuple({f.width for k in job.model.kinds if (f := k.ffn) and not isinstance(f, Moe)}),
         bool(other),
+        _recomputable(job),
     )
+
+
+def _recomputable(job: Job) -> tuple[str, ...]:
+    parts = [k.ffn for k in job.model.kinds]
+    latent = any(isinstance(k.mixer, Attention) and k.mixer.kv_lora_rank for k in job.model.kinds)
+    routed = [f for f in parts if isinstance(f, Moe)]
+    present = {
+        "mla_up_proj": latent,
+        "mlp": any(f is not None and not isinstance(f, Moe) for f in parts),
+        "moe": bool(routed),
+        "moe_act": bool(routed),
+        "shared_experts": any(f.shared_width for f in routed),
+    }
+    return tuple(name for name, there in present.items() if there)
 
 
 def _gcd(numbers: list[int]) -> int:
@@ -124,8 +140,15 @@ def _at_least_one(width: Any) -> Any:
     return width + (width == 0)
 
 
+def _widths_rise(_: Job, __: Limits, layout: Layout) -> Any:
+    weights, gradients, optimizer = (
+        width + (width == 0) * _ALL for width in (layout.shard_weights, layout.shard_gradients, layout.shard_optimizer)
+    )
+    return (weights > gradients) | (gradients > optimizer) | (layout.tp < 1)
+
+
 def _pipeline_sharding(_: Job, __: Limits, layout: Layout) -> Any:
-    return (layout.pp > 1) & (layout.shard_gradients != 1)
+    return (layout.pp > 1) & ((layout.shard_gradients != 1) | (layout.shard_weights != 1))
 
 
 def _one_cp_kind(_: Job, __: Limits, layout: Layout) -> Any:
@@ -133,8 +156,13 @@ def _one_cp_kind(_: Job, __: Limits, layout: Layout) -> Any:
 
 
 def _cp_heads(_: Job, limit: Limits, layout: Layout) -> Any:
-    exchanged = (layout.cp_kind == 2) | (layout.cp_kind == "a2a")
-    return exchanged & (max(limit.heads, 1) % (layout.tp * layout.cp) != 0)
+    exchanged, ranks = (layout.cp_kind == 2) | (layout.cp_kind == "a2a"), layout.tp * layout.cp
+    return exchanged & ((max(limit.heads, 1) % ranks != 0) | (max(limit.kv_heads, 1) % ranks != 0))
+
+
+def _modules(_: Job, limit: Limits, layout: Layout) -> Any:
+    asked = set(layout.recompute) if isinstance(layout.recompute, tuple) else set()
+    return bool(asked - {"full", "core_attn", "layernorm", *limit.modules}) | (layout.tp < 1)
 
 
 def _interleaving(job: Job, _: Limits, layout: Layout) -> Any:
@@ -143,15 +171,20 @@ def _interleaving(job: Job, _: Limits, layout: Layout) -> Any:
 
 
 KEY_RULES = (
+    Rule("recompute modules", "rc names modules that the model does not have; it has {modules}", _modules),
     Rule("attention heads", "tp={tp} does not divide the {heads} attention heads", _heads),
     Rule("kv heads", "tp={tp} neither divides nor is a multiple of the {kv_heads} key-value heads", _kv_heads),
     Rule("MLP width", "tp={tp} does not divide the MLP widths {widths}", _widths),
     Rule("sequence length", "sequence length {seq} does not split over tp (sp) and cp, zigzag needs 2*cp", _sequence),
     Rule("sp without tp", "sp1 shards over the tensor-parallel group, so it needs tp > 1", _sp),
     Rule("cp kind without cp", "cp=allgather and cp=a2a need cp > 1", _one_cp_kind),
-    Rule("cp=a2a heads", "cp=a2a needs tp*cp = {tp}*{cp} to divide the {heads} attention heads", _cp_heads),
+    Rule(
+        "cp=a2a heads",
+        "cp=a2a needs tp*cp = {tp}*{cp} to divide the {heads} attention and {kv_heads} key-value heads",
+        _cp_heads,
+    ),
     Rule("cp on recurrent layers", "cp > 1 is not modelled for SSM and linear-attention layers", _recurrent_cp),
-    Rule("experts", "ep={ep} does not divide the {experts} experts", _ep),
+    Rule("experts", "ep={ep} does not divide the number of experts, {experts}", _ep),
     Rule("expert width", "etp={etp} does not divide the expert width {expert_width}", _etp),
     Rule("MoE without sp", "experts with tp > 1 need sp1 (tokens would be dispatched tp times)", _moe_sp),
 )
@@ -167,6 +200,11 @@ ROW_RULES = (
     ),
     Rule("expert groups", "ep*etp = {ep}*{etp} does not divide tp*cp*dp = {tp}*{cp}*{dp}", _experts_fit),
     Rule("sharding width", "a sharding width does not divide the dp*cp = {dp}*{cp} replicas", _widths_divide),
+    Rule(
+        "sharding order",
+        "weights must not be sharded wider than gradients, nor those than optimizer state",
+        _widths_rise,
+    ),
     Rule(
         "sharded gradients under pp",
         "zero2/zero3 with pp > 1 would reduce every micro-batch; use zero1",
@@ -190,5 +228,7 @@ def redundant(offered: tuple[tuple[int, int, int], ...]) -> Rule:
 
     return Rule("same as another sharding", "the sharding changes nothing with dp*cp = {dp}*{cp} replicas", broken)
 
+
+_ALL = 1 << 30  # stands for "all replicas" where widths are compared
 
 RULES = (*KEY_RULES, *ROW_RULES)

@@ -74,7 +74,7 @@ def declare(job: Job) -> Axes:
 
     tp: powers of two up to the fast domain (at least a node) and 64; cp: powers of two that leave 1024 tokens per
     rank; pp: divisors of the accelerators up to the layers; vpp: up to 12; ep: divisors of the experts; micro-batch:
-    powers of two up to 8.
+    powers of two up to 8; dp: the largest that fits and divides the batch.
     """
     experts = [k.ffn for k in job.model.kinds if isinstance(k.ffn, Moe)]
     layers, domain = len(job.model.layers), job.cluster.fast_domain

@@ -31,6 +31,8 @@ def chunk_sizes(layers: int, chunks: int) -> tuple[int, ...] | None:
     >>> chunk_sizes(8, 4), chunk_sizes(61, 4)
     ((2, 2, 2, 2), (15, 16, 16, 14))
     """
+    if chunks > layers + 2:
+        return None
     if chunks == 1 or layers % chunks == 0:
         return (layers // chunks,) * chunks if layers >= chunks else None
     small, more = divmod(layers + 2, chunks)

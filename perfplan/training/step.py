@@ -74,16 +74,18 @@ def replicas(job: Job, layout: Layout) -> tuple[Replicas, ...]:
     return group, Replicas(expert, layout.ep * layout.etp, *_widths(layout, expert))
 
 
+def _labelled(pieces: Pieces, stage: Stage) -> list[tuple[str, int, Cost]]:
+    held = enumerate(zip(stage.layers, pieces.kinds, strict=True), start=1)
+    parts = [(f"layers of kind {index}", count, cost) for index, (count, cost) in held if count]
+    return parts + [("embedding", 1, pieces.first)] * stage.first + [("head", 1, pieces.last)] * stage.last
+
+
 def _pieces(pieces: Pieces, stage: Stage) -> list[tuple[int, Cost]]:
-    parts = [(count, cost) for count, cost in zip(stage.layers, pieces.kinds, strict=True) if count]
-    return parts + [(1, pieces.first)] * stage.first + [(1, pieces.last)] * stage.last
+    return [(count, cost) for _, count, cost in _labelled(pieces, stage)]
 
 
 def _sum(pieces: Pieces, stage: Stage, name: str, symbol: str, unit: str) -> Any:
-    parts = {
-        f"piece {index}": count * getattr(cost, name) for index, (count, cost) in enumerate(_pieces(pieces, stage))
-    }
-    return total(symbol, unit, parts)
+    return total(symbol, unit, {label: count * getattr(cost, name) for label, count, cost in _labelled(pieces, stage)})
 
 
 # ---------------------------------------------------------------- time
@@ -106,7 +108,10 @@ def _stage_times(job: Job, pieces: Pieces, stage: Stage, rows: Any) -> tuple[dic
     parts = {name: _sum(pieces, stage, name, f"t_{name}", "s") for name in TIME_PARTS[:-1]}
     hidden = _sum(pieces, stage, "hidden", "t_hidden", "s")
     free = compute.free_share(parts["forward"] + parts["backward"], hidden)
-    ahead, behind = free * parts["forward"], free * parts["backward"] + parts["recompute"]
+    stretch = 1 + parts["host"] / (
+        parts["forward"] + parts["backward"]
+    )  # communication also runs while the host is late
+    ahead, behind = free * stretch * parts["forward"], free * stretch * parts["backward"] + parts["recompute"]
     parts["sharding"] = 0.0
     if rows:
         gather, again, reduce = _shard_traffic(job, pieces, stage, rows)
@@ -245,8 +250,8 @@ def _stage_memory(job: Job, layout: Layout, pieces: Pieces, stage: Stage, groups
     saved = _sum(pieces, stage, "saved", "M_saved", "B")
     whole: Any = 0.0
     unit: Any = 0.0
-    for cost in (cost for count, cost in zip(stage.layers, pieces.kinds, strict=True) if count):
-        whole = maximum(whole, cost.whole - cost.saved)
+    for _, cost in _pieces(pieces, stage):
+        whole = maximum(whole, cost.whole - cost.saved if cost is not pieces.last else 0.0)
         held = [where(g.weights > 1, getattr(cost, n), 0.0) for n, g in zip(CLASSES, groups, strict=False)]
         unit = maximum(unit, sum(held))
     activations = chunks / layout.vpp * saved

@@ -32,7 +32,7 @@ class Answer:
     tied: bool
 
 
-def outside(axes: Axes, layout: Layout) -> list[str]:
+def outside(job: Job, axes: Axes, layout: Layout) -> list[str]:
     """Axis values of the layout that the space does not hold."""
     widths = (layout.shard_weights, layout.shard_gradients, layout.shard_optimizer)
     values = {
@@ -40,14 +40,20 @@ def outside(axes: Axes, layout: Layout) -> list[str]:
         for name in ("tp", "sp", "cp", "cp_kind", "pp", "vpp", "ep", "etp", "mbs", "recompute")
     }
     missing = [f"{name}={value}" for name, value in values.items() if value not in getattr(axes, name)]
-    return missing + ([layout.sharding] if widths not in axes.sharding else [])
+    if widths not in axes.sharding:
+        missing.append(layout.sharding)
+    room = job.gpus // (layout.tp * layout.cp * layout.pp)
+    fitting = [d for d in range(1, room + 1) if job.global_batch % (d * layout.mbs) == 0]
+    if fitting and layout.dp != fitting[-1]:
+        missing.append(f"dp={layout.dp} (the space has the largest that fits, {fitting[-1]})")
+    return missing
 
 
 def why(job: Job, layout: Layout, bands: Bands, fix: str = "", forbid: str = "") -> Answer:
     """Compare a layout with the best of the searched space."""
     found: Plan = plan(job, bands, top=1, fix=fix, forbid=forbid)
     broken = broken_rules(job, layout)
-    missing = outside(found.searches[-1][1], layout)
+    missing = outside(job, found.searches[-1][1], layout)
     if broken:
         return Answer(tuple(missing), tuple(broken), None, found.best, None, {}, False)
     mine = banded(estimate(replace(job, gpus=max(job.gpus, layout.world)), layout), bands)
