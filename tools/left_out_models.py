@@ -1,9 +1,9 @@
-"""How well constants fitted without a model predict it: `python tools/left_out_models.py` (about eight minutes).
+"""How well constants fitted without a model predict it: `python tools/left_out_models.py` (about four minutes).
 
 For each of the eight models (hidden size x layers) of training_vtrain_single_node.csv the constants of the A100 and of
-its software are fitted again on 120 rows of the other seven, half of the other A100 rows of training_measured.csv beside
-them, and the 180 rows of the model left out are scored: MAPE, and the regret of the layout ranked first in groups of at
-least 4 layouts.
+its software are fitted again on 120 rows of the other seven, with half of the other A100 rows of training_measured.csv
+beside them. Then the 180 rows of the model left out are scored: MAPE, and the regret of the layout that is ranked first
+in groups of at least 4 layouts.
 """
 
 from __future__ import annotations

@@ -62,7 +62,6 @@ def test_too_many_chunks_are_no_split(layers, pp, vpp):
     assert stages((0,) * layers, 1, pp, vpp) is None
 
 
-@pytest.mark.xfail(reason="every chunk is listed before they are counted")
 def test_absurdly_many_chunks_are_refused_before_they_take_memory():
     tracemalloc.start()
     assert stages((0,) * 32, 1, 1 << 11, 1 << 10) is None
