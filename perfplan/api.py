@@ -38,13 +38,16 @@ def training_job(
     routing_skew: float = 1.0,
     overlap: Mapping[str, float] | None = None,
     order: str = "tp-cp-dp-pp",
+    method: str = "pretrain",
+    lora_rank: int = 16,
     technique: Sequence[str] = (),
     catalog: Catalog | None = None,
 ) -> Job:
     """A training job by names.
 
     model: catalog id, Hugging Face name, or path of a config.json; cluster: catalog id, or an accelerator for its
-    default cluster; precision: a recipe; framework: a software release ("" = the vendor's usual one).
+    default cluster; precision: a recipe; framework: a software release ("" = the vendor's usual one); method: pretrain,
+    sft or lora (frozen base, adapters of `lora_rank` beside the attention projections).
     """
     catalog = catalog or Catalog()
     machine = catalog.cluster(cluster)
@@ -62,7 +65,11 @@ def training_job(
         routing_skew,
         dict(overlap or {}),
         order,
+        method,
+        lora_rank,
     )
+    if lora_rank != 16 and method != "lora":
+        raise SpecError(f"--lora-rank {lora_rank} changes nothing with method {method}; give --method lora")
     if routing_skew != 1 and not any(isinstance(kind.ffn, Moe) for kind in spec.kinds):
         raise SpecError(f"routing skew {routing_skew:g} changes nothing: {spec.id} has no routed experts")
     for name in technique:
@@ -101,6 +108,8 @@ def plan_train(
     routing_skew: float = 1.0,
     overlap: Mapping[str, float] | None = None,
     order: str = "tp-cp-dp-pp",
+    method: str = "pretrain",
+    lora_rank: int = 16,
     technique: Sequence[str] = (),
     catalog: Catalog | None = None,
     tick: Callable[[int], None] = lambda _: None,
@@ -121,6 +130,8 @@ def plan_train(
         routing_skew=routing_skew,
         overlap=overlap,
         order=order,
+        method=method,
+        lora_rank=lora_rank,
         technique=technique,
         catalog=catalog,
     )
@@ -152,6 +163,8 @@ def estimate_train(
     routing_skew: float = 1.0,
     overlap: Mapping[str, float] | None = None,
     order: str = "tp-cp-dp-pp",
+    method: str = "pretrain",
+    lora_rank: int = 16,
     technique: Sequence[str] = (),
     catalog: Catalog | None = None,
 ) -> Estimate:
@@ -170,6 +183,8 @@ def estimate_train(
         routing_skew=routing_skew,
         overlap=overlap,
         order=order,
+        method=method,
+        lora_rank=lora_rank,
         technique=technique,
         catalog=catalog,
     )

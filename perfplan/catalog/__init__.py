@@ -65,6 +65,13 @@ class Catalog:
             raise UnknownName(f"there is no {kind} {name!r}{offer(name, names)}") from None
         return name
 
+    def hardware(self, name: str) -> str:
+        """The accelerator id that the hardware name of a measurement stands for; an unknown name stays as it is."""
+        try:
+            return self.resolve("accelerator", name)
+        except UnknownName:
+            return name
+
     def source(self, kind: str, name: str) -> Path:
         """The file that holds an entry."""
         return files.find(self.roots, kind, self.resolve(kind, name))

@@ -24,9 +24,11 @@ __all__ = [
     "LayoutGpus",
     "LayoutText",
     "Model",
+    "Method",
     "Order",
     "Overlap",
     "Precision",
+    "Rank",
     "Save",
     "SeqLen",
     "Settings",
@@ -97,6 +99,17 @@ Order = Annotated[
         metavar="AXES",
         help="How axes lie on the network, innermost first: tp-cp-dp-pp, or tp-cp-pp-dp for dense models.",
     ),
+]
+Method = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        metavar="pretrain|sft|lora",
+        help="What learns: all parameters (sft: on sequences packed to --seq-len), or adapters beside a frozen base.",
+    ),
+]
+Rank = Annotated[
+    int, typer.Option("--lora-rank", metavar="R", help="Rank of the adapters on the attention projections.")
 ]
 Skew = Annotated[
     float, typer.Option("--routing-skew", metavar="X", help="Load of the most loaded expert rank over the mean.")

@@ -45,12 +45,20 @@ def train(
             "--deadline", metavar="TIME", show_default=False, help="Longest run allowed, such as 30d; needs --tokens."
         ),
     ] = None,
+    front: Annotated[
+        bool,
+        typer.Option(
+            "--front", help="Print the Pareto front of step time, memory and accelerators too; --csv then has that."
+        ),
+    ] = False,
     fix: options.Fix = "",
     forbid: options.Forbid = "",
     framework: options.Framework = "",
     attention: options.Attention = "",
     overlap: options.Overlap = "",
     order: options.Order = "tp-cp-dp-pp",
+    method: options.Method = "pretrain",
+    lora_rank: options.Rank = 16,
     routing_skew: options.Skew = 1.0,
     technique: options.Technique = None,
     settings: options.Settings = None,
@@ -63,7 +71,15 @@ def train(
     from perfplan.api import plan_train
     from perfplan.catalog import Catalog
     from perfplan.report import Output, Progress
-    from perfplan.report.plan import plan_columns, plan_document, plan_rows, plan_text
+    from perfplan.report.plan import (
+        FRONT_COLUMNS,
+        front_rows,
+        front_text,
+        plan_columns,
+        plan_document,
+        plan_rows,
+        plan_text,
+    )
 
     output = Output(csv, json, save)
     with Progress("pipeline splits searched") as progress:
@@ -84,9 +100,15 @@ def train(
             attention=attention,
             overlap=options.overlaps(overlap),
             order=order,
+            method=method,
+            lora_rank=lora_rank,
             routing_skew=routing_skew,
             technique=technique or (),
             catalog=Catalog(catalog or (), settings or ()),
             tick=progress.tick,
         )
-    output.emit(plan_text(plan), plan_rows(plan), plan_columns(plan), plan_document(plan))
+    document = plan_document(plan)
+    if front:
+        output.emit(f"{plan_text(plan)}\n\n{front_text(plan)}", front_rows(plan), FRONT_COLUMNS, document)
+    else:
+        output.emit(plan_text(plan), plan_rows(plan), plan_columns(plan), document)

@@ -39,7 +39,7 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
         Column("layers"),
         Column("hidden"),
         Column("vocab"),
-        Column("published_params", "parameters", "tokens"),
+        Column("published_params", "parameters", "tokens", name="published_params"),
     ),
 }
 PLAIN_COLUMNS = (_ID, Column("source"))

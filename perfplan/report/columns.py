@@ -37,13 +37,15 @@ ENDINGS = {
 class Column:
     """One column. `key`: where a row keeps the value; `title`: heading for people; `unit`: SI unit of the value.
 
-    Units beyond SI: "%" is a fraction shown as a percentage, "1" a plain ratio, "" a word or a count.
+    `name`: the name for machines where it is not key and unit. Units beyond SI: "%" is a fraction shown as a
+    percentage, "1" a plain ratio, "" a word or a count.
     """
 
     key: str
     title: str = ""
     unit: str = ""
     digits: int = 3
+    name: str = ""
 
     @property
     def heading(self) -> str:
@@ -54,7 +56,7 @@ class Column:
     def field(self) -> str:
         """The name for machines, with the unit in it: step_time_s, memory_bytes."""
         ending = ENDINGS[self.unit]
-        return f"{self.key}_{ending}" if ending else self.key
+        return self.name or (f"{self.key}_{ending}" if ending else self.key)
 
     @property
     def numeric(self) -> bool:

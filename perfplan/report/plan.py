@@ -18,11 +18,15 @@ from perfplan.report.training import (
     short,
 )
 from perfplan.training.estimate import Estimate
+from perfplan.training.layout import Layout
 from perfplan.training.plan import Plan, Run
 from perfplan.training.why import Answer
 from perfplan.units import show
 
 __all__ = [
+    "FRONT_COLUMNS",
+    "front_rows",
+    "front_text",
     "plan_columns",
     "plan_document",
     "plan_rows",
@@ -44,6 +48,19 @@ _TEXT = (
     Column("memory", unit="B"),
     Column("headroom", "headroom", "B"),
 )
+FRONT_COLUMNS = (
+    Column("gpus", "GPUs"),
+    Column("layout"),
+    Column("step_time", "step", "s"),
+    Column("memory", unit="B"),
+)
+_SEARCHED = (
+    Column("gpus", "GPUs searched"),
+    Column("size", "layouts"),
+    Column("fit"),
+    Column("memory", "rejected for memory"),
+    Column("rules", "for a rule or the deadline"),
+)
 WHY_COLUMNS = (
     Column("part"),
     Column("layout", "this layout", "s"),
@@ -64,10 +81,20 @@ def plan_rows(plan: Plan) -> list[Row]:
     return [{"rank": rank, "tied": tied, **estimate_row(each)} for rank, (each, tied) in enumerate(pairs, 1)]
 
 
+def _band(low: float, high: float) -> str:
+    """A range of times; the unit is told once if both have the same.
+
+    >>> _band(33.3, 42.1), _band(50.8, 66)
+    ('33.3 - 42.1 s', '50.8 s - 1.10 min')
+    """
+    first, last = show(low, "s"), show(high, "s")
+    return f"{first.split()[0] if first.split()[1] == last.split()[1] else first} - {last}"
+
+
 def _layouts(plan: Plan) -> str:
     def shown(row: Row, each: Estimate) -> Row:
         rank = f"{row['rank']}{'=' if row['tied'] else ''}"
-        return {**row, "layout": short(each.layout), "rank": rank, "band": f"{each.band[0]:.3g} - {each.band[1]:.3g} s"}
+        return {**row, "layout": short(each.layout), "rank": rank, "band": _band(*each.band)}
 
     rows = [shown(row, each) for row, each in zip(plan_rows(plan), plan.estimates, strict=True)]
     same = {row["gpus"] for row in rows} == {plan.job.gpus}
@@ -82,6 +109,34 @@ def _ties(plan: Plan) -> str:
         f"ties: the {count} layouts marked = cannot be told from the first; between layouts of one job the model errs"
         " by more than what parts them"
     )
+
+
+def _searched(plan: Plan) -> str:
+    """What was searched at each accelerator count, if there were several."""
+    rows = [
+        {
+            "gpus": str(gpus),
+            "size": f"{found.size:,}",
+            "fit": f"{found.feasible:,}",
+            "memory": f"{found.rejected['memory']:,}",
+            "rules": f"{found.size - found.feasible - found.rejected['memory']:,}",
+        }
+        for gpus, _, found in plan.searches
+    ]
+    return table(rows, _SEARCHED) if len(rows) > 1 else ""
+
+
+def front_rows(plan: Plan) -> list[Row]:
+    """The Pareto front: no layout is at least as good in step time, memory and accelerators and better in one."""
+    renamed = {"step_time_s": "step_time", "memory_bytes": "memory"}
+    frame = plan.front().rename(columns=renamed).sort_values(["gpus", "step_time"])
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def front_text(plan: Plan) -> str:
+    """The Pareto front as a table for people."""
+    rows = [{**row, "layout": short(Layout.parse(row["layout"]))} for row in front_rows(plan)]
+    return f"Pareto front of step time, memory and accelerators\n{table(rows, FRONT_COLUMNS)}"
 
 
 def _binds(best: Estimate) -> str:
@@ -115,6 +170,7 @@ def plan_text(plan: Plan) -> str:
         paragraph(job_line(best.job)),
         _layouts(plan),
         "\n".join(paragraph(each) for each in remarks),
+        *([searched] if (searched := _searched(plan)) else []),
         f"the best layout: {best.layout}",
         parts_table(best.breakdown, "s", "step by part", "step time"),
         parts_table(best.memory, "B", "memory of the fullest rank", "reserved in all"),
@@ -128,11 +184,12 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     searched = [
         {
             "gpus": gpus,
+            "axes": axes,
             "layouts": found.size,
             "feasible": found.feasible,
             "rejected": {reason: count for reason, count in sorted(found.rejected.items()) if count},
         }
-        for gpus, _, found in plan.searches
+        for gpus, axes, found in plan.searches
     ]
     document = {
         "job": job_document(plan.best.job),
@@ -157,7 +214,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
 
 def why_rows(answer: Answer) -> list[Row]:
     """Step time by part beside the best layout's, the largest loss first; parts that neither has are left out."""
-    if answer.layout is None:
+    if answer.layout is None or answer.best is None:
         return []
     mine, best = answer.layout.breakdown, answer.best.breakdown
     parts = sorted((part for part in mine if mine[part] or best[part]), key=lambda part: -answer.parts[part])
@@ -165,12 +222,10 @@ def why_rows(answer: Answer) -> list[Row]:
 
 
 def _verdict(answer: Answer) -> list[str]:
-    if answer.layout is None or answer.behind is None:
+    if answer.layout is None:
         return [f"it cannot run: {reason}" for reason in answer.broken]
-    words = [
-        f"step time {show(answer.layout.step_time, 's')}, {100 * answer.behind:+.1f}% against the best"
-        + ("; the two are a tie" if answer.tied else "")
-    ]
+    behind = "" if answer.behind is None else f", {100 * answer.behind:+.1f}% against the best"
+    words = [f"step time {show(answer.layout.step_time, 's')}{behind}{'; the two are a tie' * answer.tied}"]
     if not answer.layout.fits:
         words.append(
             f"it does not fit: {show(answer.layout.memory_total, 'B')} on the fullest rank, "
@@ -183,7 +238,8 @@ def why_text(answer: Answer, layout: str) -> str:
     """Why a layout is not the plan, for people."""
     outside: Sequence[str] = answer.outside
     place = f"outside the searched space: {', '.join(outside)}" if outside else "in the searched space"
-    head = [f"layout: {layout}", f"best:   {answer.best.layout}", place, *_verdict(answer)]
+    best = f"best:   {answer.best.layout}" if answer.best else f"best:   none, {answer.nothing}"
+    head = [f"layout: {layout}", best, place, *_verdict(answer)]
     blocks = ["\n".join(paragraph(each) for each in head)]
     if rows := why_rows(answer):
         blocks.append(table(rows, WHY_COLUMNS))
@@ -199,6 +255,7 @@ def why_document(answer: Answer) -> dict[str, Any]:
         "tied": answer.tied,
         "behind": answer.behind,
         "layout": answer.layout and estimate_document(answer.layout),
-        "best": estimate_document(answer.best),
+        "best": answer.best and estimate_document(answer.best),
+        "infeasible": answer.nothing or None,
         "difference_s": answer.parts,
     }

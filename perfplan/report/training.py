@@ -105,6 +105,8 @@ def _headline(estimate: Estimate) -> str:
         ),
         ("binds", estimate.binding),
     ]
+    if unused := estimate.job.gpus - estimate.layout.world:
+        rows.append(("left over", f"{unused} of {estimate.job.gpus} accelerators"))
     return "\n".join(f"{name:<11} {words}" for name, words in rows)
 
 

@@ -104,18 +104,21 @@ def pieces(job: Job, net: Network, shape: Shape, cp_kind: str, recompute: tuple[
 
 
 def model_flops(job: Job) -> float:
-    """Model FLOPs of one step: three forwards, causal attention, routed tokens, logits; no router, norms, recompute."""
-    plain = replace(job, attention="flash", routing_skew=1.0)
+    """Model FLOPs of one step: forward, dgrad, and wgrad if weights learn; causal attention, routed tokens, logits.
+
+    Router, norms, adapters and recompute do not count.
+    """
+    plain = replace(job, attention="flash", routing_skew=1.0, method="pretrain")
     shape = Shape(job.seq_len, 1, 1, 0, 1, 1, 1)
-    forward = _forward_flops(head_ops(plain, shape))
-    for index, kind in enumerate(job.model.kinds):
-        forward += job.model.layers.count(index) * _forward_flops(layer_ops(plain, kind, shape))
-    return 3 * forward * job.global_batch
+    ops = [(1, head_ops(plain, shape))]
+    ops += [(job.model.layers.count(i), layer_ops(plain, kind, shape)) for i, kind in enumerate(job.model.kinds)]
+    passes = 2 if job.frozen else 3
+    return job.global_batch * sum(count * _flops(some, passes) for count, some in ops)
 
 
-def _forward_flops(ops: list[Op]) -> float:
+def _flops(ops: list[Op], passes: int) -> float:
     products = (gemm_flops(op.m, op.n, op.k) for op in ops if isinstance(op, Gemm) and op.part != "router")
-    return float(sum(products) + sum(op.flops for op in ops if isinstance(op, Core)))
+    return float(passes * sum(products) + 3 * sum(op.flops for op in ops if isinstance(op, Core)))
 
 
 def broken_rules(job: Job, layout: Layout) -> list[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from perfplan.catalog.specs import Cluster, Framework, Kernel, Model, Moe, Recipe
+from perfplan.catalog.specs import Attention, Cluster, Framework, Kernel, Model, Moe, Recipe
 from perfplan.errors import OutOfRange, Unsupported
 
-__all__ = ["ORDERS", "Job", "kernel"]
+__all__ = ["METHODS", "ORDERS", "Job", "kernel"]
 
 ORDERS = ("tp-cp-dp-pp", "tp-cp-pp-dp")
+METHODS = ("pretrain", "sft", "lora")
 
 _FAMILY = {
     "fp8-block": ("fp8",),
@@ -35,7 +36,10 @@ _RELATED = {
 @dataclass(frozen=True)
 class Job:
     """A training job. global_batch: sequences per optimizer step; seq_len: tokens per sequence; routing_skew: load of
-    the most loaded expert rank over the mean [1]; overlap: axis -> fraction that may hide, else the framework's."""
+    the most loaded expert rank over the mean [1]; overlap: axis -> fraction that may hide, else the framework's; order:
+    how axes lie on the network, innermost first (ep and etp fold into tp, cp and dp); method: pretrain, sft (all
+    parameters, on sequences packed to seq_len) or lora (frozen base, adapters of `lora_rank` beside the attention
+    projections)."""
 
     model: Model
     cluster: Cluster
@@ -48,6 +52,8 @@ class Job:
     routing_skew: float = 1.0
     overlap: Mapping[str, float] = field(default_factory=dict)
     order: str = ORDERS[0]
+    method: str = METHODS[0]
+    lora_rank: int = 16
     caveats: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -64,6 +70,14 @@ class Job:
             raise OutOfRange(f"attention {self.attention!r} is unknown; write flash or unfused")
         if self.cluster.size is not None and self.gpus > self.cluster.size:
             raise OutOfRange(f"gpus is {self.gpus}, but cluster {self.cluster.id} has {self.cluster.size} accelerators")
+        if self.method not in METHODS:
+            raise OutOfRange(f"method {self.method!r} is unknown; choose one of {', '.join(METHODS)}")
+        if not 1 <= self.lora_rank <= self.model.hidden:
+            raise OutOfRange(f"lora rank is {self.lora_rank}, but must be between 1 and the width {self.model.hidden}")
+        if self.frozen and any(
+            isinstance(kind.mixer, Attention) and kind.mixer.kv_lora_rank for kind in self.model.kinds
+        ):
+            raise Unsupported(f"lora adapters on the latent attention of {self.model.id} are not modelled yet")
         if self.order not in ORDERS:
             raise OutOfRange(f"order {self.order!r} is unknown; choose one of {', '.join(ORDERS)}")
         if self.order != ORDERS[0] and any(isinstance(kind.ffn, Moe) for kind in self.model.kinds):
@@ -77,6 +91,11 @@ class Job:
             self.recipe.head,
         }:
             self.peak(dtype)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the base model is frozen and only adapters learn."""
+        return self.method == "lora"
 
     @property
     def fused_attention(self) -> bool:

@@ -45,7 +45,8 @@ class Cost:
 
     forward, backward, recompute: compute; tp, cp, ep: exposed communication of all passes; host: waiting for
     launches; hidden: communication behind compute; saved: kept until backward;
-    whole: alive while the piece itself runs backward; dense, expert: parameters of the rank before sharding.
+    whole: alive while the piece itself runs backward; dense, expert, frozen: parameters of the rank
+    before sharding: learning ones by replica group, and frozen ones.
     """
 
     forward: Any = 0.0
@@ -60,6 +61,7 @@ class Cost:
     whole: Any = 0.0
     dense: Any = 0.0
     expert: Any = 0.0
+    frozen: Any = 0.0
 
 
 # ---------------------------------------------------------------- compute
@@ -101,6 +103,8 @@ def _gemm_times(job: Job, op: Gemm) -> tuple[Any, Any]:
     forward, dgrad, wgrad = _dtypes(job, op)
     f, d, w = (_width(job, dtype) for dtype in (forward, dgrad, wgrad))
     accumulate = 2 * job.recipe.gradient  # the weight gradient is read and written
+    if job.frozen and not op.part.endswith("adapter"):
+        return _gemm_pass(job, op, forward, f, f, 2.0), _gemm_pass(job, op, dgrad, 2.0, d, d)
     return (
         _gemm_pass(job, op, forward, f, f, 2.0),
         total(
@@ -281,6 +285,15 @@ def layer_parameters(job: Job, kind: LayerKind, tp: Any, ep: Any, etp: Any) -> t
     return total("N_dense", "1", dense), expert
 
 
+def adapter_parameters(job: Job, kind: LayerKind, tp: Any) -> Any:
+    """Parameters of one layer that learn beside a frozen base: LoRA adapters of QKV and the attention output [1]."""
+    a = kind.mixer
+    if not isinstance(a, Attention):
+        return 0.0
+    qkv = (a.heads * a.head_dim + maximum(a.kv_heads, tp) * (a.head_dim + a.v_head_dim)) / tp
+    return job.lora_rank * (2 * job.model.hidden + qkv + a.heads * a.v_head_dim / tp)
+
+
 def _memory(job: Job, kind: LayerKind, shape: Shape, recompute: tuple[str, ...]) -> tuple[Any, Any]:
     saved = layer_saved(job, kind, shape)
     whole = total("M_layer", "B", {item.name: item.size for item in saved})
@@ -313,7 +326,8 @@ def layer_cost(job: Job, net: Network, kind: LayerKind, shape: Shape, cp_kind: s
     host = compute.host_wait(device, kernels, job.framework.launch)
     hidden = behind + (whole_tp - tp) + (whole_ep - ep)
     memory = _memory(job, kind, shape, recompute)
-    parameters = layer_parameters(job, kind, shape.tp, shape.ep, shape.etp)
+    dense, expert = layer_parameters(job, kind, shape.tp, shape.ep, shape.etp)
+    parameters = (adapter_parameters(job, kind, shape.tp), 0.0, dense + expert) if job.frozen else (dense, expert, 0.0)
     return Cost(forward, backward, again, tp_all, cp, ep, host, hidden, *memory, *parameters)
 
 
@@ -326,7 +340,8 @@ def end_costs(job: Job, net: Network, shape: Shape) -> tuple[Cost, Cost]:
     gathered = _tp_time(job, net, shape, [float(job.model.hidden)], 2)
     logits = shape.tokens * job.model.vocab / shape.tp
     block = shape.rows * job.model.hidden
+    learns, rests = (0.0, matrix) if job.frozen else (matrix, 0.0)
     return (
-        Cost(first[0], first[1], 0.0, gathered / 2, saved=8.0 * shape.tokens, dense=matrix),
-        Cost(last[0], last[1], 0.0, gathered / 2 + loss, saved=4 * block, whole=6 * logits, dense=matrix),
+        Cost(first[0], first[1], 0.0, gathered / 2, saved=8.0 * shape.tokens, dense=learns, frozen=rests),
+        Cost(last[0], last[1], 0.0, gathered / 2 + loss, saved=4 * block, whole=6 * logits, dense=learns, frozen=rests),
     )

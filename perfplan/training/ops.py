@@ -175,6 +175,14 @@ def _core_attention(job: Job, shape: Shape, a: Attention) -> Iterator[Op]:
     yield Stream("softmax and dropout", "core_attn", (4 + extra) * scores, (6 + extra) * scores, 2)
 
 
+def _adapter(job: Job, part: str, m: Any, n: Any, k: Any) -> Iterator[Op]:
+    """The two small products of a LoRA adapter beside a frozen matrix (Hu et al. 2021), and its addition."""
+    if job.frozen:
+        yield Gemm(f"{part} adapter", "", m, job.lora_rank, k)
+        yield Gemm(f"{part} adapter", "", m, n, job.lora_rank)
+        yield Stream(f"{part} adapter", "", 6 * m * n, 4 * m * n, 2)
+
+
 def _attention(job: Job, shape: Shape, a: Attention) -> Iterator[Op]:
     if a.index_topk and a.index_topk < job.seq_len:
         raise Unsupported(
@@ -202,12 +210,14 @@ def _attention(job: Job, shape: Shape, a: Attention) -> Iterator[Op]:
         kv = maximum(a.kv_heads, tp) / tp
         width = heads * a.head_dim * (2 if a.output_gate else 1) + kv * (a.head_dim + a.v_head_dim)
         yield from _linear(job, "qkv", "", tokens, width, hidden)
+        yield from _adapter(job, "qkv", tokens, width, hidden)
     if job.model.positional == "rope":
         rotated = a.qk_rope_head_dim or a.head_dim
         width = (heads + (1 if a.kv_lora_rank else maximum(a.kv_heads, tp) / tp)) * rotated
         yield Stream("rope", "", 4 * tokens * width, 4 * tokens * width, 2)
     yield from _core_attention(job, shape, a)
     yield from _linear(job, "attention output", "", tokens, hidden, heads * a.v_head_dim)
+    yield from _adapter(job, "attention output", tokens, hidden, heads * a.v_head_dim)
 
 
 def _mamba(job: Job, shape: Shape, a: Mamba) -> Iterator[Op]:
@@ -350,7 +360,7 @@ def _saved_mixer(job: Job, shape: Shape, kind: LayerKind) -> Iterator[Saved]:
 
 
 def _saved_ffn(job: Job, shape: Shape, kind: LayerKind) -> Iterator[Saved]:
-    keep = job.recipe.saved
+    keep = 0.0 if job.frozen else job.recipe.saved  # inputs of frozen matrices are not kept: they have no wgrad
     match kind.ffn:
         case Mlp() as f:
             yield Saved("mlp", "mlp", shape.tokens * f.width / shape.tp * ((4 + keep) if f.gated else (2 + keep)))
@@ -373,7 +383,7 @@ def layer_saved(job: Job, kind: LayerKind, shape: Shape) -> list[Saved]:
     block = shape.rows * job.model.hidden
     saved = [
         Saved("residual stream", "", 2 * blocks * block),
-        Saved("norm output", "layernorm", job.recipe.saved * (1 if kind.parallel else blocks) * block),
+        Saved("norm output", "layernorm", job.recipe.saved * (1 if kind.parallel or job.frozen else blocks) * block),
     ]
     if job.framework.dropout:
         saved.append(Saved("dropout masks", "", blocks * block))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -78,8 +79,8 @@ class Plan:
 
     @property
     def certificate(self) -> str:
-        """What was searched and why the rest was rejected; the counts add up."""
-        return "; ".join(_certificate(*searched) for searched in self.searches)
+        """What was searched and why the rest was rejected, all accelerator counts together; the counts add up."""
+        return _certificate(self.searches)
 
     @property
     def run(self) -> Run | None:
@@ -156,9 +157,15 @@ def _row(e: Estimate, tie: bool) -> dict[str, Any]:
     }
 
 
-def _certificate(gpus: int, axes: Axes, found: Found) -> str:
-    reasons = ", ".join(f"{count:,} for {reason}" for reason, count in found.rejected.most_common() if count)
-    seen = f"exhaustive on {gpus} accelerators: {found.size:,} layouts (values per axis {axes}); {found.feasible:,} fit"
+def _certificate(searches: Sequence[tuple[int, Axes, Found]]) -> str:
+    rejected = sum((found.rejected for _, _, found in searches), Counter[str]())
+    reasons = ", ".join(f"{count:,} for {reason}" for reason, count in rejected.most_common() if count)
+    counts = [str(gpus) for gpus, _, _ in searches]
+    where = f"{', '.join(counts[:-1])} and {counts[-1]}" if len(counts) > 1 else counts[0]
+    axes = f"values per axis{' at most' * (len(counts) > 1)} {searches[-1][1]}"
+    size, fit = (sum(getattr(found, name) for _, _, found in searches) for name in ("size", "feasible"))
+    noun = "accelerator" if where == "1" else "accelerators"
+    seen = f"exhaustive on {where} {noun}: {size:,} layouts ({axes}); {fit:,} fit"
     return f"{seen}; rejected: {reasons or 'none'}"
 
 
@@ -168,7 +175,8 @@ def band_of(job: Job, bands: Bands, paired: bool = False) -> Band:
     chip = job.cluster.accelerator
     borrowed = any(kernel(job, "gemm", dtype).borrowed for dtype in {*job.recipe.gemm.values(), job.recipe.head})
     moe = any(isinstance(kind.ffn, Moe) for kind in job.model.kinds)
-    return bands.find("training", moe, chip.family, borrowed=borrowed, paired=paired)
+    unlike = borrowed or job.method != "pretrain"  # the bands are those of pretraining
+    return bands.find("training", moe, chip.family, borrowed=unlike, paired=paired)
 
 
 def banded(e: Estimate, bands: Bands) -> Estimate:
@@ -319,11 +327,11 @@ def _nothing_fits(
             f"no layout is possible at all: rejected for {said}; change the batch, the accelerators or what was fixed"
         )
     changes = [
-        f"{least.memory / 2**30:.3g} GiB per accelerator ({least.layout})",
+        f"{show(least.memory, 'B')} per accelerator ({least.layout})",
         *_more_accelerators(job, fix, forbid),
     ]
     return (
-        f"no layout of {job.model.id} fits {capacity / 2**30:.3g} GiB on {job.gpus} x {job.cluster.accelerator.id};"
+        f"no layout of {job.model.id} fits {show(capacity, 'B')} on {job.gpus} x {job.cluster.accelerator.id};"
         " it would fit with " + ", or ".join(changes)
     )
 

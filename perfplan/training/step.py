@@ -68,7 +68,7 @@ def replicas(job: Job, layout: Layout) -> tuple[Replicas, ...]:
     dense = layout.dp * layout.cp
     apart = layout.tp * (layout.pp if job.order == ORDERS[1] else 1)  # cp ranks priced as far apart as dp ranks
     group = Replicas(dense, apart, *_widths(layout, dense))
-    if not any(isinstance(kind.ffn, Moe) for kind in job.model.kinds):
+    if job.frozen or not any(isinstance(kind.ffn, Moe) for kind in job.model.kinds):
         return (group,)
     expert = dense * layout.tp / (layout.ep * layout.etp)
     return group, Replicas(expert, layout.ep * layout.etp, *_widths(layout, expert))
@@ -98,7 +98,8 @@ def _shard_traffic(
     for count, cost in _pieces(pieces, stage):
         for _, weights, gradients, name in rows:
             size = getattr(cost, name)
-            gather = gather + count * weights.all_gather(size * wire["dp_gather"])
+            held = size + cost.frozen if name == "dense" else size
+            gather = gather + count * weights.all_gather(held * wire["dp_gather"])
             reduce = reduce + count * gradients.all_gather(size * wire["dp_reduce"])
     return gather, gather, reduce
 
@@ -229,8 +230,8 @@ def _any(condition: Any) -> bool:
 def _parameters(job: Job, layout: Layout, pieces: Pieces, stage: Stage, name: str) -> Any:
     """Parameters of one class on a rank of the stage; a tied embedding that is also the head counts once."""
     held = _sum(pieces, stage, name, f"N_{name}", "1")
-    if name == "dense" and job.model.tied and layout.pp == 1:
-        return held - pieces.first.dense
+    if name in ("dense", "frozen") and job.model.tied and layout.pp == 1:
+        return held - getattr(pieces.first, name)
     return held
 
 
@@ -246,6 +247,7 @@ def _stage_memory(job: Job, layout: Layout, pieces: Pieces, stage: Stage, groups
     recipe, micro_batches = job.recipe, job.global_batch / (layout.mbs * layout.dp)
     sizes = [_parameters(job, layout, pieces, stage, name) for name in CLASSES[: len(groups)]]
     both = list(zip(CLASSES, sizes, groups, strict=False))
+    frozen = _parameters(job, layout, pieces, stage, "frozen") if job.frozen else 0.0
     chunks = pipeline.in_flight_chunks(layout.pp, layout.vpp, stage.rank, micro_batches)
     saved = _sum(pieces, stage, "saved", "M_saved", "B")
     whole: Any = 0.0
@@ -258,7 +260,8 @@ def _stage_memory(job: Job, layout: Layout, pieces: Pieces, stage: Stage, groups
     return {
         "weights": total(
             "M_w", "B", {n: sharding.weight_memory(s, recipe.weight + recipe.transposed, g.weights) for n, s, g in both}
-        ),
+        )
+        + sharding.weight_memory(frozen, recipe.weight, groups[0].weights),
         "gradients": total(
             "M_g", "B", {n: sharding.gradient_memory(s, recipe.gradient, g.gradients) for n, s, g in both}
         ),

@@ -25,10 +25,10 @@ WIDENING = {
 
 
 def residuals(validation: Validation, catalog: Catalog) -> list[dict[str, Any]]:
-    """Log residuals of the scored step times [1], with source, chip family, dense or MoE, and job."""
+    """Log residuals of the scored step times of pretraining [1], with source, chip family, dense or MoE, and job."""
     rows = []
     for outcome in validation.outcomes:
-        if outcome.time and outcome.measured_time:
+        if outcome.time and outcome.measured_time and outcome.method == "pretrain":
             family = catalog.accelerator(outcome.hardware).family
             rows.append(
                 {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from perfplan.catalog.specs import Cluster, Framework, Model, Recipe
 from perfplan.errors import MissingField, Unsupported
-from perfplan.training.job import Job
+from perfplan.training.job import METHODS, Job
 from perfplan.training.layout import MODULES, Layout
 from perfplan.validation.clusters import fitted_cluster
 from perfplan.validation.dimensions import Assumed, row_model
@@ -94,6 +94,7 @@ class CaseBuilder:
             framework,
             attention,
             overlap=_overlap(row, framework, notes),
+            method=_method(row, notes),
         )
         layouts = _layouts(row, framework, bool(row.experts), notes)
         return Case(row, job, layouts, tuple(notes.words))
@@ -128,7 +129,7 @@ class Lookups:
 
 def _check_scope(row: Row) -> None:
     """Raise the reason why a row lies outside what the training model covers."""
-    if row.method != "pretrain":
+    if row.method not in METHODS:
         raise Unsupported(f"method {row.method or 'not stated'} is not modelled yet")
     if row.offload and row.offload != "none":
         raise Unsupported(f"offload of {row.offload.replace('_', ' ')} is not modelled yet")
@@ -153,6 +154,14 @@ def _framework(row: Row, cluster: Cluster, notes: Assumed) -> str:
         name = "mlperf-nemo" if _GRAPHS.search(row.note) else "megatron-core"
     notes.add(f"framework {name}")
     return name
+
+
+def _method(row: Row, notes: Assumed) -> str:
+    if row.method == "lora":
+        notes.add("adapters of rank 16 on the attention projections")
+    if row.method != "pretrain":
+        notes.add("packed sequences attend over their whole length")
+    return row.method
 
 
 def _attention(row: Row, notes: Assumed) -> str:

@@ -28,7 +28,7 @@ class Outcome:
     measured, predicted: in the metric of the row; ratio, null_ratio: predicted over measured in that metric, of the
     model and of the null predictor; time, measured_time [s]: the step; band: (low, high) of `time` [s]; memory_ratio:
     predicted over measured memory; fits: the model says so; oom: the row ran out of memory; unsupported: why there is
-    no prediction.
+    no prediction; method: pretrain, sft or lora.
     """
 
     id: str
@@ -49,6 +49,7 @@ class Outcome:
     oom: bool = False
     unsupported: str = ""
     hardware: str = ""
+    method: str = "pretrain"
     layout_text: str = ""
     assumptions: tuple[str, ...] = ()
 

@@ -127,6 +127,7 @@ def _without(row: Row, reason: str, case: Case | None = None) -> Outcome:
         oom=row.metric == "oom",
         unsupported=reason,
         hardware=row.hardware_id,
+        method=row.method,
     )
 
 

@@ -16,6 +16,12 @@ def test_list(kind, capsys):
     assert rows and all(row["id"] for row in rows)
 
 
+def test_machine_names_carry_the_unit_of_the_value(capsys):
+    assert run(["catalog", "list", "models", "--csv"]) == 0
+    head = capsys.readouterr().out.splitlines()[0].split(",")
+    assert "published_params" in head and not any("tokens" in name for name in head)
+
+
 def test_list_for_people(capsys):
     assert run(["catalog", "list", "accelerator"]) == 0
     out = capsys.readouterr().out

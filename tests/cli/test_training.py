@@ -95,6 +95,38 @@ def test_a_range_of_accelerators_is_searched(capsys):
     assert plan["layouts"][0]["gpus"] == 16
 
 
+def test_a_range_is_proved_with_one_line_per_count(capsys):
+    out = printed(capsys, ["plan", "train", *JOB, "--gpus", "16..64", "--objective", "min-gpus", "--top", "1"])
+    assert out.count("exhaustive") == 1 and "exhaustive on 16, 32 and 64 accelerators" in out
+    table = out.split("GPUs searched")[1].split("\n\n")[0].splitlines()[1:]
+    assert [line.split()[0] for line in table] == ["16", "32", "64"]
+    for line in table:
+        layouts, fit, memory, rules = (int(word.replace(",", "")) for word in line.split()[1:])
+        assert fit + memory + rules == layouts
+
+
+def test_the_pareto_front_is_printed_and_none_of_it_beats_another(capsys):
+    arguments = ["plan", "train", *JOB, "--gpus", "32..64", "--front"]
+    assert "Pareto front of step time, memory and accelerators\nGPUs" in printed(capsys, arguments)
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, [*arguments, "--csv"]))))
+    points = [tuple(float(row[name]) for name in ("gpus", "step_time_s", "memory_bytes")) for row in rows]
+    assert len(set(points)) > 3 and {point[0] for point in points} == {32, 64}
+    assert not any(a != b and all(x <= y for x, y in zip(a, b, strict=True)) for a in points for b in points)
+
+
+def test_leftover_accelerators_are_told(capsys):
+    arguments = ["estimate", "train", *JOB, "--gpus", "100", "--layout", LAYOUT]
+    assert "left over   36 of 100 accelerators" in printed(capsys, arguments)
+    assert "36 of 100 accelerators are left over" in printed(capsys, [*PLAN[:-1], "100"])
+
+
+def test_why_answers_where_nothing_fits(capsys):
+    arguments = ["why", "train", "llama-3.1-405b", *JOB[1:], "--gpus", "16", "--layout", "tp8 sp1 pp2 rc=full"]
+    out = printed(capsys, arguments)
+    assert "best: none" in out and "in the searched space" in out and "too much" in out
+    assert json.loads(printed(capsys, [*arguments, "--json"]))["best"] is None
+
+
 def test_why_compares_with_the_best(capsys):
     arguments = ["why", "train", *JOB, "--gpus", "64", "--layout", LAYOUT]
     assert "in the searched space" in printed(capsys, arguments)

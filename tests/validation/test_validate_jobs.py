@@ -110,8 +110,7 @@ def test_overlap_flags_override_the_framework(catalog, row):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"method": "lora"}, "method lora"),
-        ({"method": "sft"}, "method sft"),
+        ({"method": "distillation"}, "method distillation"),
         ({"offload": "activations"}, "offload"),
         ({"precision": ""}, "precision not stated"),
         ({"seq_len": None}, "seq_len not stated"),

@@ -1,0 +1,68 @@
+"""LoRA: a frozen base with adapters beside the attention projections."""
+
+from dataclasses import replace
+
+import pytest
+
+from perfplan.api import estimate_train, training_job
+from perfplan.errors import OutOfRange, SpecError, Unsupported
+from perfplan.training.estimate import estimate, model_flops
+from perfplan.training.layers import adapter_parameters
+from perfplan.training.layout import Layout
+
+JOB = {"cluster": "hgx-h200", "global_batch": 8, "seq_len": 8192, "precision": "fp8"}
+LAYOUT = "tp2 sp1 dp4"
+
+
+def pair(**changes):
+    """The same layout, all parameters learning and adapters only."""
+    return [
+        estimate_train("llama-2-70b", layout=LAYOUT, method=method, **(JOB | changes)) for method in ("sft", "lora")
+    ]
+
+
+def test_adapters_of_the_published_benchmark():
+    """Rank 16 on the attention projections of Llama-2-70B (MLPerf): 80 * 16 * (2*8192 + 10240 + 8192) parameters."""
+    job = training_job("llama-2-70b", gpus=8, method="lora", **JOB)
+    assert 80 * adapter_parameters(job, job.model.kinds[0], 1) == 44_564_480
+
+
+def test_lora_saves_weight_gradients_and_their_state():
+    full, lora = pair()
+    assert lora.breakdown["backward"] < full.breakdown["backward"]
+    assert lora.breakdown["forward"] > full.breakdown["forward"]  # the adapters
+    assert lora.memory["optimizer"] < full.memory["optimizer"] / 100
+    assert lora.memory["activations"] < full.memory["activations"]
+    assert lora.memory["weights"] < full.memory["weights"]  # no transposed copy
+    assert lora.breakdown["dp"] < full.breakdown["dp"] / 10
+
+
+def test_a_larger_rank_costs_more():
+    small, large = (
+        estimate_train("llama-2-70b", layout=LAYOUT, method="lora", lora_rank=rank, **JOB) for rank in (8, 64)
+    )
+    assert small.step_time < large.step_time
+    assert small.memory["optimizer"] < large.memory["optimizer"]
+
+
+def test_frozen_products_have_two_passes():
+    job = training_job("llama-2-70b", gpus=8, method="lora", **JOB)
+    assert 2 / 3 < model_flops(job) / model_flops(replace(job, method="pretrain")) < 0.72
+
+
+def test_frozen_weights_are_sharded_and_gathered_too():
+    job = training_job("llama-2-70b", gpus=8, method="lora", **JOB)
+    whole, sharded = (estimate(job, Layout.parse(f"dp8 {name}")) for name in ("zero1", "zero3"))
+    assert sharded.memory["weights"] == pytest.approx(whole.memory["weights"] / 8, rel=1e-3)
+    assert sharded.breakdown["sharding"] > 0
+
+
+def test_impossible_adapters_are_refused():
+    with pytest.raises(OutOfRange, match="lora rank is 0"):
+        training_job("llama-2-70b", gpus=8, method="lora", lora_rank=0, **JOB)
+    with pytest.raises(OutOfRange, match="method 'qlora'"):
+        training_job("llama-2-70b", gpus=8, method="qlora", **JOB)
+    with pytest.raises(Unsupported, match="latent attention of deepseek-v3"):
+        training_job("deepseek-v3", gpus=8, method="lora", **JOB)
+    with pytest.raises(SpecError, match="--lora-rank"):
+        training_job("llama-2-70b", gpus=8, lora_rank=8, **JOB)
