@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from perfplan.cli import catalog, estimate, plan, reproduce, validate, why
+from perfplan.cli import calibrate, catalog, estimate, plan, reproduce, validate, why
 from perfplan.cli.explain import explain
 from perfplan.errors import ExportError, PerfplanError
 
@@ -54,6 +54,7 @@ app.add_typer(why.app, name="why")
 app.command()(explain)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(validate.app, name="validate")
+app.add_typer(calibrate.app, name="calibrate")
 app.command()(reproduce.reproduce)
 
 

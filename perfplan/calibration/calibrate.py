@@ -1,0 +1,329 @@
+"""`calibrate`: measured rows in, constants with their errors out; rows that beat physics are told, not fitted.
+
+A row is refused if it is faster than the dense peak of its format or than the bandwidth that its bytes must cross: such
+a time is a mistake of the measurement, or the data came from a cache. Constants are fitted to the logarithm of the time
+with a soft-L1 loss; the error left out is that of rows whose group (matrix, head counts, message size) took no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from perfplan.calibration import links
+from perfplan.calibration.fit import Array, Fit
+from perfplan.calibration.kernels import BYTES, Rate, attention_columns, fit_kernel, gemm_columns
+from perfplan.errors import OutOfRange, Unsupported
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Calibration", "Chip", "Fitted", "Rejected", "calibrate_attention", "calibrate_collectives",
+           "calibrate_gemm"]
+
+US = 1e-6  # s
+_WRITTEN = 4  # significant digits of a constant
+_COUNTS = {"gemm": 4, "attention": 4}  # fewest rows: constants and one more
+
+
+class Chip(Protocol):
+    """What the fits need to know of an accelerator."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+    @property
+    def peak(self) -> Mapping[str, float]:
+        """Dense peak per number format [FLOP/s]."""
+
+    @property
+    def memory_bandwidth(self) -> float:
+        """Memory bandwidth [B/s]."""
+
+    @property
+    def kernels(self) -> Mapping[str, Mapping[str, Any]]:
+        """Kernel constants it has so far: kind -> format -> constants."""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that took no part, and why."""
+
+    row: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Constants of one kind (or operation), number format and software.
+
+    constants: fractions [1], overhead, launch and latency [s], half [tokens or rows]; rows: how many were fitted; mape,
+    left_out: mean absolute error in-fit and on groups left out [1] (None if there was one group only); quantiles: 10th,
+    50th and 90th percentile of log(measured / predicted) [1]; written: whether the catalog entry takes it.
+    """
+
+    kind: str
+    dtype: str
+    software: str
+    rows: int
+    constants: Mapping[str, float]
+    mape: float
+    left_out: float | None
+    quantiles: tuple[float, float, float]
+    written: bool = True
+
+    def says(self, files: str, date: str) -> str:
+        """The `source` of these constants in a catalog entry."""
+        held = f", {self.left_out:.1%} left out" if self.left_out is not None else ""
+        low, middle, high = self.quantiles
+        return (f"perfplan calibrate, {files}, {self.software or 'software not stated'}, {date}: {self.rows} rows, mean"
+                f" abs. error {self.mape:.1%} in-fit{held}; log residuals at 10/50/90 %: {low:+.3f}/{middle:+.3f}"
+                f"/{high:+.3f}")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Everything one run found out."""
+
+    fitted: tuple[Fitted, ...]
+    rejected: tuple[Rejected, ...] = ()
+    levels: Mapping[str, Any] = field(default_factory=dict)  # constants of a cluster's innermost level
+
+
+def _significant(value: float) -> float:
+    return float(f"{value:.{_WRITTEN}g}")
+
+
+def _of_chip(table: pd.DataFrame, resolve: Callable[[str], str], chip: str) -> pd.DataFrame:
+    """Rows of the chip, those that name none included."""
+    names = {name: not name or resolve(name) == chip for name in table["hardware_id"].unique()}
+    return table[table["hardware_id"].map(names).astype(bool)]
+
+
+def _split(table: pd.DataFrame, reasons: Sequence[str]) -> tuple[pd.DataFrame, list[Rejected]]:
+    """Rows without a reason to be refused, and the others."""
+    bad = [Rejected(str(row), reason) for row, reason in zip(table["row"], reasons, strict=True) if reason]
+    return table[np.array([not reason for reason in reasons], dtype=bool)], bad
+
+
+def _doubts(table: pd.DataFrame) -> list[str]:
+    """Why rows are not used before anything is computed: no time, marked suspect, of low quality."""
+
+    def why(latency: float, suspect: float, quality: str) -> str:
+        if not latency > 0:
+            return "it has no time"
+        if suspect == 1:
+            return "it is marked suspect"
+        return f"its quality is {quality}, not A" if quality not in ("", "A") else ""
+
+    return [why(*cells) for cells in zip(table["latency_us"], table["suspect"], table["quality"], strict=True)]
+
+
+def _beats(seconds: Array, columns: Mapping[str, Array], rate: Rate) -> list[str]:
+    """Per row: "" or which limit of the chip it beats."""
+    rates = columns["flops"] / seconds, (columns["traffic"] + columns.get("serial", 0.0)) / seconds
+
+    def why(compute: float, memory: float) -> str:
+        if not (np.isfinite(compute) and compute > 0):
+            return "its shape is incomplete"
+        if compute > rate.peak:
+            return f"it beats the dense peak: {compute / 1e12:.4g} of {rate.peak / 1e12:.4g} TFLOP/s"
+        if memory > rate.bandwidth:
+            return f"it beats the memory bandwidth: {memory / 1e9:.4g} of {rate.bandwidth / 1e9:.4g} GB/s"
+        return ""
+
+    return [why(*pair) for pair in zip(*rates, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One kernel kind to fit: its rows, their columns, and how they are grouped for the error left out."""
+
+    kind: str
+    kernel: str
+    columns: Callable[[Any, str], dict[str, Array]]
+    group: tuple[str, ...]
+    half: bool = False
+
+
+def _fixed(task: _Task, chip: Chip, dtype: str) -> dict[str, float]:
+    """The memory fraction of attention cannot be seen in prefill rows: the one known stays."""
+    known = chip.kernels.get(task.kind, {}).get(dtype)
+    return {"memory": known.memory} if task.half and task.kind.startswith("attention") and known else {}
+
+
+def _fit(task: _Task, rows: pd.DataFrame, dtype: str, software: str, chip: Chip
+         ) -> tuple[Fitted | None, list[Rejected]]:
+    if dtype not in chip.peak or dtype not in BYTES:
+        reason = f"{chip.id} states no dense peak in {dtype or 'the format it does not name'}"
+        return None, [Rejected(str(row), reason) for row in rows["row"]]
+    rate = Rate(chip.peak[dtype], chip.memory_bandwidth)
+    good, bad = _split(rows, _beats(rows["latency_us"].to_numpy() * US, task.columns(rows, dtype), rate))
+    if len(good) < _COUNTS["attention" if task.half else "gemm"] + task.half:
+        return None, bad + [Rejected(str(row), f"too few {task.kind} rows in {dtype} of {software or 'one software'}")
+                            for row in good["row"]]
+    labels = [str(key) for key in good[list(task.group)].itertuples(index=False, name=None)]
+    found, held = fit_kernel(task.columns(good, dtype), good["latency_us"].to_numpy() * US, rate, labels,
+                             half=task.half, **_fixed(task, chip, dtype))
+    return _fitted(task.kind, dtype, software, found, held), bad
+
+
+def _fitted(kind: str, dtype: str, software: str, found: Fit, held: float | None) -> Fitted:
+    constants = {name: _significant(value) for name, value in found.constants.items()}
+    return Fitted(kind, dtype, software, len(found.residuals), constants, found.mape, held, found.quantiles)
+
+
+def _best(fitted: Sequence[Fitted]) -> tuple[Fitted, ...]:
+    """Of several softwares that measured one kind and format, the catalog takes the one with most rows, then error."""
+    from dataclasses import replace
+
+    def first(one: Fitted) -> Fitted:
+        rivals = [f for f in fitted if (f.kind, f.dtype) == (one.kind, one.dtype)]
+        return min(rivals, key=lambda f: (-f.rows, f.mape, f.software))
+
+    return tuple(replace(one, written=one is first(one)) for one in fitted)
+
+
+def _kernels(tasks: Sequence[_Task], table: pd.DataFrame, chip: Chip, resolve: Callable[[str], str], what: str
+             ) -> Calibration:
+    table = _of_chip(table, resolve, chip.id)
+    table = table[table["kernel"].isin([task.kernel for task in tasks])]
+    good, rejected = _split(table, _doubts(table))
+    fitted: list[Fitted] = []
+    for task in tasks:
+        rows = good[good["kernel"] == task.kernel]
+        for (dtype, software), part in rows.groupby(["dtype", "software"], sort=True):
+            found, bad = _fit(task, part, str(dtype), str(software), chip)
+            rejected += bad
+            fitted += [found] if found else []
+    if not fitted:
+        reason = f"; {rejected[0].row}: {rejected[0].reason}" if rejected else ""
+        raise OutOfRange(f"no {what} of {chip.id} can be fitted: {len(table)} such rows, {len(rejected)} refused"
+                         f"{reason}")
+    return Calibration(_best(fitted), tuple(rejected))
+
+
+def calibrate_gemm(table: pd.DataFrame, chip: Chip, resolve: Callable[[str], str] = str, *,
+                   quantised: bool = False) -> Calibration:
+    """Constants of plain and grouped GEMM rows of one accelerator, per number format and software.
+
+    table: as `read_kernels` gives it; resolve: hardware id of a row -> id of the catalog; quantised: the times of
+    formats below 16 bits include quantising the 16-bit activations, which is a kernel of its own. Raises OutOfRange
+    when nothing can be fitted.
+    """
+
+    def columns(rows: pd.DataFrame, dtype: str) -> dict[str, Array]:
+        found = gemm_columns(rows.assign(groups=rows["groups"].fillna(1)), dtype)
+        if quantised and BYTES[dtype] < 2 and dtype != "int4":
+            found["serial"] = found["length"] * rows["k"].to_numpy() * (2.0 + BYTES[dtype])
+        return found
+
+    tasks = (_Task("gemm", "gemm", columns, ("n", "k")),
+             _Task("grouped_gemm", "grouped_gemm", columns, ("n", "k", "groups"), half=True))
+    return _kernels(tasks, table, chip, resolve, "GEMM")
+
+
+def calibrate_attention(table: pd.DataFrame, chip: Chip, resolve: Callable[[str], str] = str) -> Calibration:
+    """Constants of attention rows, forward and backward, per number format and software.
+
+    Rows that time forward and backward together (3.5 times the forward FLOPs) give both kinds the same constants,
+    unless the file has rows of the one kind alone. Raises OutOfRange when nothing can be fitted.
+    """
+    together = table[table["kernel"] == "attention_fwd_bwd"]
+    alone = set(table["kernel"])
+
+    def task(kind: str, kernel: str, factor: float) -> _Task:
+        return _Task(kind, kernel, lambda rows, dtype: attention_columns(rows, dtype, factor),
+                     ("heads", "kv_heads", "head_dim"), half=True)
+
+    tasks = [task("attention", "attention_fwd", 1.0), task("attention_backward", "attention_bwd", 2.5)]
+    if len(together):
+        tasks += [task(one.kind, "attention_fwd_bwd", 3.5) for one in tasks if one.kernel not in alone]
+    return _kernels(tasks, table, chip, resolve, "attention")
+
+
+# ---------------------------------------------------------------------------------------------------- collectives
+def _inside(table: pd.DataFrame, bandwidth: float, domain: int) -> list[str]:
+    """Per row: "" or why it is no collective inside one fast domain, or which limit it beats."""
+
+    def why(op: str, algo: str, ranks: float, per_node: float, size: float, latency: float) -> str:
+        if op not in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all"):
+            return f"{op} is not fitted"
+        if algo.startswith("custom"):
+            return "it is a custom kernel, not the collective library's"
+        if not (ranks >= 2 and size > 0):
+            return "its ranks or bytes are missing"
+        if ranks > domain or per_node < ranks:  # NaN, not stated, is not smaller
+            return f"it crosses the fast domain of {domain}"
+        reached = (ranks - 1) / ranks * size / (latency * US)  # what every rank must send whatever the algorithm
+        if reached > bandwidth:
+            return f"it beats the links: {reached / 1e9:.4g} of {bandwidth / 1e9:.4g} GB/s"
+        return ""
+
+    names = ("op", "algo", "n_ranks", "ranks_per_node", "bytes", "latency_us")
+    return [why(*cells) for cells in zip(*(table[name] for name in names), strict=True)]
+
+
+def _known(op: str, first: Mapping[str, float]) -> dict[str, Any]:
+    """Launch and latency of the other operations follow from those of the operation fitted first [s]."""
+    if not first:
+        return {}
+    if op == "all_to_all":  # every rank sends to every other at once: one latency
+        return {"launch": first["launch"] + first["latency"], "hop": 0.0}
+    return {"launch": first["launch"], "hop": first["latency"]}
+
+
+def _constants(op: str, found: Mapping[str, float]) -> dict[str, float]:
+    """Launch and latency of a cluster level [s]: an all-reduce goes around the ring twice."""
+    return {"launch": found["launch"], "latency": found["hop"] / (2 if op == "all_reduce" else 1)}
+
+
+def calibrate_collectives(table: pd.DataFrame, chip: str, bandwidth: float, domain: int,
+                          resolve: Callable[[str], str] = str, *, in_switch: bool = False) -> Calibration:
+    """Constants of the innermost level of a cluster from sweeps inside one fast domain.
+
+    table: as `read_collectives` gives it; chip: id; bandwidth: links of one accelerator, one direction [B/s]; domain:
+    accelerators in the fast domain; in_switch: the switches reduce (NVLS). t = launch + passes (n-1) latency +
+    steps S / (efficiency(n) bandwidth); the left-out error leaves message sizes out. Raises OutOfRange when nothing
+    can be fitted.
+    """
+    table = _of_chip(table, resolve, chip)
+    good, rejected = _split(table, _doubts(table))
+    good, outside = _split(good, _inside(good, bandwidth, domain))
+    first: dict[str, float] = {}
+    level: dict[str, Any] = {"operations": {}}
+    fitted: list[Fitted] = []
+    for op, group in (("all_reduce", ("all_reduce",)), ("all_gather", ("all_gather", "reduce_scatter")),
+                      ("all_to_all", ("all_to_all",))):
+        rows = good[good["op"].isin(group)]
+        if len(rows) < rows["n_ranks"].nunique() + 3 or rows["bytes"].nunique() < 2:
+            rejected += [Rejected(str(row), f"too few {op} rows") for row in rows["row"]]
+            continue
+        ranks, sizes, seconds = (rows[name].to_numpy() for name in ("n_ranks", "bytes", "latency_us"))
+        found, held = links.fit_collective(op, ranks, sizes, seconds * US, bandwidth, emphasis=3.0, **_known(op, first))
+        software = ", ".join(sorted({str(name) for name in rows["software"] if name}))
+        fitted.append(_fitted(op, "", software, found, held))
+        table_of = links.efficiencies(found.constants)
+        if first:
+            level["operations"][op] = table_of
+        else:
+            first = _constants(op, found.constants)
+            level |= {name: _significant(value) for name, value in first.items()} | {"efficiency": table_of}
+        if op == "all_reduce" and in_switch:
+            level["reduction"] = _reduction(rows, bandwidth)
+    if not fitted:
+        raise OutOfRange(f"no collective of {chip} can be fitted: {len(table)} rows, {len(rejected + outside)} refused")
+    return Calibration(tuple(fitted), tuple(rejected + outside), level)
+
+
+def _reduction(rows: pd.DataFrame, bandwidth: float) -> float:
+    """Fraction of the links that a large all-reduce moves [1]: its buffer over its time, most ranks."""
+    most = rows[rows["n_ranks"] == rows["n_ranks"].max()].nlargest(3, "bytes")
+    reached = float(np.median(most["bytes"] / (most["latency_us"] * US)))
+    if not 0 < reached <= bandwidth:
+        raise Unsupported("the largest all-reduces move more than the links can")
+    return _significant(reached / bandwidth)

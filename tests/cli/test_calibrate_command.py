@@ -1,0 +1,79 @@
+"""`perfplan calibrate` on the command line: reports, saved entries that load again, the same output every time."""
+
+import json
+
+import pytest
+
+from perfplan.catalog import Catalog
+from perfplan.cli.main import run
+
+
+def gemm_table(path, compute=0.5):
+    rows = ["kernel,hardware_id,dtype,m,n,k,latency_us,software"]
+    for n, k in ((4096, 4096), (8192, 2048), (2048, 8192)):
+        for m in (1, 256, 4096, 16384):
+            time = max(2 * m * n * k / (compute * 989.4e12), 2 * (m * k + n * k + m * n) / (0.8 * 3.35e12)) + 6e-6
+            rows.append(f"gemm,h100,bf16,{m},{n},{k},{time * 1e6},test")
+    path.write_text("\n".join(rows) + "\n")
+    return str(path)
+
+
+def sweep(path):
+    rows = ["op,n_ranks,bytes,latency_us,hardware_id"]
+    for i in range(10, 30, 2):
+        rows.append(f"all_reduce,8,{2**i},{(20e-6 + 1.75 * 2**i / 300e9) * 1e6},h100-sxm")
+    path.write_text("\n".join(rows) + "\n")
+    return str(path)
+
+
+def test_a_saved_accelerator_is_ready_for_the_catalog(tmp_path, capsys):
+    folder = tmp_path / "mine" / "accelerators"
+    folder.mkdir(parents=True)
+    words = ["calibrate", "gemm", "--measured", gemm_table(tmp_path / "g.csv"), "--accelerator", "h100-sxm"]
+    assert run([*words, "--date", "2026-02-03", "--save", str(folder / "h100-sxm.yaml")]) == 0
+    assert "catalog entry written to" in capsys.readouterr().out
+    chip = Catalog([tmp_path / "mine"]).accelerator("h100-sxm")
+    assert chip.kernels["gemm"]["bf16"].compute == pytest.approx(0.5, rel=0.01)
+    assert "2026-02-03" in chip.kernels["gemm"]["bf16"].source
+    assert chip.kernels["attention"] == Catalog().accelerator("h100-sxm").kernels["attention"]
+
+
+def test_a_saved_cluster_is_ready_for_the_catalog(tmp_path, capsys):
+    folder = tmp_path / "mine" / "clusters"
+    folder.mkdir(parents=True)
+    words = ["calibrate", "collectives", "--measured", sweep(tmp_path / "c.csv"), "--accelerator", "h100-sxm"]
+    assert run([*words, "--save", str(folder / "dgx-h100.yaml")]) == 0
+    capsys.readouterr()
+    level = Catalog([tmp_path / "mine"]).cluster("dgx-h100").levels[0]
+    assert dict(level.efficiency)[8] == pytest.approx(300 / 450, rel=0.01)
+
+
+def test_the_same_file_gives_the_same_bytes(tmp_path, capsys):
+    words = ["calibrate", "gemm", "--measured", gemm_table(tmp_path / "g.csv"), "--accelerator", "h100", "--json"]
+    outputs = []
+    for _ in range(2):
+        assert run(words) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+    report = json.loads(outputs[0])
+    assert report["fitted"][0]["rows"] == 12 and report["rejected"] == [] and "bf16" in report["entry"]
+
+
+def test_text_and_csv(tmp_path, capsys):
+    words = ["calibrate", "gemm", "--measured", gemm_table(tmp_path / "g.csv"), "--accelerator", "h100"]
+    assert run(words) == 0
+    assert "catalog entry" in capsys.readouterr().out
+    assert run([*words, "--csv"]) == 0
+    assert capsys.readouterr().out.startswith("kind,dtype,software,rows,mape")
+
+
+@pytest.mark.parametrize("words", [
+    ["--measured", "none.csv", "--accelerator", "h100"],
+    ["--measured", "g.csv", "--accelerator", "h1000"],
+    ["--measured", "g.csv", "--accelerator", "b200"],
+])
+def test_faults_are_one_sentence(tmp_path, capsys, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    gemm_table(tmp_path / "g.csv")
+    assert run(["calibrate", "gemm", *words]) == 2
+    assert capsys.readouterr().err.startswith("perfplan: ")
