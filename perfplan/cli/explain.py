@@ -22,7 +22,8 @@ Quantity = Annotated[
     typer.Argument(
         metavar="QUANTITY",
         show_default=False,
-        help="A formula by name or symbol; with MODEL, a quantity of its estimate: step_time, memory, dp, T_AR,ring.",
+        help="A formula by name or symbol; with MODEL, a quantity of its estimate: step_time, memory, mfu,"
+        " tokens_per_s, dp, T_AR,ring.",
     ),
 ]
 Model = Annotated[

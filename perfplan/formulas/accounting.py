@@ -27,6 +27,7 @@ __all__ = [
     "sc21_run_time",
     "scaled_iteration_time",
     "system_flop_rate",
+    "token_rate",
     "weight_flops_per_token",
 ]
 
@@ -199,6 +200,20 @@ def mfu_from_rate(flops_per_token: Any, tokens_per_second: Any, accelerators: An
     0.412
     """
     return flops_per_token * tokens_per_second / (accelerators * peak)
+
+
+@formula("R_tokens", "tokens/s", source="tokens of one step over its time, per accelerator in use")
+def token_rate(tokens: Any, step_time: Any, accelerators: Any) -> Any:
+    """Tokens per second and accelerator.
+
+    tokens : tokens of one step, global batch times sequence length [tokens]
+    step_time : time of one step [s]
+    accelerators : accelerators in use [1]
+
+    >>> token_rate(128 * 8192, 2.0, 64)
+    8192.0
+    """
+    return tokens / (step_time * accelerators)
 
 
 @formula("F_sys", "FLOP/s", source="utilisation times peak")

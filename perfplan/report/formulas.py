@@ -41,7 +41,9 @@ def formula_rows() -> list[Row]:
 def formula_named(name: str) -> Formula:
     """The formula of that name or printed symbol; UnknownName with the nearest ones."""
     known = {formula.symbol: formula for formula in list_formulas()} | {each.name: each for each in list_formulas()}
-    wanted = name if name in known else name.lower().replace("-", "_")
+    plain = {each.lower(): each for each in reversed(known)}
+    wanted = name.lower().replace("-", "_")
+    wanted = name if name in known else plain.get(wanted, wanted)
     if wanted not in known:
         raise UnknownName(f"there is no formula {name!r}{offer(wanted, known)}")
     return known[wanted]

@@ -7,10 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from perfplan.errors import UnknownName
+from perfplan.formulas.accounting import mfu_from_time, token_rate
 from perfplan.formulas.core import Node, tracing
 from perfplan.report.columns import Column
 from perfplan.report.columns import Row as TableRow
 from perfplan.symbolic.explain import Row, find, rows, to_latex_lines, to_lines
+from perfplan.training.estimate import Estimate, model_flops
 
 __all__ = ["TREE_COLUMNS", "explained", "tree_document", "tree_latex", "tree_rows", "tree_text"]
 
@@ -27,14 +29,28 @@ TREE_COLUMNS = (
     Column("repeated"),
 )
 PLAIN_NAMES = {"step_time": "T_step", "step": "T_step", "memory": "M_stage"}
+RATES = {name: "R_tokens" for name in ("tokens_per_s_per_gpu", "tokens_per_s", "throughput")} | {"mfu": "MFU"}
 
 
-def explained(quantity: str, make: Callable[[], object], depth: int) -> list[Row]:
+def explained(quantity: str, make: Callable[[], Estimate], depth: int) -> list[Row]:
     """The tree below `quantity` of the estimate that `make` computes, `depth` levels deep."""
     with tracing() as root:
-        make()
+        made = make()
     plain = quantity.lower().replace("-", "_").replace(" ", "_")
+    if (rate := RATES.get(plain, quantity)) in RATES.values():
+        return rows(find(_rates(made), rate), depth, quantity)
     return rows(_found(root, PLAIN_NAMES.get(plain, quantity)), depth, quantity)
+
+
+def _rates(made: Estimate) -> Node:
+    """What follows from the step time, as `Estimate` has it: model FLOP utilisation and the rate of tokens."""
+    job, world = made.job, made.layout.world
+    peak = job.peak(job.recipe.gemm["forward"]) / job.cluster.accelerator.sustained
+    flops = model_flops(job)
+    with tracing() as root:
+        mfu_from_time(flops, made.step_time, world, peak)
+        token_rate(job.global_batch * job.seq_len, made.step_time, world)
+    return root
 
 
 def _found(root: Node, name: str) -> Node:

@@ -39,6 +39,16 @@ def test_the_memory_is_that_of_the_fullest_rank(capsys, estimate):
     assert top["value"] == pytest.approx(estimate.memory_total) and top["unit"] == "B"
 
 
+@pytest.mark.parametrize(
+    ("name", "figure"),
+    [("mfu", "mfu"), ("MFU", "mfu"), ("tokens_per_s", "tokens_per_s_per_gpu"), ("throughput", "tokens_per_s_per_gpu")],
+)
+def test_rates_are_those_of_the_estimate_and_rest_on_its_step(capsys, estimate, name, figure):
+    top, step = tree(capsys, name, "--depth", "1")[:2]
+    assert top["value"] == pytest.approx(getattr(estimate, figure))
+    assert step["symbol"] == "T_step" and step["value"] == pytest.approx(float(estimate.step_time))
+
+
 def test_deeper_rows_reach_the_kernels_with_their_sources(capsys):
     rows = tree(capsys, "step_time", "--depth", "50")
     assert {"gemm_flops", "kernel_time", "ring_all_gather_time"} <= {row["name"] for row in rows}
