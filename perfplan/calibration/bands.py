@@ -109,6 +109,8 @@ class Band:
         """One sentence if the band is not that of the slice asked for, else an empty text."""
         if self.used == self.asked and self.widened == 1:
             return ""
+        if self.used == self.asked:
+            return f"error band widened by {self.widened:g}, as kernel efficiencies are borrowed from a relative"
         return f"error band of {self.asked} taken from {self.used} ({self.n} rows), widened by {self.widened:g}"
 
     def around(self, value: float) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +59,7 @@ _SEARCHED = (
     Column("gpus", "GPUs searched"),
     Column("size", "layouts"),
     Column("fit"),
+    Column("fastest", "fastest step", "s"),
     Column("memory", "rejected for memory"),
     Column("rules", "for a rule or the deadline"),
 )
@@ -103,6 +105,8 @@ def _layouts(plan: Plan) -> str:
 
 def _ties(plan: Plan) -> str:
     count = sum(plan.tied)
+    if len(plan.tied) == 1:
+        return "ties: not asked for; --top says how many layouts are compared"
     if count < 2:
         return "ties: none; the first layout is ahead by more than the model errs between layouts of one job"
     return (
@@ -118,6 +122,7 @@ def _searched(plan: Plan) -> str:
             "gpus": str(gpus),
             "size": f"{found.size:,}",
             "fit": f"{found.feasible:,}",
+            "fastest": found.fastest if math.isfinite(found.fastest) else None,
             "memory": f"{found.rejected['memory']:,}",
             "rules": f"{found.size - found.feasible - found.rejected['memory']:,}",
         }

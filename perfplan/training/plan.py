@@ -162,7 +162,8 @@ def _certificate(searches: Sequence[tuple[int, Axes, Found]]) -> str:
     reasons = ", ".join(f"{count:,} for {reason}" for reason, count in rejected.most_common() if count)
     counts = [str(gpus) for gpus, _, _ in searches]
     where = f"{', '.join(counts[:-1])} and {counts[-1]}" if len(counts) > 1 else counts[0]
-    axes = f"values per axis{' at most' * (len(counts) > 1)} {searches[-1][1]}"
+    most, widest, _ = max(searches, key=lambda searched: searched[2].size)
+    axes = f"values per axis{f' on {most}' if len(counts) > 1 else ''} {widest}"
     size, fit = (sum(getattr(found, name) for _, _, found in searches) for name in ("size", "feasible"))
     noun = "accelerator" if where == "1" else "accelerators"
     seen = f"exhaustive on {where} {noun}: {size:,} layouts ({axes}); {fit:,} fit"

@@ -77,6 +77,8 @@ def test_exact_slice_comes_first_and_stand_ins_are_widened():
 def test_borrowed_constants_widen_any_band():
     table = bands_from({"widening": WIDENING, "bands": {"training/dense": ENTRY}})
     assert table.find("training", False, "tpu", borrowed=True).widened == pytest.approx(2.25)
+    exact = bands_from({"widening": WIDENING, "bands": {"training/dense/tpu": ENTRY}})
+    assert "borrowed" in exact.find("training", False, "tpu", borrowed=True).caveat
 
 
 def test_missing_slice_is_an_error_not_a_default():

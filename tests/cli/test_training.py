@@ -101,7 +101,9 @@ def test_a_range_is_proved_with_one_line_per_count(capsys):
     table = out.split("GPUs searched")[1].split("\n\n")[0].splitlines()[1:]
     assert [line.split()[0] for line in table] == ["16", "32", "64"]
     for line in table:
-        layouts, fit, memory, rules = (int(word.replace(",", "")) for word in line.split()[1:])
+        _, layouts, fit, _, unit, memory, rules = line.split()
+        layouts, fit, memory, rules = (int(word.replace(",", "")) for word in (layouts, fit, memory, rules))
+        assert unit in ("ms", "s", "min")
         assert fit + memory + rules == layouts
 
 
