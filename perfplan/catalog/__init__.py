@@ -61,8 +61,8 @@ class Catalog:
         except UnknownName:
             if name in self.aliases(kind):
                 return self.aliases(kind)[name]
-            names = [*self.ids(kind), *self.aliases(kind)]
-            raise UnknownName(f"there is no {kind} {name!r}{offer(name, names)}") from None
+            hint = files.misnamed(self.roots, kind, name) or offer(name, [*self.ids(kind), *self.aliases(kind)])
+            raise UnknownName(f"there is no {kind} {name!r}{hint}") from None
         return name
 
     def hardware(self, name: str) -> str:

@@ -160,6 +160,15 @@ def known_ids(searched: tuple[Path, ...], kind: str) -> list[str]:
     return sorted({name for root in searched for name in _fresh_index(root, kind)})
 
 
+def misnamed(searched: tuple[Path, ...], kind: str, name: str) -> str:
+    """A hint, if a user's file is called `name` but states another id, at which file it is; else an empty text."""
+    for root in searched:
+        for stated, path in _fresh_index(root, kind).items():
+            if path.stem == name and stated != name:
+                return f"; {path} holds {stated!r}, the id that stands in it"
+    return ""
+
+
 def find(searched: tuple[Path, ...], kind: str, name: str) -> Path:
     """The file that holds `name`: a user's folder wins over the shipped one. Raises UnknownName with an offer."""
     for root in searched:

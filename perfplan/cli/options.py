@@ -182,7 +182,9 @@ def gpu_range(text: str) -> tuple[int, int]:
     """
     found = re.fullmatch(r"(\d{1,7})(?:\.\.(\d{1,7}))?", text.strip())
     low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-    if not 1 <= low <= high:
+    if low > high:
+        raise OutOfRange(f"--gpus {text!r} falls; write the smaller count first, {high}..{low}")
+    if low < 1:
         raise OutOfRange(f"--gpus {text!r} is no count of accelerators; write 1024, or a range such as 256..2048")
     return low, high
 

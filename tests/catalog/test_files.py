@@ -34,6 +34,13 @@ def load(folder: Path, name: str = "chip"):
     return Catalog([folder]).accelerator(name)
 
 
+def test_a_file_whose_id_is_not_its_name_is_pointed_out(folder):
+    write(folder, f"id: other\n{GOOD}")
+    assert load(folder, "other").memory == 1e10
+    with pytest.raises(UnknownName, match=r"no accelerator 'chip'; .*chip\.yaml holds 'other'"):
+        load(folder)
+
+
 def test_a_good_file_loads_in_si(folder):
     write(folder, GOOD)
     chip = load(folder)

@@ -52,7 +52,7 @@ def sentence(capsys, arguments):
         ({"top": "0"}, "--top"),
         ({"gpus": "0"}, "0"),
         ({"gpus": "many"}, "256..2048"),
-        ({"gpus": "64..8"}, "256..2048"),
+        ({"gpus": "64..8"}, "8..64"),
         ({"gpus": "9999999"}, "gpus"),
         ({"global_batch": "0"}, "batch"),
         ({"global_batch": "1e9"}, "--global-batch"),
