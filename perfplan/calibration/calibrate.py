@@ -16,6 +16,7 @@ import numpy as np
 from perfplan.calibration import links
 from perfplan.calibration.fit import Array, Fit
 from perfplan.calibration.kernels import BYTES, Rate, attention_columns, fit_kernel, gemm_columns
+from perfplan.calibration.tables import is_custom
 from perfplan.errors import OutOfRange, Unsupported
 
 if TYPE_CHECKING:
@@ -250,10 +251,10 @@ def calibrate_attention(table: pd.DataFrame, chip: Chip, resolve: Callable[[str]
 def _inside(table: pd.DataFrame, bandwidth: float, domain: int) -> list[str]:
     """Per row: "" or why it is no collective inside one fast domain, or which limit it beats."""
 
-    def why(op: str, algo: str, ranks: float, per_node: float, size: float, latency: float) -> str:
+    def why(op: str, algo: str, software: str, ranks: float, per_node: float, size: float, latency: float) -> str:
         if op not in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all"):
             return f"{op} is not fitted"
-        if algo.startswith("custom"):
+        if is_custom(algo, software):
             return "it is a custom kernel, not the collective library's"
         if not (ranks >= 2 and size > 0):
             return "its ranks or bytes are missing"
@@ -264,7 +265,7 @@ def _inside(table: pd.DataFrame, bandwidth: float, domain: int) -> list[str]:
             return f"it beats the links: {reached / 1e9:.4g} of {bandwidth / 1e9:.4g} GB/s"
         return ""
 
-    names = ("op", "algo", "n_ranks", "ranks_per_node", "bytes", "latency_us")
+    names = ("op", "algo", "software", "n_ranks", "ranks_per_node", "bytes", "latency_us")
     return [why(*cells) for cells in zip(*(table[name] for name in names), strict=True)]
 
 

@@ -19,7 +19,8 @@ from perfplan.errors import CatalogError, MissingField, OutOfRange
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLLECTIVE_COLUMNS", "KERNEL_COLUMNS", "file_date", "read_collectives", "read_kernels"]
+__all__ = ["COLLECTIVE_COLUMNS", "EXPERT_COLUMNS", "KERNEL_COLUMNS", "file_date", "is_custom", "read_collectives",
+           "read_experts", "read_kernels"]
 
 KERNEL_COLUMNS = {
     "id": "", "kernel": "", "hardware_id": "", "dtype": "", "kv_dtype": "", "m": 0.0, "n": 0.0, "k": 0.0,
@@ -31,6 +32,11 @@ COLLECTIVE_COLUMNS = {
     "id": "", "op": "", "algo": "", "software": "", "n_ranks": 0.0, "ranks_per_node": 0.0, "hardware_id": "",
     "link": "", "bytes": 0.0, "latency_us": 0.0, "busbw_gb_per_s": 0.0, "quality": "", "source": "", "suspect": 0.0,
     "note": "",
+}  # fmt: skip
+EXPERT_COLUMNS = {
+    "id": "", "hardware_id": "", "engine": "", "dtype": "", "tokens": 0.0, "hidden_size": 0.0,
+    "moe_ffn_hidden_size": 0.0, "experts_per_token": 0.0, "experts": 0.0, "moe_tp": 0.0, "moe_ep": 0.0,
+    "distribution": "", "latency_us": 0.0, "source": "", "note": "",
 }  # fmt: skip
 _OPERATIONS = {"all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter": "reduce_scatter",
                "alltoall": "all_to_all", "sendrecv": "p2p"}  # fmt: skip
@@ -93,9 +99,23 @@ def _typed(raw: pd.DataFrame, columns: dict[str, Any], path: Path) -> pd.DataFra
     return table
 
 
+def is_custom(algo: str, software: str) -> bool:
+    """Whether a collective is an engine's own kernel instead of the collective library's.
+
+    >>> is_custom("unknown", "trtllm custom_allreduce"), is_custom("ring", "nccl 2.29.2")
+    (True, False)
+    """
+    return "custom" in algo or "custom" in software
+
+
 def read_kernels(path: str | Path) -> pd.DataFrame:
     """Measured kernels of one CSV file in the schema of kernels_measured.csv; absent columns are empty."""
     return _frame(Path(path), KERNEL_COLUMNS, ("kernel", "dtype", "latency_us"))
+
+
+def read_experts(path: str | Path) -> pd.DataFrame:
+    """Measured expert layers of one CSV file in the schema of ops_moe.csv; every column but the last two is needed."""
+    return _frame(Path(path), EXPERT_COLUMNS, list(EXPERT_COLUMNS)[:-2])
 
 
 def read_collectives(path: str | Path, op: str = "", ranks: int = 0) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,3 +45,84 @@ def training(
     with Progress("rows") as tick:
         result = validate_training(measured or (), catalog=source, progress=tick)
     output.emit(validation_text(result), outcome_rows(result.outcomes), OUTCOME_COLUMNS, result.as_dict())
+
+
+Files = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--measured",
+        metavar="FILE.csv",
+        show_default=False,
+        help="Measurements in the schema of the shipped files; may be repeated; the shipped ones unless given.",
+    ),
+]
+
+
+def _single(
+    validate: Any,
+    measured: list[str] | None,
+    settings: list[str] | None,
+    folders: list[str] | None,
+    output: tuple[str | None, bool, str | None],
+) -> None:
+    from perfplan.catalog import Catalog
+    from perfplan.report import Output
+    from perfplan.report.measured import measured_text
+    from perfplan.report.validation import OUTCOME_COLUMNS, outcome_rows
+
+    result = validate(measured or (), catalog=Catalog(folders or (), settings or ()))
+    Output(*output).emit(measured_text(result), outcome_rows(result.outcomes), OUTCOME_COLUMNS, result.as_dict())
+
+
+@app.command()
+def kernels(
+    measured: Files = None,
+    settings: options.Settings = None,
+    catalog: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: options.Save = None,
+) -> None:
+    """Single kernels: GEMM, attention, streams, launches, per file, chip, number format and kernel.
+
+    The null is the data sheet: the slower of FLOPs over the dense peak and bytes over the memory bandwidth.
+    """
+    from perfplan.validation.kernels import validate_kernels
+
+    _single(validate_kernels, measured, settings, catalog, (csv, json, save))
+
+
+@app.command()
+def moe(
+    measured: Files = None,
+    settings: options.Settings = None,
+    catalog: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: options.Save = None,
+) -> None:
+    """Expert layers of one rank, balanced and skewed, per file, chip, number format and distribution.
+
+    The null is the data sheet: the slower of FLOPs over the dense peak and bytes over the memory bandwidth.
+    """
+    from perfplan.validation.kernels import validate_experts
+
+    _single(validate_experts, measured, settings, catalog, (csv, json, save))
+
+
+@app.command()
+def collectives(
+    measured: Files = None,
+    settings: options.Settings = None,
+    catalog: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: options.Save = None,
+) -> None:
+    """Collectives inside a node and between nodes, per file, chip and operation.
+
+    The null is the data sheet: bytes over the bandwidth of the links.
+    """
+    from perfplan.validation.collectives import validate_collectives
+
+    _single(validate_collectives, measured, settings, catalog, (csv, json, save))

@@ -1,0 +1,276 @@
+"""`validate kernels` and `validate moe`: single kernels priced with the constants of the catalog, beside measurements.
+
+A row is scored in the slice of its file, chip, number format and kernel. The null predictor is the data sheet: the
+slower of FLOPs over the dense peak and bytes over the memory bandwidth. Isolated kernels run at full clock, so the
+sustained fraction of a chip plays no part here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from math import nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from perfplan.calibration.fit import Array
+from perfplan.calibration.kernels import BYTES, Rate, attention_columns, experts_columns, gemm_columns, kernel_model
+from perfplan.calibration.tables import read_experts, read_kernels
+from perfplan.catalog import Catalog
+from perfplan.catalog.files import packaged_root
+from perfplan.errors import MissingField, PerfplanError, Unsupported
+from perfplan.validation.routing import loads
+from perfplan.validation.score import Outcome, overall, score
+from perfplan.validation.training import Validation
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from perfplan.catalog.specs import Accelerator, Kernel
+
+__all__ = ["EXPERT_FILES", "KERNEL_FILES", "outcome", "shipped", "summary", "validate_experts", "validate_kernels"]
+
+KERNEL_FILES = ("ops_gemm.csv", "ops_context_attention.csv", "ops_generation_attention.csv", "kernels_measured.csv")
+EXPERT_FILES = ("ops_moe.csv",)
+US = 1e-6  # s
+ENGINES = ("trtllm", "vllm", "sglang")  # their GEMM operators quantise the activations first
+_FLASH1 = ("FlashAttention-1", "FA Triton", "xFormers")  # software of the first generation of fused kernels
+_PARTIAL = re.compile(r"occupancy_pct=(\d+(?:\.\d+)?)")
+_BACK = 2.5  # FLOPs of a fused backward pass per FLOP forward: five products for two
+_SCORES = 4 + 6  # bytes per score that an unfused softmax moves forward and backward
+
+
+def shipped(names: Iterable[str]) -> tuple[Path, ...]:
+    """Measurement files that ship with the catalogs."""
+    return tuple(packaged_root() / "measurements" / name for name in names)
+
+
+def summary(outcomes: Sequence[Outcome]) -> Validation:
+    """Scores per slice, in order of appearance, and overall."""
+    slices: dict[str, list[Outcome]] = {}
+    for one in outcomes:
+        slices.setdefault(one.slice, []).append(one)
+    scores = tuple(score(name, members) for name, members in slices.items())
+    return Validation(overall(outcomes), scores, tuple(outcomes))
+
+
+def outcome(row: Any, where: str, metric: str, times: tuple[float, float, float] | None, reason: str = "") -> Outcome:
+    """One row beside its prediction. times: measured, predicted and data-sheet value, in the metric."""
+    name = str(row.row)
+    one = Outcome(name, name.split("-", 1)[0] if row.id else Path(row.file).stem, where, name, (name,), metric, nan,
+                  unsupported=reason, hardware=str(row.hardware_id))
+    if times is None or reason:
+        return one
+    measured, predicted, sheet = times
+    timed = metric == "latency_us"
+    return replace(one, measured=measured, predicted=predicted, ratio=predicted / measured, null_ratio=sheet / measured,
+                   time=predicted * US if timed else None, measured_time=measured * US if timed else None)
+
+
+def _chip(catalog: Catalog, name: str) -> Accelerator:
+    if not name:
+        raise MissingField("the row names no accelerator")
+    return catalog.accelerator(name)
+
+
+def _constants(chip: Accelerator, kind: str, dtype: str) -> Kernel:
+    found = chip.kernels.get(kind, {}).get(dtype)
+    if found is None:
+        raise Unsupported(f"{chip.id} has no constants for {kind} kernels in {dtype}")
+    return found
+
+
+def _rate(chip: Accelerator, dtype: str) -> Rate:
+    if dtype not in chip.peak or dtype not in BYTES:
+        raise Unsupported(f"{chip.id} states no dense peak in {dtype}")
+    return Rate(chip.peak[dtype], chip.memory_bandwidth)
+
+
+def _times(kernel: Kernel, rate: Rate, columns: Mapping[str, Array]) -> Array:
+    plain = {name: getattr(kernel, name) for name in ("compute", "memory", "overhead", "half")}
+    return np.asarray(kernel_model(rate)(columns, plain), dtype=float)
+
+
+def _sheet(rate: Rate, columns: Mapping[str, Array]) -> Array:
+    """Times by the data sheet alone [s]."""
+    return np.maximum(columns["flops"] / rate.peak, columns["traffic"] / rate.bandwidth)
+
+
+Priced = tuple[Array, Array]  # predicted and data-sheet times [s]
+
+
+def _gemm(chip: Accelerator, dtype: str, software: str, rows: pd.DataFrame) -> Priced:
+    kind = str(rows["kernel"].iloc[0])
+    kernel, rate = _constants(chip, kind, dtype), _rate(chip, dtype)
+    columns = gemm_columns(rows.assign(groups=rows["groups"].fillna(1)), dtype)
+    if software in ENGINES and BYTES[dtype] < 2 and dtype != "int4":
+        columns["serial"] = columns["length"] * rows["k"].to_numpy() * (2.0 + BYTES[dtype])
+    return _times(kernel, rate, columns), _sheet(rate, columns)
+
+
+def _attention(chip: Accelerator, dtype: str, software: str, rows: pd.DataFrame) -> Priced:
+    rate, name = _rate(chip, dtype), str(rows["kernel"].iloc[0])
+    if software == "PyTorch":
+        return _unfused(chip, dtype, rows)
+    forward = "attention_flash1" if software in _FLASH1 else "attention"
+    passes = {"attention_fwd": ((forward, 1.0),), "attention_bwd": (("attention_backward", _BACK),),
+              "attention_fwd_bwd": ((forward, 1.0), ("attention_backward", _BACK))}[name]
+    time, sheet = np.zeros(len(rows)), np.zeros(len(rows))
+    for kind, factor in passes:
+        columns = attention_columns(rows, dtype, factor)
+        constants = _constants(chip, forward if software in _FLASH1 else kind, dtype)
+        time = time + _times(constants, rate, columns)
+        sheet = sheet + _sheet(rate, columns)
+    return time, sheet
+
+
+def _unfused(chip: Accelerator, dtype: str, rows: pd.DataFrame) -> Priced:
+    """Two batched products over the whole score matrix and a softmax, forward; twice that backward."""
+    if set(rows["kernel"]) != {"attention_fwd_bwd"}:
+        raise Unsupported("unfused attention is priced forward and backward together")
+    rate, stream = _rate(chip, dtype), _constants(chip, "stream", dtype)
+    whole = attention_columns(rows.assign(causal=0), dtype)
+    scores = rows["batch"].to_numpy() * rows["heads"].to_numpy() * rows["seq_len_q"].to_numpy() ** 2
+    one = whole | {"traffic": whole["traffic"] + 2 * BYTES[dtype] * scores}
+    products = 3 * _times(_constants(chip, "unfused_attention", dtype), rate, one)
+    softmax = _SCORES * scores / (stream.memory * rate.bandwidth) + 4 * stream.overhead
+    return products + softmax, _sheet(rate, attention_columns(rows, dtype, 1 + _BACK))
+
+
+def _decode(chip: Accelerator, dtype: str, software: str, rows: pd.DataFrame) -> Priced:
+    """Decode attention reads keys and values once."""
+    kernel, rate = _constants(chip, "attention_decode", dtype), _rate(chip, dtype)
+    cache = str(rows["kv_dtype"].iloc[0]) or dtype
+    columns = attention_columns(rows.assign(causal=0), cache)
+    columns["length"] = rows["batch"].to_numpy() * rows["kv_heads"].fillna(rows["heads"]).to_numpy()
+    return _times(kernel, rate, columns), _sheet(rate, columns)
+
+
+def _small(chip: Accelerator, dtype: str, software: str, rows: pd.DataFrame) -> Priced:
+    """Kernels launched back to back from a graph."""
+    if "graph" not in software:
+        raise Unsupported("a launch by the host belongs to the framework, not to the chip")
+    kernel, moved = _any_stream(chip), rows["bytes"].to_numpy()
+    return moved / (kernel.memory * chip.memory_bandwidth) + kernel.overhead, moved / chip.memory_bandwidth
+
+
+def _any_stream(chip: Accelerator) -> Kernel:
+    table = chip.kernels.get("stream", {})
+    if not table:
+        raise Unsupported(f"{chip.id} has no constants for stream kernels")
+    return table.get("any") or next(iter(table.values()))
+
+
+_KERNELS = {"gemm": _gemm, "grouped_gemm": _gemm, "attention_fwd": _attention, "attention_bwd": _attention,
+            "attention_fwd_bwd": _attention, "attention_decode": _decode, "small_kernel": _small}
+
+
+def _doubt(row: Any) -> str:
+    if row.suspect == 1:
+        return "marked suspect"
+    if row.quality == "C":
+        return "quality C is listed, not scored"
+    if partial := _PARTIAL.search(row.note):
+        return "measured at partial occupancy on purpose" * (float(partial[1]) < 100)
+    return ""
+
+
+def _batch(chip: Accelerator, kernel: str, dtype: str, software: str, rows: pd.DataFrame
+           ) -> tuple[str, Array, Array, Array]:
+    """(metric, measured, predicted, data sheet) of rows of one kernel, format and software."""
+    if kernel.startswith("stream_"):
+        constant, ones = _any_stream(chip), np.ones(len(rows))
+        return ("gb_per_s", rows["gb_per_s"].to_numpy(), ones * constant.memory * chip.memory_bandwidth / 1e9,
+                ones * chip.memory_bandwidth / 1e9)
+    if kernel not in _KERNELS:
+        raise Unsupported(f"{kernel or 'unnamed'} kernels are not priced")
+    predicted, sheet = _KERNELS[kernel](chip, dtype, software, rows)
+    return "latency_us", rows["latency_us"].to_numpy(), predicted / US, sheet / US
+
+
+def _cached(chip: Accelerator, rows: pd.DataFrame) -> Array:
+    """Which decode rows find their keys and values in the second-level cache of the chip."""
+    width = rows["kv_dtype"].where(rows["kv_dtype"] != "", rows["dtype"]).map(BYTES)
+    held = 2 * rows["batch"] * rows["seq_len_kv"] * rows["kv_heads"].fillna(rows["heads"]) * rows["head_dim"] * width
+    return np.asarray(held <= (getattr(chip, "l2", None) or 0), dtype=bool)
+
+
+def _file(path: Path, catalog: Catalog) -> list[Outcome]:
+    table = read_kernels(path)
+    found: dict[str, Outcome] = {}
+    keys = ["hardware_id", "dtype", "kernel", "software"]
+    for (hardware, dtype, kernel, software), rows in table.groupby(keys, sort=False):
+        where = f"{path.stem}/{hardware or 'unnamed'}/{dtype}/{kernel}"
+        try:
+            chip = _chip(catalog, str(hardware))
+            metric, *columns = _batch(chip, str(kernel), str(dtype), str(software), rows)
+            cached = _cached(chip, rows) if kernel == "attention_decode" else np.zeros(len(rows), dtype=bool)
+        except PerfplanError as error:
+            found |= {str(row.row): outcome(row, where, "latency_us", None, str(error)) for row in rows.itertuples()}
+            continue
+        for row, inside, *cells in zip(rows.itertuples(), cached, *columns, strict=True):
+            times = (cells[0], cells[1], cells[2])
+            reason = _doubt(row) or ("" if all(np.isfinite(times)) and cells[0] > 0 else "its shape or time is missing")
+            found[str(row.row)] = outcome(row, where + "/in cache" * bool(inside), metric, times, reason)
+    return [found[str(row)] for row in table["row"]]
+
+
+def validate_kernels(measured: Sequence[str | Path] = (), *, catalog: Catalog | None = None) -> Validation:
+    """Score kernel constants against CSV files in the schema of kernels_measured.csv; the shipped ones if none."""
+    entries = catalog or Catalog()
+    paths = [Path(path) for path in measured] or shipped(KERNEL_FILES)
+    return summary([one for path in paths for one in _file(path, entries)])
+
+
+# ---------------------------------------------------------------------------------------------------- experts
+def _experts(chip: Accelerator, dtype: str, rows: pd.DataFrame) -> Priced:
+    kernel, rate = _constants(chip, "grouped_gemm", dtype), _rate(chip, dtype)
+    columns = experts_columns(rows, dtype)
+    if (rows["distribution"] != "balanced").any():
+        columns = _skewed(columns, rows, dtype)
+    return _times(kernel, rate, columns), _sheet(rate, columns)
+
+
+def _skewed(columns: Mapping[str, Array], rows: pd.DataFrame, dtype: str) -> dict[str, Array]:
+    """The columns of the most loaded rank: its rows, and the weights of the experts that a token reached there."""
+    load, touched = np.array([loads(*map(int, cells)) for cells in rows[
+        ["tokens", "experts_per_token", "experts", "moe_ep"]].itertuples(index=False, name=None)]).T
+    mean = rows["tokens"].to_numpy() * rows["experts_per_token"].to_numpy() / rows["moe_ep"].to_numpy()
+    balanced = columns["flops"] / columns["length"] / 6  # experts touched x hidden x width of one rank
+    experts = mean / columns["length"]
+    weights = 3 * balanced * BYTES[dtype]
+    other = columns["traffic"] - weights
+    return {"flops": columns["flops"] * load / mean, "traffic": weights * touched / experts + other * load / mean,
+            "length": load / touched, "serial": columns["serial"] * load / mean}
+
+
+def _experts_file(path: Path, catalog: Catalog) -> list[Outcome]:
+    table = read_experts(path)
+    found: dict[str, Outcome] = {}
+    for (hardware, dtype, distribution), rows in table.groupby(["hardware_id", "dtype", "distribution"], sort=False):
+        where = f"{path.stem}/{hardware or 'unnamed'}/{dtype}/{distribution}"
+        try:
+            if distribution not in ("balanced", "power_law_1.2"):
+                raise Unsupported(f"the distribution {distribution or 'not named'} is not known")
+            predicted, sheet = _experts(_chip(catalog, str(hardware)), str(dtype), rows)
+        except PerfplanError as error:
+            found |= {str(row.row): outcome(row, where, "latency_us", None, str(error)) for row in rows.itertuples()}
+            continue
+        for row, *times in zip(rows.itertuples(), rows["latency_us"], predicted / US, sheet / US, strict=True):
+            known = all(np.isfinite(times)) and times[0] > 0
+            found[str(row.row)] = outcome(row, where, "latency_us", (times[0], times[1], times[2]),
+                                     "" if known else "its shape or time is missing")
+    return [found[str(row)] for row in table["row"]]
+
+
+def validate_experts(measured: Sequence[str | Path] = (), *, catalog: Catalog | None = None) -> Validation:
+    """Score grouped-GEMM constants against CSV files in the schema of ops_moe.csv, the shipped one if none is named.
+
+    The slices are file, chip, format and distribution of tokens over experts.
+    """
+    entries = catalog or Catalog()
+    paths = [Path(path) for path in measured] or shipped(EXPERT_FILES)
+    return summary([one for path in paths for one in _experts_file(path, entries)])

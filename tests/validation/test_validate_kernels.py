@@ -1,0 +1,108 @@
+"""Kernels and collectives scored: right prices, slices, refusals, and the shipped measurements."""
+
+import json
+
+import pytest
+
+from perfplan.calibration.kernels import Rate, gemm_columns, kernel_model
+from perfplan.calibration.tables import read_kernels
+from perfplan.catalog import Catalog
+from perfplan.cli.main import run
+from perfplan.training.network import Group, Network
+from perfplan.validation.collectives import COLLECTIVE_FILES, validate_collectives
+from perfplan.validation.kernels import EXPERT_FILES, KERNEL_FILES, shipped, validate_experts, validate_kernels
+from perfplan.validation.routing import loads
+
+
+def csv(path, *rows):
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [",".join(names), *(",".join(str(row.get(name, "")) for name in names) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+GEMM = {"id": "mine-1", "kernel": "gemm", "hardware_id": "h100-sxm", "dtype": "bf16", "m": 4096, "n": 4096, "k": 4096,
+        "latency_us": 200, "quality": "A", "suspect": 0}
+RING = {"id": "mine-1", "op": "all_gather", "hardware_id": "h100-sxm", "n_ranks": 8, "bytes": 2**26, "latency_us": 300,
+        "quality": "A", "suspect": 0}
+
+
+def test_a_gemm_is_priced_with_the_constants_of_its_chip(tmp_path):
+    path = csv(tmp_path / "mine.csv", GEMM)
+    chip = Catalog().accelerator("h100-sxm")
+    names = ("compute", "memory", "overhead", "half")
+    constants = {name: getattr(chip.kernels["gemm"]["bf16"], name) for name in names}
+    model = kernel_model(Rate(chip.peak["bf16"], chip.memory_bandwidth))
+    (one,) = validate_kernels([path]).outcomes
+    assert one.predicted == pytest.approx(model(gemm_columns(read_kernels(path).fillna(1), "bf16"), constants)[0] * 1e6)
+    assert one.ratio == pytest.approx(one.predicted / 200)
+    assert (one.slice, one.source, one.null_ratio < one.ratio) == ("mine/h100-sxm/bf16/gemm", "mine", True)
+
+
+def test_an_engine_quantises_first(tmp_path):
+    rows = [GEMM | {"id": f"mine-{i}", "dtype": "fp8", "software": name} for i, name in enumerate(("trtllm", "other"))]
+    engine, plain = validate_kernels([csv(tmp_path / "mine.csv", *rows)]).outcomes
+    assert engine.predicted > plain.predicted
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"suspect": 1}, "suspect"),
+    ({"quality": "C"}, "quality C"),
+    ({"hardware_id": "nobody"}, "no accelerator 'nobody'"),
+    ({"hardware_id": ""}, "names no accelerator"),
+    ({"dtype": "fp64"}, "no constants"),
+    ({"kernel": "conv"}, "not priced"),
+    ({"m": ""}, "missing"),
+])
+def test_rows_that_cannot_be_scored_say_why(tmp_path, change, reason):
+    found = validate_kernels([csv(tmp_path / "mine.csv", GEMM | change)])
+    assert reason in found.outcomes[0].unsupported
+    assert (found.overall.rows, found.overall.scored, found.overall.mape) == (1, 0, None)
+
+
+def test_an_all_gather_is_priced_on_the_default_cluster(tmp_path):
+    (one,) = validate_collectives([csv(tmp_path / "mine.csv", RING)]).outcomes
+    path = Network(Catalog().cluster("dgx-h100"), 8).path(Group(8, 1))
+    assert one.predicted == pytest.approx(path.all_gather(2.0**26) * 1e6)
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"n_ranks": 64}, "links beyond 8"),
+    ({"n_ranks": 8, "ranks_per_node": 4}, "8 accelerators in a fast domain"),
+    ({"op": "p2p"}, "not priced"),
+    ({"software": "x custom_allreduce"}, "custom kernels"),
+    ({"bytes": ""}, "missing"),
+])
+def test_collectives_that_cannot_be_scored_say_why(tmp_path, change, reason):
+    found = validate_collectives([csv(tmp_path / "mine.csv", RING | change)])
+    assert reason in found.outcomes[0].unsupported
+
+
+def test_skewed_routing_loads_one_rank():
+    even, skewed = 4096 * 8 / 8, loads(4096, 8, 256, 8)
+    assert 1.5 * even < skewed[0] < 2.0 * even and skewed[1] <= 32
+    assert loads(4096, 8, 256, 32)[0] / (4096 * 8 / 32) > skewed[0] / even
+    assert loads(4096, 8, 256, 8) == skewed
+
+
+@pytest.mark.parametrize(("validate", "files"), [
+    (validate_kernels, KERNEL_FILES), (validate_experts, EXPERT_FILES), (validate_collectives, COLLECTIVE_FILES)])
+def test_shipped_measurements_are_the_default(validate, files):
+    rows = sum(len(path.read_text().splitlines()) - 1 for path in shipped(files))
+    found = validate()
+    assert found.overall.rows == rows == len(found.outcomes)
+    assert found.overall.scored > rows / 2
+    assert sum(one.rows for one in found.slices) == rows
+    assert found.overall.median_ape < found.overall.null_median_ape
+
+
+@pytest.mark.parametrize("what", ["kernels", "moe", "collectives"])
+def test_reports_have_the_shape_of_validate_training(capsys, what):
+    assert run(["validate", what, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report) == {"overall", "slices"} and "null_median_ape" in report["overall"]
+    assert run(["validate", what]) == 0
+    out = capsys.readouterr().out
+    assert "overall" in out and max(map(len, out.splitlines())) <= 100
+    assert run(["validate", what, "--csv"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == report["overall"]["rows"] + 1
