@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Calibration", "Chip", "Fitted", "Rejected", "calibrate_attention", "calibrate_collectives",
-           "calibrate_gemm"]
+           "calibrate_gemm", "calibrate_streams"]
 
 US = 1e-6  # s
 _WRITTEN = 4  # significant digits of a constant
@@ -245,6 +245,55 @@ def calibrate_attention(table: pd.DataFrame, chip: Chip, resolve: Callable[[str]
     if len(together):
         tasks += [task(one.kind, "attention_fwd_bwd", 3.5) for one in tasks if one.kernel not in alone]
     return _kernels(tasks, table, chip, resolve, "attention")
+
+
+# ---------------------------------------------------------------------------------------------------- streams
+def _stream_columns(rows: pd.DataFrame) -> tuple[dict[str, Array], Array]:
+    """Traffic [B] and times [s]; a row that states a rate only counts as what moves in one second."""
+    timed = (rows["latency_us"] > 0) & (rows["bytes"] > 0)
+    traffic = np.where(timed, rows["bytes"], rows["gb_per_s"] * 1e9)
+    seconds = np.where(timed, rows["latency_us"] * US, 1.0)
+    return {"flops": np.zeros(len(rows)), "traffic": traffic, "length": np.ones(len(rows))}, seconds
+
+
+def _stream_doubts(rows: pd.DataFrame, bandwidth: float) -> list[str]:
+    columns, seconds = _stream_columns(rows)
+
+    def why(software: str, note: str, suspect: float, quality: str, rate: float) -> str:
+        if suspect == 1 or quality not in ("", "A"):
+            return "it is marked suspect" if suspect == 1 else f"its quality is {quality}, not A"
+        if "stream launch" in software:
+            return "it was launched by the host, one by one: that time belongs to the framework"
+        if "occupancy_pct=" in note:
+            return "it was measured at partial occupancy on purpose"
+        if not rate > 0:
+            return "it has neither a time with bytes nor a rate"
+        over = f"it beats the memory bandwidth: {rate / 1e9:.4g} of {bandwidth / 1e9:.4g} GB/s"
+        return over if rate > bandwidth else ""
+
+    cells = (rows["software"], rows["note"], rows["suspect"], rows["quality"], columns["traffic"] / seconds)
+    return [why(*row) for row in zip(*cells, strict=True)]
+
+
+def calibrate_streams(table: pd.DataFrame, chip: Chip, resolve: Callable[[str], str] = str) -> Calibration:
+    """Fraction of the memory bandwidth that memory-bound kernels reach, and what one of them costs from a graph.
+
+    From stream_scale and stream_triad rows, and small_kernel rows launched by a graph; without those the constant per
+    kernel stays as it is. Raises OutOfRange when nothing can be fitted.
+    """
+    table = _of_chip(table, resolve, chip.id)
+    table = table[table["kernel"].isin(["stream_scale", "stream_triad", "small_kernel"])]
+    good, rejected = _split(table, _stream_doubts(table, chip.memory_bandwidth))
+    known, small = chip.kernels.get("stream", {}).get("any"), bool((good["kernel"] == "small_kernel").any())
+    if not (good["kernel"] != "small_kernel").any() or not (small or known):
+        raise OutOfRange(f"no streams of {chip.id} can be fitted: {len(table)} rows, {len(rejected)} refused;"
+                         " stream_scale or stream_triad rows are needed, and small_kernel rows of a graph for a new chip")
+    columns, seconds = _stream_columns(good)
+    fixed = {"compute": 1.0} | ({} if small or not known else {"overhead": known.overhead})
+    labels = [f"{kernel} {size}" for kernel, size in zip(good["kernel"], columns["traffic"], strict=True)]
+    found, held = fit_kernel(columns, seconds, Rate(1.0, chip.memory_bandwidth), labels, **fixed)
+    software = ", ".join(sorted({str(name) for name in good["software"] if name}))
+    return Calibration((_fitted("stream", "any", software, found, held),), tuple(rejected))
 
 
 # ---------------------------------------------------------------------------------------------------- collectives

@@ -112,6 +112,31 @@ def attention(
 
 
 @app.command()
+def stream(
+    measured: Measured,
+    accelerator: Accelerator,
+    date: Date = None,
+    folders: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: SaveEntry = None,
+) -> None:
+    """Memory-bound kernels: fraction of the bandwidth reached, and what one costs when a graph launches it."""
+    from perfplan.calibration.calibrate import calibrate_streams
+
+    _kernels(calibrate_streams, measured, accelerator, folders, date, save, csv, json)
+
+
+@app.command()
+def script() -> None:
+    """Print a Python script that measures all this with PyTorch: `perfplan calibrate script > measure.py`."""
+    from perfplan.calibration.script import measuring_script
+    from perfplan.report import STDOUT, write
+
+    write(STDOUT, measuring_script())
+
+
+@app.command()
 def collectives(
     measured: Annotated[
         str,
