@@ -287,7 +287,7 @@ def calibrate_streams(table: pd.DataFrame, chip: Chip, resolve: Callable[[str], 
     known, small = chip.kernels.get("stream", {}).get("any"), bool((good["kernel"] == "small_kernel").any())
     if not (good["kernel"] != "small_kernel").any() or not (small or known):
         raise OutOfRange(f"no streams of {chip.id} can be fitted: {len(table)} rows, {len(rejected)} refused;"
-                         " stream_scale or stream_triad rows are needed, and small_kernel rows of a graph for a new chip")
+                         " stream_scale or stream_triad rows are needed, for a new chip small_kernel rows of a graph")
     columns, seconds = _stream_columns(good)
     fixed = {"compute": 1.0} | ({} if small or not known else {"overhead": known.overhead})
     labels = [f"{kernel} {size}" for kernel, size in zip(good["kernel"], columns["traffic"], strict=True)]
