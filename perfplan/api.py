@@ -38,6 +38,7 @@ def training_job(
     routing_skew: float = 1.0,
     overlap: Mapping[str, float] | None = None,
     order: str = "tp-cp-dp-pp",
+    optimizer: str = "",
     method: str = "pretrain",
     lora_rank: int = 16,
     technique: Sequence[str] = (),
@@ -46,8 +47,9 @@ def training_job(
     """A training job by names.
 
     model: catalog id, Hugging Face name, or path of a config.json; cluster: catalog id, or an accelerator for its
-    default cluster; precision: a recipe; framework: a software release ("" = the vendor's usual one); method: pretrain,
-    sft or lora (frozen base, adapters of `lora_rank` beside the attention projections).
+    default cluster; precision: a recipe; framework: a software release ("" = the vendor's usual one); optimizer: a
+    catalog id ("" = Adam as the recipe stores it); method: pretrain, sft or lora (frozen base, adapters of
+    `lora_rank` beside the attention projections).
     """
     catalog = catalog or Catalog()
     machine = catalog.cluster(cluster)
@@ -65,6 +67,7 @@ def training_job(
         routing_skew,
         dict(overlap or {}),
         order,
+        catalog.optimizer(optimizer) if optimizer else None,
         method,
         lora_rank,
     )
@@ -108,6 +111,7 @@ def plan_train(
     routing_skew: float = 1.0,
     overlap: Mapping[str, float] | None = None,
     order: str = "tp-cp-dp-pp",
+    optimizer: str = "",
     method: str = "pretrain",
     lora_rank: int = 16,
     technique: Sequence[str] = (),
@@ -130,6 +134,7 @@ def plan_train(
         routing_skew=routing_skew,
         overlap=overlap,
         order=order,
+        optimizer=optimizer,
         method=method,
         lora_rank=lora_rank,
         technique=technique,
@@ -163,6 +168,7 @@ def estimate_train(
     routing_skew: float = 1.0,
     overlap: Mapping[str, float] | None = None,
     order: str = "tp-cp-dp-pp",
+    optimizer: str = "",
     method: str = "pretrain",
     lora_rank: int = 16,
     technique: Sequence[str] = (),
@@ -183,6 +189,7 @@ def estimate_train(
         routing_skew=routing_skew,
         overlap=overlap,
         order=order,
+        optimizer=optimizer,
         method=method,
         lora_rank=lora_rank,
         technique=technique,

@@ -19,7 +19,7 @@ from perfplan.errors import CatalogError, MissingField, UnknownName, offer
 
 if TYPE_CHECKING:
     from perfplan.calibration.bands import Bands
-    from perfplan.catalog.specs import Accelerator, Cluster, Framework, Library, Model, Recipe
+    from perfplan.catalog.specs import Accelerator, Cluster, Framework, Library, Model, Optimizer, Recipe
 
 __all__ = ["Catalog"]
 
@@ -40,7 +40,8 @@ class Catalog:
 
     # ------------------------------------------------------------ names and raw data
     def ids(self, kind: str) -> list[str]:
-        """Sorted ids of a kind ("accelerator", "cluster", "model", "recipe", "framework", "library", "technique")."""
+        """Sorted ids of a kind ("accelerator", "cluster", "model", "recipe", "framework", "optimizer", "library",
+        "technique")."""
         singular = {plural: name for name, plural in files.FOLDERS.items()}
         return files.known_ids(self.roots, singular.get(kind, kind))
 
@@ -153,6 +154,13 @@ class Catalog:
         from perfplan.catalog import build
 
         found: Recipe = self._once("recipe", name, lambda: build.recipe(*self._read("recipe", name)))
+        return found
+
+    def optimizer(self, name: str) -> Optimizer:
+        """The optimizer `name`, such as "adam" or "muon"."""
+        from perfplan.catalog import build
+
+        found: Optimizer = self._once("optimizer", name, lambda: build.optimizer(*self._read("optimizer", name)))
         return found
 
     def framework(self, name: str) -> Framework:

@@ -14,7 +14,7 @@ from perfplan.errors import BadQuantity, CatalogError, MissingField, UnknownName
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-__all__ = ["UNBOUNDED", "accelerator", "check", "cluster", "framework", "kernels_of", "library", "recipe"]
+__all__ = ["UNBOUNDED", "accelerator", "check", "cluster", "framework", "kernels_of", "library", "optimizer", "recipe"]
 
 UNBOUNDED = 1 << 20  # an outermost level that states no size has about so many: more than any machine
 _File = TypeVar("_File", bound=BaseModel)
@@ -133,6 +133,11 @@ def library(name: str, file: schemas.LibraryFile) -> specs.Library:
 def recipe(name: str, file: schemas.RecipeFile) -> specs.Recipe:
     """The spec of a precision recipe."""
     return specs.Recipe(id=name, **file.model_dump(exclude={"id", "notes"}))
+
+
+def optimizer(name: str, file: schemas.OptimizerFile) -> specs.Optimizer:
+    """The spec of an optimizer."""
+    return specs.Optimizer(id=name, **file.model_dump(exclude={"id", "notes"}))
 
 
 def framework(name: str, file: schemas.FrameworkFile) -> specs.Framework:

@@ -11,7 +11,7 @@ from perfplan.errors import PerfplanError, UnknownName, offer
 
 __all__ = ["Fault", "KINDS", "check", "find_kind", "listing", "refuse_unused", "singular"]
 
-KINDS = ("accelerator", "cluster", "model", "recipe", "framework", "library", "technique")
+KINDS = ("accelerator", "cluster", "model", "recipe", "framework", "optimizer", "library", "technique")
 
 
 @dataclass(frozen=True)

@@ -254,6 +254,15 @@ class RecipeFile(_File):
         return self
 
 
+class OptimizerFile(_File):
+    """An optimizer: what it keeps per parameter, in bytes, and what it computes beyond element-wise updates."""
+
+    moments: BytesEach
+    others: BytesEach
+    iterations: Annotated[int, Field(ge=0, le=64, strict=True)] = 0
+    source: str
+
+
 class FrameworkFile(_File):
     """A training software release."""
 
@@ -274,4 +283,5 @@ class FrameworkFile(_File):
 
 
 SCHEMAS: dict[str, type[BaseModel]] = {"accelerator": AcceleratorFile, "cluster": ClusterFile, "library": LibraryFile,
-                                       "recipe": RecipeFile, "framework": FrameworkFile}
+                                       "recipe": RecipeFile, "framework": FrameworkFile,
+                                       "optimizer": OptimizerFile}

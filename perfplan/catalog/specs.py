@@ -257,6 +257,18 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Optimizer:
+    """What an optimizer keeps and computes. moments: bytes of all moments per parameter of a layer's matrices; others:
+    the same for embedding and head; iterations: Newton-Schulz iterations per step on each matrix, 0 = none."""
+
+    id: str
+    moments: float
+    others: float
+    iterations: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True)
 class Framework:
     """A training software release: fixed times, what it overlaps and reserves by default.
 

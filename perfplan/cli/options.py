@@ -25,6 +25,7 @@ __all__ = [
     "LayoutText",
     "Model",
     "Method",
+    "Optimizer",
     "Order",
     "Overlap",
     "Precision",
@@ -98,6 +99,15 @@ Order = Annotated[
         "--order",
         metavar="AXES",
         help="How axes lie on the network, innermost first: tp-cp-dp-pp, or tp-cp-pp-dp for dense models.",
+    ),
+]
+Optimizer = Annotated[
+    str,
+    typer.Option(
+        "--optimizer",
+        metavar="ID",
+        show_default=False,
+        help="Optimizer, such as adam-8bit or muon; Adam as the recipe stores it unless given.",
     ),
 ]
 Method = Annotated[

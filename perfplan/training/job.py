@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from perfplan.catalog.specs import Attention, Cluster, Framework, Kernel, Model, Moe, Recipe
+from perfplan.catalog.specs import Attention, Cluster, Framework, Kernel, Model, Moe, Optimizer, Recipe
 from perfplan.errors import OutOfRange, Unsupported
 
 __all__ = ["METHODS", "ORDERS", "Job", "kernel"]
@@ -37,9 +37,9 @@ _RELATED = {
 class Job:
     """A training job. global_batch: sequences per optimizer step; seq_len: tokens per sequence; routing_skew: load of
     the most loaded expert rank over the mean [1]; overlap: axis -> fraction that may hide, else the framework's; order:
-    how axes lie on the network, innermost first (ep and etp fold into tp, cp and dp); method: pretrain, sft (all
-    parameters, on sequences packed to seq_len) or lora (frozen base, adapters of `lora_rank` beside the attention
-    projections)."""
+    how axes lie on the network, innermost first (ep and etp fold into tp, cp and dp); optimizer: Adam with
+    the recipe's moments unless given; method: pretrain, sft (all parameters, on sequences packed to seq_len) or lora
+    (frozen base, adapters of `lora_rank` beside the attention projections)."""
 
     model: Model
     cluster: Cluster
@@ -52,6 +52,7 @@ class Job:
     routing_skew: float = 1.0
     overlap: Mapping[str, float] = field(default_factory=dict)
     order: str = ORDERS[0]
+    optimizer: Optimizer | None = None
     method: str = METHODS[0]
     lora_rank: int = 16
     caveats: tuple[str, ...] = ()
@@ -91,6 +92,13 @@ class Job:
             self.recipe.head,
         }:
             self.peak(dtype)
+
+    @property
+    def moments(self) -> tuple[float, float]:
+        """Bytes of optimizer moments per parameter: (matrices of layers, embedding and head)."""
+        if self.optimizer is None:
+            return self.recipe.moments, self.recipe.moments
+        return self.optimizer.moments, self.optimizer.others
 
     @property
     def frozen(self) -> bool:

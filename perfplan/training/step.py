@@ -12,6 +12,7 @@ from typing import Any
 from perfplan.catalog.specs import Moe
 from perfplan.formulas import compute, pipeline, sharding
 from perfplan.formulas.core import maximum, minimum, total, where
+from perfplan.formulas.optimizer import newton_schulz_flops
 from perfplan.training.job import ORDERS, Job, kernel
 from perfplan.training.layers import Cost
 from perfplan.training.layout import Layout
@@ -153,17 +154,37 @@ def _data_parallel(
 
 def _optimizer(job: Job, groups: Sequence[Replicas], parameters: Sequence[Any]) -> Any:
     constants, bandwidth = kernel(job, "stream", "bf16"), job.cluster.accelerator.memory_bandwidth
+    moved = job.framework.optimizer_bytes + 2 * (job.moments[0] - job.recipe.moments)  # moments are read and written
     traffic = total(
         "B_opt",
         "B",
         {
-            name: sharding.optimizer_traffic(
-                size, job.framework.optimizer_bytes, maximum(group.optimizer, group.gradients)
-            )
+            name: sharding.optimizer_traffic(size, moved, maximum(group.optimizer, group.gradients))
             for name, group, size in zip(CLASSES, groups, parameters, strict=False)
         },
     )
-    return compute.stream_time(traffic, constants.memory, bandwidth, constants.overhead)
+    return compute.stream_time(traffic, constants.memory, bandwidth, constants.overhead) + _orthogonal(
+        job, groups, parameters
+    )
+
+
+def _orthogonal(job: Job, groups: Sequence[Replicas], parameters: Sequence[Any]) -> Any:
+    """Newton-Schulz iterations on what a rank owns; embedding and head count too, which is a little high."""
+    if job.optimizer is None or not job.optimizer.iterations:
+        return 0.0
+    constants, chip = kernel(job, "gemm", "bf16"), job.cluster.accelerator
+    narrow = [kind.ffn.width for kind in job.model.kinds if isinstance(kind.ffn, Moe)]
+    widths = (job.model.hidden, min([job.model.hidden, *narrow]))
+    flops = total(
+        "F_ns",
+        "FLOP",
+        {
+            name: newton_schulz_flops(size / maximum(group.optimizer, group.gradients), width, job.optimizer.iterations)
+            for name, group, size, width in zip(CLASSES, groups, parameters, widths, strict=False)
+        },
+    )
+    peak = job.peak("bf16")
+    return compute.kernel_time(flops, 0.0, constants.compute, peak, constants.memory, chip.memory_bandwidth, 0.0)
 
 
 def _sends(job: Job, net: Network, layout: Layout, micro_batches: Any) -> Any:
@@ -235,6 +256,12 @@ def _parameters(job: Job, layout: Layout, pieces: Pieces, stage: Stage, name: st
     return held
 
 
+def _outside(job: Job, layout: Layout, pieces: Pieces, stage: Stage) -> Any:
+    """Learning parameters of a stage outside layers: embedding and head."""
+    held = pieces.first.dense * stage.first + pieces.last.dense * stage.last
+    return held - pieces.first.dense if job.model.tied and layout.pp == 1 else held
+
+
 def _heaviest(job: Job, layout: Layout, pieces: Pieces, split: Sequence[Stage], name: str) -> Any:
     heaviest: Any = 0.0
     for stage in split:
@@ -247,6 +274,7 @@ def _stage_memory(job: Job, layout: Layout, pieces: Pieces, stage: Stage, groups
     recipe, micro_batches = job.recipe, job.global_batch / (layout.mbs * layout.dp)
     sizes = [_parameters(job, layout, pieces, stage, name) for name in CLASSES[: len(groups)]]
     both = list(zip(CLASSES, sizes, groups, strict=False))
+    moments, others = job.moments
     frozen = _parameters(job, layout, pieces, stage, "frozen") if job.frozen else 0.0
     chunks = pipeline.in_flight_chunks(layout.pp, layout.vpp, stage.rank, micro_batches)
     saved = _sum(pieces, stage, "saved", "M_saved", "B")
@@ -268,8 +296,9 @@ def _stage_memory(job: Job, layout: Layout, pieces: Pieces, stage: Stage, groups
         "optimizer": total(
             "M_o",
             "B",
-            {n: sharding.optimizer_memory(s, recipe.master, recipe.moments, g.optimizer) for n, s, g in both},
-        ),
+            {n: sharding.optimizer_memory(s, recipe.master, moments, g.optimizer) for n, s, g in both},
+        )
+        + sharding.optimizer_memory(_outside(job, layout, pieces, stage), 0.0, others - moments, groups[0].optimizer),
         "activations": activations,
         "recompute buffer": whole,
         "logits": pieces.last.whole if stage.last else 0.0 * activations,
