@@ -110,7 +110,7 @@ class Band:
         if self.used == self.asked and self.widened == 1:
             return ""
         if self.used == self.asked:
-            return f"error band widened by {self.widened:g}, as kernel efficiencies are borrowed from a relative"
+            return f"error band widened by {self.widened:g}, as constants are borrowed or no run like this was measured"
         return f"error band of {self.asked} taken from {self.used} ({self.n} rows), widened by {self.widened:g}"
 
     def around(self, value: float) -> tuple[float, float]:

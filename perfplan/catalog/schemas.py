@@ -272,13 +272,14 @@ class FrameworkFile(_File):
     optimizer_bytes: Annotated[float, Quantity("1", 0, 1000)]
     context: Bytes
     fragmentation: Fraction
-    overlap: dict[Literal["tp", "dp", "pp", "ep", "fsdp", "cp"], Fraction]
+    overlap: dict[Literal["tp", "dp", "pp", "ep", "fsdp", "cp", "offload"], Fraction]
     contention: Annotated[float, Quantity("1", 1, 4)]
     attention: Literal["flash", "flash1", "unfused"]
     dropout: bool = False
     scatter_gather: bool = False
     gathered_units: Number = 3.0
     skew: Duration = 0.0
+    host_link: PositiveFraction | None = None
     source: str
 
 

@@ -276,7 +276,7 @@ class Framework:
     per kernel when eager [s]; optimizer_bytes: bytes moved per owned parameter by the optimizer step;
     context: memory of the driver context and workspaces [B]; fragmentation: fraction of activations that the allocator
     loses;
-    overlap: axis (tp, dp, pp, ep, fsdp) -> fraction of its communication that may hide behind compute;
+    overlap: axis (tp, dp, pp, ep, fsdp, cp, offload) -> fraction of its communication that may hide behind compute;
     contention: slow-down of compute while communication overlaps [1].
     """
 
@@ -293,5 +293,6 @@ class Framework:
     dropout: bool = False  # masks are drawn, stored and applied
     skew: float = 0.0  # what a blocking collective waits for hosts out of step, per further rank [s]
     gathered_units: float = 3.0  # layers' worth of gathered weights and gradients alive when weights are sharded
+    host_link: float | None = None  # fraction of the host link that copies reach [1]
     scatter_gather: bool = False  # pipeline sends split the activation over the tensor-parallel group even without sp
     source: str = ""

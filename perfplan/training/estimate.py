@@ -8,8 +8,8 @@ from perfplan.catalog.specs import Recipe
 from perfplan.errors import Indivisible
 from perfplan.formulas.compute import gemm_flops
 from perfplan.formulas.core import total
-from perfplan.training.job import Job
-from perfplan.training.layers import end_costs, layer_cost
+from perfplan.training.job import Job, host_link
+from perfplan.training.layers import Away, end_costs, layer_cost
 from perfplan.training.layout import Layout
 from perfplan.training.network import Network
 from perfplan.training.ops import Core, Gemm, Op, Shape, head_ops, layer_ops, unmodelled
@@ -93,11 +93,11 @@ def kind_jobs(job: Job) -> list[Job]:
     return [job] * count + [replace(job, recipe=plain)] * count
 
 
-def pieces(job: Job, net: Network, shape: Shape, cp_kind: str, recompute: tuple[str, ...]) -> Pieces:
+def pieces(job: Job, net: Network, shape: Shape, cp_kind: str, recompute: tuple[str, ...], away: Away = ()) -> Pieces:
     """Costs of every piece of a stage for these axes."""
     kinds = job.model.kinds
     costs = [
-        layer_cost(each, net, kinds[index % len(kinds)], shape, cp_kind, recompute)
+        layer_cost(each, net, kinds[index % len(kinds)], shape, cp_kind, recompute, away)
         for index, each in enumerate(kind_jobs(job))
     ]
     return Pieces(costs, *end_costs(job, net, shape))
@@ -162,7 +162,7 @@ def estimate(job: Job, layout: Layout) -> Estimate:
     shape = Shape(job.seq_len, layout.mbs, layout.tp, layout.sp, layout.cp, layout.ep, layout.etp)
     split = stages(*layer_sequence(job), layout.pp, layout.vpp)
     assert split is not None
-    parts = pieces(job, net, shape, layout.cp_kind, layout.recompute)
+    parts = pieces(job, net, shape, layout.cp_kind, layout.recompute, layout.offload)
     times = step_time(job, net, layout, parts, split)
     step = total("T_step", "s", times)
     sizes = memory(job, layout, parts, split)
@@ -174,5 +174,15 @@ def estimate(job: Job, layout: Layout) -> Estimate:
         breakdown,
         {name: float(size) for name, size in sizes.items()},
         (float(step), float(step)),
-        job.caveats + unmodelled(job),
+        job.caveats + unmodelled(job) + _offload_caveats(job, layout),
+    )
+
+
+def _offload_caveats(job: Job, layout: Layout) -> tuple[str, ...]:
+    if not layout.offload:
+        return ()
+    bandwidth, reached = host_link(job)
+    return (
+        f"offload: copies are assumed to reach {100 * reached:.0f}% of a host link of {bandwidth / 1e9:g} GB/s;"
+        " whether the host has the memory is not checked",
     )

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from perfplan.catalog.specs import Attention, Cluster, Framework, Kernel, Model, Moe, Optimizer, Recipe
-from perfplan.errors import OutOfRange, Unsupported
+from perfplan.errors import MissingField, OutOfRange, Unsupported
 
-__all__ = ["METHODS", "ORDERS", "Job", "kernel"]
+__all__ = ["METHODS", "ORDERS", "Job", "host_link", "kernel"]
 
 ORDERS = ("tp-cp-dp-pp", "tp-cp-pp-dp")
 METHODS = ("pretrain", "sft", "lora")
@@ -130,6 +130,16 @@ class Job:
             f"precision {self.recipe.id} needs {dtype}, which {chip.id} does not have (it has {have});"
             " choose another --precision"
         )
+
+
+def host_link(job: Job) -> tuple[float, float]:
+    """(bandwidth of one accelerator's host link, one direction [B/s]; fraction that copies reach [1])."""
+    chip, framework = job.cluster.accelerator, job.framework
+    if chip.host_bandwidth is None:
+        raise MissingField(f"accelerator {chip.id} states no host_bandwidth, which offload needs; add it to its YAML")
+    if framework.host_link is None:
+        raise MissingField(f"framework {framework.id} states no host_link, which offload needs; add it to its YAML")
+    return chip.host_bandwidth, framework.host_link
 
 
 def kernel(job: Job, kind: str, dtype: str) -> Kernel:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perfplan.catalog.specs import Attention, LayerKind, LinearAttention, Mamba, Mlp, Moe
-from perfplan.formulas import compute
+from perfplan.formulas import compute, offload
 from perfplan.formulas.core import maximum, minimum, total, where
 from perfplan.formulas.parameters import (
     key_value_parameters,
@@ -19,7 +19,7 @@ from perfplan.formulas.parameters import (
     routed_expert_parameters,
     router_parameters,
 )
-from perfplan.training.job import Job, kernel
+from perfplan.training.job import Job, host_link, kernel
 from perfplan.training.network import Group, Network
 from perfplan.training.ops import Core, Gemm, Op, Shape, Stream, embedding_ops, head_ops, layer_ops, layer_saved
 
@@ -36,7 +36,9 @@ WIDTH = {
     "mxfp4": 0.5,
     "fp4": 0.5,
 }  # bytes per element of a number format
-__all__ = ["Cost", "end_costs", "layer_cost", "layer_parameters", "op_times"]
+Away = tuple[tuple[str, int], ...]
+"""What lies in host memory: (name, layers that it is for; 0 = all)."""
+__all__ = ["Away", "Cost", "end_costs", "layer_cost", "layer_parameters", "op_times"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Cost:
     """One piece of a stage, per micro-batch and rank. Times [s], memory [B]; numbers or columns.
 
     forward, backward, recompute: compute; tp, cp, ep: exposed communication of all passes; host: waiting for
-    launches; hidden: communication behind compute; saved: kept until backward;
+    launches; hidden: communication behind compute; offload: exposed copies to and from the host; saved: kept until
+    backward on the device;
     whole: alive while the piece itself runs backward; dense, expert, frozen: parameters of the rank
     before sharding: learning ones by replica group, and frozen ones.
     """
@@ -57,6 +60,7 @@ class Cost:
     ep: Any = 0.0
     host: Any = 0.0
     hidden: Any = 0.0
+    offload: Any = 0.0
     saved: Any = 0.0
     whole: Any = 0.0
     dense: Any = 0.0
@@ -159,8 +163,10 @@ def _recomputed(recompute: tuple[str, ...], module: str) -> bool:
     )
 
 
-def _compute(job: Job, ops: list[Op], recompute: tuple[str, ...]) -> tuple[Any, Any, Any, int]:
-    """(forward, backward, recompute, kernels launched) of a run of operators.
+def _compute(
+    job: Job, ops: list[Op], recompute: tuple[str, ...], held: tuple[str, ...] = ()
+) -> tuple[Any, Any, Any, int]:
+    """(forward, backward, recompute, kernels launched) of a run of operators; products named in `held` are kept.
 
     The backward engine launches twice the kernels of the forward at half the host time each, so they count once.
     """
@@ -172,7 +178,7 @@ def _compute(job: Job, ops: list[Op], recompute: tuple[str, ...]) -> tuple[Any, 
         ahead, back, kernels = op_times(job, op)
         forward[f"{op.part} {index}"], backward[f"{op.part} {index}"] = ahead, back
         launched += 2 * kernels
-        if _recomputed(recompute, op.module):
+        if _recomputed(recompute, op.module) and not (isinstance(op, Gemm) and op.part in held):
             again[f"{op.part} {index}"] = ahead
             launched += kernels
     return (
@@ -294,19 +300,52 @@ def adapter_parameters(job: Job, kind: LayerKind, tp: Any) -> Any:
     return job.lora_rank * (2 * job.model.hidden + qkv + a.heads * a.v_head_dim / tp)
 
 
-def _memory(job: Job, kind: LayerKind, shape: Shape, recompute: tuple[str, ...]) -> tuple[Any, Any]:
+# what `off=` names -> (the saved tensor that it moves, the products that need no recomputation then)
+_TENSORS = {
+    "input": ("layer input", ()),
+    "qkv": ("q, k, v", ("qkv",)),
+    "out": ("block input", ("attention output",)),
+}
+
+
+def _memory(job: Job, kind: LayerKind, shape: Shape, recompute: tuple[str, ...], away: Away) -> tuple[Any, Any, Any]:
+    """(kept on the device, alive while the layer runs backward, moved to the host by a layer that offloads)."""
     saved = layer_saved(job, kind, shape)
     whole = total("M_layer", "B", {item.name: item.size for item in saved})
-    if recompute == ("full",):
-        return 2 * shape.rows * job.model.hidden, whole
-    kept = {item.name: item.size for item in saved if not _recomputed(recompute, item.module)}
-    return total("M_saved", "B", kept), whole
+    full, named = recompute == ("full",), {_TENSORS[name][0] for name, _ in away if name in _TENSORS}
+    kept = {
+        item.name: item.size
+        for item in saved
+        if item.name in named or (item.name == "layer input" if full else not _recomputed(recompute, item.module))
+    }
+    held = total("M_saved", "B", kept)
+    if not away:
+        return held, whole, 0.0
+    gone = total("M_moved", "B", {n: size for n, size in kept.items() if n in named or away[0][0] == "acts"})
+    stays = offload.resident_memory(held, gone, _share(job, away))
+    return stays, stays + whole - held + 2 * gone, gone  # two layers are in flight to or from the host
 
 
-def layer_cost(job: Job, net: Network, kind: LayerKind, shape: Shape, cp_kind: str, recompute: tuple[str, ...]) -> Cost:
-    """Everything one layer of this kind costs on one rank, per micro-batch."""
+def _share(job: Job, away: Away) -> float:
+    """Share of the model's layers that offload."""
+    layers, count = away[0][1], len(job.model.layers)
+    return min(layers, count) / count if layers else 1.0
+
+
+def _copies(job: Job, moved: Any, away: Away, ahead: Any, behind: Any) -> Any:
+    """Exposed copies of what layers offload: out beside the forward pass, back in beside the backward pass."""
+    copy = offload.host_copy_time(moved, *host_link(job))
+    share = job.overlapped("offload")
+    return _share(job, away) * (compute.exposed_time(copy, ahead, share) + compute.exposed_time(copy, behind, share))
+
+
+def layer_cost(
+    job: Job, net: Network, kind: LayerKind, shape: Shape, cp_kind: str, recompute: tuple[str, ...], away: Away = ()
+) -> Cost:
+    """Everything one layer of this kind costs on one rank, per micro-batch; `away`: what lies in host memory."""
     ops, regions = layer_ops(job, kind, shape), _regions(job, kind)
-    forward, backward, again, launched = _compute(job, ops, recompute)
+    held = tuple(part for name, _ in away if name in _TENSORS for part in _TENSORS[name][1])
+    forward, backward, again, launched = _compute(job, ops, recompute, held)
     full = recompute == ("full",)
     cp = behind = whole_ep = 0.0
     if isinstance(kind.mixer, Attention):
@@ -325,10 +364,11 @@ def layer_cost(job: Job, net: Network, kind: LayerKind, shape: Shape, cp_kind: s
     device, kernels = forward + backward + again + tp_all + cp + ep, launched + calls * minimum(shape.tp - 1, 1)
     host = compute.host_wait(device, kernels, job.framework.launch)
     hidden = behind + (whole_tp - tp) + (whole_ep - ep)
-    memory = _memory(job, kind, shape, recompute)
+    saved, whole, moved = _memory(job, kind, shape, recompute, away)
+    copies = _copies(job, moved, away, forward, backward + again) if away else 0.0
     dense, expert = layer_parameters(job, kind, shape.tp, shape.ep, shape.etp)
     parameters = (adapter_parameters(job, kind, shape.tp), 0.0, dense + expert) if job.frozen else (dense, expert, 0.0)
-    return Cost(forward, backward, again, tp_all, cp, ep, host, hidden, *memory, *parameters)
+    return Cost(forward, backward, again, tp_all, cp, ep, host, hidden, copies, saved, whole, *parameters)
 
 
 def end_costs(job: Job, net: Network, shape: Shape) -> tuple[Cost, Cost]:

@@ -1,4 +1,4 @@
-"""Layouts and their grammar: `tp8 sp1 cp1 pp8 vpp8 ep1 etp1 dp16 mbs1 zero1 rc=none`."""
+"""Layouts and their grammar: `tp8 sp1 cp1 pp8 vpp8 ep1 etp1 dp16 mbs1 zero1 rc=none off=none`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,23 @@ from typing import Any
 
 from perfplan.errors import BadLayout, offer
 
-__all__ = ["CP_KINDS", "DEGREES", "MODULES", "PRESETS", "Layout", "parse_recompute", "parse_tokens"]
+__all__ = [
+    "CP_KINDS",
+    "DEGREES",
+    "MODULES",
+    "OFFLOADS",
+    "PRESETS",
+    "Layout",
+    "parse_offload",
+    "parse_recompute",
+    "parse_tokens",
+]
 
 DEGREES = ("tp", "sp", "cp", "pp", "vpp", "ep", "etp", "dp", "mbs")
 MOST = 1 << 20  # accelerators: no degree or width is larger
 CP_KINDS = ("ring", "allgather", "a2a")
 MODULES = ("core_attn", "mlp", "moe", "moe_act", "layernorm", "mla_up_proj", "shared_experts")
+OFFLOADS = ("acts", "input", "qkv", "out")
 PRESETS = ("zero0", "zero1", "zero2", "zero3", "fsdp", "hsdpN", "wN-gN-oN")
 _WIDTHS = {
     "zero0": (1, 1, 1),
@@ -31,7 +42,8 @@ class Layout:
 
     tp, sp, cp, pp, vpp, ep, etp, dp: degrees (training_core.md); mbs: micro-batch in sequences; shard_weights,
     shard_gradients, shard_optimizer: ranks that share one copy, 0 = all replicas of the parameter; cp_kind: how context
-    parallelism exchanges keys and values; recompute: modules recomputed in backward, ("full",) = whole layers.
+    parallelism exchanges keys and values; recompute: modules recomputed in backward, ("full",) = whole layers; offload:
+    what lies in host memory between forward and backward, each with the layers it is for (0 = all of the model).
     """
 
     tp: Any = 1
@@ -48,6 +60,7 @@ class Layout:
     shard_optimizer: Any = 1
     cp_kind: Any = "ring"
     recompute: Any = ()
+    offload: Any = ()
 
     @property
     def world(self) -> Any:
@@ -78,7 +91,8 @@ class Layout:
         """All tokens of the layout, in the order of the grammar."""
         degrees = " ".join(f"{name}{getattr(self, name)}" for name in DEGREES)
         kind = "" if self.cp_kind == "ring" else f" cp={self.cp_kind}"
-        return f"{degrees} {self.sharding}{kind} rc={','.join(self.recompute) or 'none'}"
+        away = f" off={','.join(_offload_words(self.offload))}" if self.offload else ""
+        return f"{degrees} {self.sharding}{kind} rc={','.join(self.recompute) or 'none'}{away}"
 
 
 def parse_recompute(text: str) -> tuple[str, ...]:
@@ -99,6 +113,34 @@ def parse_recompute(text: str) -> tuple[str, ...]:
     return modules
 
 
+def _offload_words(offload: tuple[tuple[str, int], ...]) -> list[str]:
+    return [f"{name}:{layers}" if layers else name for name, layers in offload]
+
+
+def parse_offload(text: str) -> tuple[tuple[str, int], ...]:
+    """What `off=` keeps in host memory: none, or a list of names, each for all layers or for `:N` of the model's.
+
+    >>> parse_offload("qkv,input"), parse_offload("acts:20")
+    ((('input', 0), ('qkv', 0)), (('acts', 20),))
+    """
+    if text == "none":
+        return ()
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        name, colon, layers = part.partition(":")
+        if name not in OFFLOADS:
+            raise BadLayout(
+                f"layout token off={text}: unknown name {name!r}{offer(name, OFFLOADS)};"
+                f" use none or a list of {', '.join(OFFLOADS)}"
+            )
+        if colon and (not layers.isdecimal() or not 1 <= int(layers) <= MOST):
+            raise BadLayout(f"layout token off={text}: after {name}: stands a number of layers from 1 on")
+        found[name] = int(layers or 0)
+    if "acts" in found and len(found) > 1:
+        raise BadLayout(f"layout token off={text}: acts is everything kept for backward; name it alone")
+    return tuple(sorted(found.items()))
+
+
 def _sharding(token: str) -> dict[str, int] | None:
     names = ("shard_weights", "shard_gradients", "shard_optimizer")
     if token in _WIDTHS:
@@ -113,6 +155,8 @@ def _sharding(token: str) -> dict[str, int] | None:
 def _token(token: str) -> dict[str, Any]:
     if token.startswith("rc="):
         return {"recompute": parse_recompute(token[3:])}
+    if token.startswith("off="):
+        return {"offload": parse_offload(token[4:])}
     if token.startswith("cp=") and token[3:] in CP_KINDS:
         return {"cp_kind": token[3:]}
     if (widths := _sharding(token)) is not None:

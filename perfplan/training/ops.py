@@ -382,7 +382,8 @@ def layer_saved(job: Job, kind: LayerKind, shape: Shape) -> list[Saved]:
     blocks = (kind.mixer is not None) + (kind.ffn is not None)
     block = shape.rows * job.model.hidden
     saved = [
-        Saved("residual stream", "", 2 * blocks * block),
+        Saved("layer input", "", 2 * block),
+        Saved("block input", "", 2 * (blocks - 1) * block),
         Saved("norm output", "layernorm", job.recipe.saved * (1 if kind.parallel or job.frozen else blocks) * block),
     ]
     if job.framework.dropout:

@@ -171,18 +171,18 @@ def _certificate(searches: Sequence[tuple[int, Axes, Found]]) -> str:
 
 
 # ---------------------------------------------------------------- bands and ties
-def band_of(job: Job, bands: Bands, paired: bool = False) -> Band:
-    """The error band of predictions for this job: absolute, or of the ratio of two layouts."""
+def band_of(job: Job, bands: Bands, paired: bool = False, offload: bool = False) -> Band:
+    """The error band of predictions for this job: absolute, or of the ratio of two layouts; wider with offload."""
     chip = job.cluster.accelerator
     borrowed = any(kernel(job, "gemm", dtype).borrowed for dtype in {*job.recipe.gemm.values(), job.recipe.head})
     moe = any(isinstance(kind.ffn, Moe) for kind in job.model.kinds)
-    unlike = borrowed or job.method != "pretrain"  # the bands are those of pretraining
+    unlike = borrowed or job.method != "pretrain" or offload  # the bands are those of pretraining on the device
     return bands.find("training", moe, chip.family, borrowed=unlike, paired=paired)
 
 
 def banded(e: Estimate, bands: Bands) -> Estimate:
     """The estimate with its error band, and a caveat if the band is another slice's."""
-    band = band_of(e.job, bands)
+    band = band_of(e.job, bands, offload=bool(e.layout.offload))
     return replace(e, band=band.around(float(e.step_time)), caveats=e.caveats + ((band.caveat,) if band.caveat else ()))
 
 

@@ -17,7 +17,7 @@ from perfplan.training.layout import Layout
 from perfplan.training.network import Network
 from perfplan.training.ops import Shape, unmodelled
 from perfplan.training.rules import ROW_RULES, Rule, limits, redundant
-from perfplan.training.space import Axes, Keys, keys, largest_dp, splits
+from perfplan.training.space import VARIANT, Axes, Keys, keys, largest_dp, splits
 from perfplan.training.stages import stages
 from perfplan.training.step import Pieces, memory, step_time
 
@@ -62,12 +62,12 @@ def _table(job: Job, net: Network, found: Keys) -> Pieces:
     """Costs of every piece for every key, as columns."""
     parts: list[Pieces] = []
     order: list[Any] = []
-    for code, (cp_kind, recompute) in enumerate(found.variants):
+    for code, variant in enumerate(found.variants):
         mine = np.flatnonzero(found.code == code)
         if len(mine):
             c = {name: column[mine].astype(float) for name, column in found.columns.items()}
             shape = Shape(job.seq_len, c["mbs"], c["tp"], c["sp"], c["cp"], c["ep"], c["etp"])
-            parts.append(pieces(job, net, shape, cp_kind, recompute))
+            parts.append(pieces(job, net, shape, *variant))
             order.append(mine)
     back = np.argsort(np.concatenate(order))
     sizes = [len(mine) for mine in order]
@@ -167,12 +167,11 @@ def _floats(layout: Layout) -> Layout:
 
 
 def _scalar(layout: Layout, found: Keys, code: int, index: int) -> Layout:
-    cp_kind, recompute = found.variants[code]
     degrees = {
         f.name: int(value[index]) if isinstance(value := getattr(layout, f.name), np.ndarray) else value
         for f in fields(Layout)
     }
-    return Layout(**(degrees | {"cp_kind": cp_kind, "recompute": recompute}))
+    return Layout(**(degrees | dict(zip(VARIANT, found.variants[code], strict=True))))
 
 
 def search(

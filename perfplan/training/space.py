@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from perfplan.training.job import Job
 from perfplan.training.layout import CP_KINDS, Layout, parse_tokens
 from perfplan.training.rules import KEY_RULES, Limits, limits
 
-__all__ = ["Axes", "Keys", "declare", "keys", "restrict"]
+__all__ = ["VARIANT", "Axes", "Keys", "declare", "keys", "restrict"]
 
-_KEY_AXES = ("tp", "sp", "cp", "cp_kind", "ep", "etp", "mbs", "recompute")
+VARIANT = ("cp_kind", "recompute", "offload")
+"""Key axes whose values are not numbers."""
+_KEY_AXES = ("tp", "sp", "cp", "ep", "etp", "mbs", *VARIANT)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Axes:
     mbs: tuple[int, ...]
     sharding: tuple[tuple[int, int, int], ...]
     recompute: tuple[tuple[str, ...], ...]
+    offload: tuple[tuple[tuple[str, int], ...], ...] = ((),)
 
     @property
     def size(self) -> int:
@@ -43,18 +47,19 @@ class Axes:
         return math.prod(len(getattr(self, axis.name)) for axis in fields(self))
 
     def __str__(self) -> str:
-        """The space on one line."""
-        return " ".join(f"{axis.name}:{len(getattr(self, axis.name))}" for axis in fields(self))
+        """The space on one line; offload only where it is more than none."""
+        shown = [axis.name for axis in fields(self) if axis.name != "offload" or self.offload != ((),)]
+        return " ".join(f"{name}:{len(getattr(self, name))}" for name in shown)
 
 
 @dataclass(frozen=True)
 class Keys:
-    """Columns of the axes that layer costs depend on, one row per surviving combination. code: index of (cp_kind,
-    recompute) in `variants`."""
+    """Columns of the axes that layer costs depend on, one row per surviving combination. code: index of the
+    `VARIANT` axes in `variants`."""
 
     columns: dict[str, Any]
     code: Any
-    variants: tuple[tuple[str, tuple[str, ...]], ...]
+    variants: tuple[tuple[Any, ...], ...]
 
     def __len__(self) -> int:
         """Surviving combinations."""
@@ -122,9 +127,9 @@ def restrict(axes: Axes, fix: str = "", forbid: str = "") -> Axes:
 def keys(job: Job, axes: Axes, rejected: Counter[str]) -> Keys:
     """Combinations of the key axes that no rule about them alone rejects; `rejected` counts whole layouts by rule."""
     each = axes.size // math.prod(len(getattr(axes, name)) for name in _KEY_AXES)
-    variants = tuple((kind, modules) for kind in axes.cp_kind for modules in axes.recompute)
+    variants = tuple(product(*(getattr(axes, name) for name in VARIANT)))
     degrees = [np.array(getattr(axes, name), dtype=np.int64) for name in ("tp", "sp", "cp", "ep", "etp", "mbs")]
-    kinds = np.array([CP_KINDS.index(kind) for kind, _ in variants])
+    kinds = np.array([CP_KINDS.index(variant[0]) for variant in variants])
     grid = np.meshgrid(*degrees, np.arange(len(variants)), indexing="ij")
     columns = dict(zip(("tp", "sp", "cp", "ep", "etp", "mbs"), (axis.ravel() for axis in grid[:-1]), strict=True))
     code = grid[-1].ravel()

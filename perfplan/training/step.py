@@ -34,7 +34,7 @@ MEMORY_PARTS = (
     "fragmentation",
 )
 CLASSES = ("dense", "expert")  # parameters with replica groups of their own
-TIME_PARTS = ("forward", "backward", "recompute", "tp", "cp", "ep", "host", "sharding")
+TIME_PARTS = ("forward", "backward", "recompute", "tp", "cp", "ep", "offload", "host", "sharding")
 
 
 @dataclass(frozen=True)

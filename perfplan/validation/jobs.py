@@ -25,6 +25,7 @@ __all__ = ["Case", "CaseBuilder", "Source"]
 
 _GIVEN = ("n_accel", "seq_len", "global_batch", "tp", "pp", "cp", "precision", "hardware_id", "sharding")
 
+_OFFLOADED = {"decoder_layer_input": "input", "query_proj": "qkv", "out_proj": "out"}  # MaxText's names of tensors
 _GRAPHS = re.compile(r"(?i)cuda_graph=(?:\S*full_iteration|1)")  # whole layers or steps in a graph
 
 
@@ -131,7 +132,7 @@ def _check_scope(row: Row) -> None:
     """Raise the reason why a row lies outside what the training model covers."""
     if row.method not in METHODS:
         raise Unsupported(f"method {row.method or 'not stated'} is not modelled yet")
-    if row.offload and row.offload != "none":
+    if row.offload not in ("", "none", "activations"):
         raise Unsupported(f"offload of {row.offload.replace('_', ' ')} is not modelled yet")
     if row.confidence == "recalled":
         raise Unsupported("recalled figure, listed and not scored")
@@ -196,7 +197,7 @@ def _divided(whole: int, parts: int, what: str) -> int:
 def _sequence_parallel(row: Row, framework: Framework, notes: Assumed) -> int:
     if row.sp is not None:
         return row.sp
-    choice = int((row.tp or 1) > 1 and framework.id == "megatron-core")
+    choice = int((row.tp or 1) > 1 and (framework.id == "megatron-core" or bool(row.experts)))
     if (row.tp or 1) > 1:
         notes.add(f"sp {choice}")
     return choice
@@ -232,6 +233,8 @@ def _recompute(row: Row, notes: Assumed) -> tuple[str, ...]:
     """Recompute settings to try in order; more than one if the row does not say."""
     if row.recompute in ("none", "full"):
         return (row.recompute,)
+    if row.offload and "all but" in row.recompute_modules:
+        return ("full",)
     if row.recompute != "selective":
         notes.add("recompute: the least that fits")
         return ("none", "selective", "full")
@@ -241,6 +244,20 @@ def _recompute(row: Row, notes: Assumed) -> tuple[str, ...]:
     if modules:
         notes.add(f"recompute of {row.recompute_modules} taken as selective")
     return ("selective",)
+
+
+def _offload(row: Row, notes: Assumed) -> str:
+    """What `off=` says of the row: the tensors or the layers that it names, else everything kept for backward."""
+    if row.offload != "activations":
+        return "none"
+    if layers := re.search(r"cpu_activation_offload_layers=(\d+)", row.note):
+        return f"acts:{layers[1]}"
+    words = f"{row.recompute_modules} {row.note}"
+    names = [name for tensor, name in _OFFLOADED.items() if f"{tensor}=offload" in words]
+    if names or "qkv_proj_offloaded" in words:
+        return ",".join(names) or "qkv"
+    notes.add("offload of all activations")
+    return "acts"
 
 
 def _layouts(row: Row, framework: Framework, moe: bool, notes: Assumed) -> tuple[Layout, ...]:
@@ -256,6 +273,6 @@ def _layouts(row: Row, framework: Framework, moe: bool, notes: Assumed) -> tuple
     mbs = _micro_batch(row, dp, framework, notes)
     base = Layout.parse(
         f"tp{tp} sp{_sequence_parallel(row, framework, notes)} cp{cp} pp{pp} vpp{row.vpp or 1} ep{ep}"
-        f" etp{etp} dp{dp} mbs{mbs} {_sharding(row, dp * cp)}"
+        f" etp{etp} dp{dp} mbs{mbs} {_sharding(row, dp * cp)} off={_offload(row, notes)}"
     )
     return tuple(replace(base, recompute=Layout.parse(f"rc={choice}").recompute) for choice in _recompute(row, notes))
