@@ -111,7 +111,7 @@ def test_overlap_flags_override_the_framework(catalog, row):
     ("changes", "words"),
     [
         ({"method": "distillation"}, "method distillation"),
-        ({"offload": "activations"}, "offload"),
+        ({"offload": "nvme"}, "offload of nvme"),
         ({"precision": ""}, "precision not stated"),
         ({"seq_len": None}, "seq_len not stated"),
         ({"micro_batch": None}, "micro_batch not stated"),
@@ -146,3 +146,31 @@ def test_a_partial_shard_degree_becomes_widths(catalog, row):
 def test_unknown_models_are_named(catalog, row):
     with pytest.raises(PerfplanError, match="there is no model 'nope'"):
         build(catalog, row, model_id="nope")
+
+
+@pytest.mark.parametrize(
+    "changes, tokens",
+    [
+        ({"note": "cpu_activation_offload_layers=20"}, "rc=none off=acts:20"),
+        (
+            {
+                "recompute": "selective",
+                "recompute_modules": "all but the offloaded q, k, v",
+                "note": "qkv_proj_offloaded",
+            },
+            "rc=full off=qkv",
+        ),
+        (
+            {
+                "recompute": "selective",
+                "recompute_modules": "all but decoder_layer_input=offload query_proj=offload out_proj=offload",
+            },
+            "rc=full off=input,out,qkv",
+        ),
+        ({"recompute": "full"}, "rc=full off=acts"),
+    ],
+)
+def test_offload_of_a_row(catalog, row, changes, tokens):
+    base = {"offload": "activations", "recompute": "none", "note": ""}
+    case = build(catalog, row, **(base | changes))
+    assert str(case.layouts[0]).endswith(tokens)

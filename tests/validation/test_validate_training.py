@@ -95,9 +95,9 @@ def test_ranking_within_a_group(catalog, row):
 
 
 def test_unsupported_rows_are_listed_with_their_reason(catalog, row):
-    result = validate([row, replace(row, id="lab-2", offload="activations")], catalog, constant(2.0)).overall
+    result = validate([row, replace(row, id="lab-2", offload="nvme")], catalog, constant(2.0)).overall
     assert (result.rows, result.scored) == (2, 1)
-    assert result.unsupported == {"offload of activations is not modelled yet": 1}
+    assert result.unsupported == {"offload of nvme is not modelled yet": 1}
 
 
 def test_a_broken_catalog_ends_the_run(catalog, row):
