@@ -280,6 +280,7 @@ class FrameworkFile(_File):
     gathered_units: Number = 3.0
     skew: Duration = 0.0
     host_link: PositiveFraction | None = None
+    host_update: Annotated[float, Quantity("1", 1, 1e15)] | None = None
     source: str
 
 

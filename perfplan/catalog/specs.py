@@ -294,5 +294,6 @@ class Framework:
     skew: float = 0.0  # what a blocking collective waits for hosts out of step, per further rank [s]
     gathered_units: float = 3.0  # layers' worth of gathered weights and gradients alive when weights are sharded
     host_link: float | None = None  # fraction of the host link that copies reach [1]
+    host_update: float | None = None  # parameters that Adam updates per second on an accelerator's share of the CPU
     scatter_gather: bool = False  # pipeline sends split the activation over the tensor-parallel group even without sp
     source: str = ""

@@ -8,7 +8,8 @@ from perfplan.catalog.specs import Recipe
 from perfplan.errors import Indivisible
 from perfplan.formulas.compute import gemm_flops
 from perfplan.formulas.core import total
-from perfplan.training.job import Job, host_link
+from perfplan.training import host
+from perfplan.training.job import Job
 from perfplan.training.layers import Away, end_costs, layer_cost
 from perfplan.training.layout import Layout
 from perfplan.training.network import Network
@@ -174,15 +175,5 @@ def estimate(job: Job, layout: Layout) -> Estimate:
         breakdown,
         {name: float(size) for name, size in sizes.items()},
         (float(step), float(step)),
-        job.caveats + unmodelled(job) + _offload_caveats(job, layout),
-    )
-
-
-def _offload_caveats(job: Job, layout: Layout) -> tuple[str, ...]:
-    if not layout.offload:
-        return ()
-    bandwidth, reached = host_link(job)
-    return (
-        f"offload: copies are assumed to reach {100 * reached:.0f}% of a host link of {bandwidth / 1e9:g} GB/s;"
-        " whether the host has the memory is not checked",
+        job.caveats + unmodelled(job) + host.caveats(job, layout),
     )

@@ -24,7 +24,7 @@ DEGREES = ("tp", "sp", "cp", "pp", "vpp", "ep", "etp", "dp", "mbs")
 MOST = 1 << 20  # accelerators: no degree or width is larger
 CP_KINDS = ("ring", "allgather", "a2a")
 MODULES = ("core_attn", "mlp", "moe", "moe_act", "layernorm", "mla_up_proj", "shared_experts")
-OFFLOADS = ("acts", "input", "qkv", "out")
+OFFLOADS = ("acts", "input", "qkv", "out", "optim", "params")
 PRESETS = ("zero0", "zero1", "zero2", "zero3", "fsdp", "hsdpN", "wN-gN-oN")
 _WIDTHS = {
     "zero0": (1, 1, 1),
@@ -43,7 +43,8 @@ class Layout:
     tp, sp, cp, pp, vpp, ep, etp, dp: degrees (training_core.md); mbs: micro-batch in sequences; shard_weights,
     shard_gradients, shard_optimizer: ranks that share one copy, 0 = all replicas of the parameter; cp_kind: how context
     parallelism exchanges keys and values; recompute: modules recomputed in backward, ("full",) = whole layers; offload:
-    what lies in host memory between forward and backward, each with the layers it is for (0 = all of the model).
+    what lies in host memory, each with a number (0 = none given): the layers that activations are offloaded in, or the
+    interval at which the accelerator updates a subgroup of the optimizer state.
     """
 
     tp: Any = 1
@@ -118,10 +119,10 @@ def _offload_words(offload: tuple[tuple[str, int], ...]) -> list[str]:
 
 
 def parse_offload(text: str) -> tuple[tuple[str, int], ...]:
-    """What `off=` keeps in host memory: none, or a list of names, each for all layers or for `:N` of the model's.
+    """What `off=` keeps in host memory: none, or a list of names, each with `:N` if a number goes with it.
 
-    >>> parse_offload("qkv,input"), parse_offload("acts:20")
-    ((('input', 0), ('qkv', 0)), (('acts', 20),))
+    >>> parse_offload("qkv,input"), parse_offload("acts:20,optim")
+    ((('input', 0), ('qkv', 0)), (('acts', 20), ('optim', 0)))
     """
     if text == "none":
         return ()
@@ -134,10 +135,12 @@ def parse_offload(text: str) -> tuple[tuple[str, int], ...]:
                 f" use none or a list of {', '.join(OFFLOADS)}"
             )
         if colon and (not layers.isdecimal() or not 1 <= int(layers) <= MOST):
-            raise BadLayout(f"layout token off={text}: after {name}: stands a number of layers from 1 on")
+            raise BadLayout(f"layout token off={text}: after {name}: stands a number from 1 on")
         found[name] = int(layers or 0)
-    if "acts" in found and len(found) > 1:
-        raise BadLayout(f"layout token off={text}: acts is everything kept for backward; name it alone")
+    if "acts" in found and found.keys() & {"input", "qkv", "out"}:
+        raise BadLayout(f"layout token off={text}: acts is everything kept for backward, tensors included")
+    if found.get("params"):
+        raise BadLayout(f"layout token off={text}: params takes no number, all weights go")
     return tuple(sorted(found.items()))
 
 

@@ -165,6 +165,10 @@ def _modules(_: Job, limit: Limits, layout: Layout) -> Any:
     return bool(asked - {"full", "core_attn", "layernorm", *limit.modules}) | (layout.tp < 1)
 
 
+def _sharded_to_host(_: Job, __: Limits, layout: Layout) -> Any:
+    return any(name == "params" for name, _ in layout.offload) & (layout.shard_weights == 1)
+
+
 def _interleaving(job: Job, _: Limits, layout: Layout) -> Any:
     micro_batches = job.global_batch // (layout.mbs * layout.dp)
     return (layout.vpp > 1) & (micro_batches % layout.pp != 0)
@@ -200,6 +204,7 @@ ROW_RULES = (
     ),
     Rule("expert groups", "ep*etp = {ep}*{etp} does not divide tp*cp*dp = {tp}*{cp}*{dp}", _experts_fit),
     Rule("sharding width", "a sharding width does not divide the dp*cp = {dp}*{cp} replicas", _widths_divide),
+    Rule("params on the host", "off=params needs sharded weights: zero3, fsdp or hsdpN", _sharded_to_host),
     Rule(
         "sharding order",
         "weights must not be sharded wider than gradients, nor those than optimizer state",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,7 @@ def _blocks(
     job: Job, axes: Axes, found: Keys, rejected: Counter[str], tick: Callable[[int], None]
 ) -> Iterator[tuple[_Block, Any]]:
     sequence, rules = layer_sequence(job), (*ROW_RULES, redundant(axes.sharding))
+    offloads = np.array([axes.offload.index(variant[-1]) for variant in found.variants])
     divisors = [d for d in range(1, min(job.gpus, job.global_batch) + 1) if job.global_batch % d == 0]
     for pp, vpp in splits(axes):
         split = stages(*sequence, pp, vpp) if pp * vpp <= len(sequence[0]) + 2 else None
@@ -114,10 +116,12 @@ def _blocks(
         dp = largest_dp(job, found.columns["tp"] * found.columns["cp"] * pp, found.columns["mbs"], divisors)
         room = np.flatnonzero(dp > 0)
         rejected["accelerators and batch"] += (len(found) - len(room)) * len(axes.sharding)
-        for widths in axes.sharding:
-            for start in range(0, len(room), CHUNK):
-                rows = room[start : start + CHUNK]
-                block = _lawful(job, rules, _Block(rows, _columns(found, rows, (pp, vpp), dp, widths)), rejected)
+        for away, widths in product(axes.offload, axes.sharding):
+            mine = room[offloads[found.code[room]] == axes.offload.index(away)] if len(axes.offload) > 1 else room
+            for start in range(0, len(mine), CHUNK):
+                rows = mine[start : start + CHUNK]
+                layout = replace(_columns(found, rows, (pp, vpp), dp, widths), offload=away)
+                block = _lawful(job, rules, _Block(rows, layout), rejected)
                 if len(block.rows):
                     yield block, split
 

@@ -13,6 +13,7 @@ from perfplan.catalog.specs import Moe
 from perfplan.formulas import compute, pipeline, sharding
 from perfplan.formulas.core import maximum, minimum, total, where
 from perfplan.formulas.optimizer import newton_schulz_flops
+from perfplan.training import host
 from perfplan.training.job import ORDERS, Job, kernel
 from perfplan.training.layers import Cost
 from perfplan.training.layout import Layout
@@ -105,7 +106,17 @@ def _shard_traffic(
     return gather, gather, reduce
 
 
-def _stage_times(job: Job, pieces: Pieces, stage: Stage, rows: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def _weight_share(job: Job, pieces: Pieces, stage: Stage, groups: Sequence[Replicas]) -> Any:
+    """Bytes of the weights of a stage that a rank owns, frozen ones included."""
+    held = [_sum(pieces, stage, name, f"N_{name}", "1") for name in CLASSES[: len(groups)]]
+    held[0] = held[0] + _sum(pieces, stage, "frozen", "N_frozen", "1")
+    sizes = zip(CLASSES, held, groups, strict=False)
+    return total("M_w", "B", {name: sharding.weight_memory(n, job.recipe.weight, g.weights) for name, n, g in sizes})
+
+
+def _stage_times(
+    job: Job, layout: Layout, pieces: Pieces, stage: Stage, rows: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parts of one micro-batch on a stage, and the forward and backward windows that hide nothing yet."""
     parts = {name: _sum(pieces, stage, name, f"t_{name}", "s") for name in TIME_PARTS[:-1]}
     hidden = _sum(pieces, stage, "hidden", "t_hidden", "s")
@@ -115,6 +126,9 @@ def _stage_times(job: Job, pieces: Pieces, stage: Stage, rows: Any) -> tuple[dic
     )  # communication also runs while the host is late
     ahead, behind = free * stretch * parts["forward"], free * stretch * parts["backward"] + parts["recompute"]
     parts["sharding"] = 0.0
+    if host.on_host(layout, "params"):
+        share = _weight_share(job, pieces, stage, replicas(job, layout))
+        parts["offload"] = parts["offload"] + host.weight_copies(job, share, ahead, behind)
     if rows:
         gather, again, reduce = _shard_traffic(job, pieces, stage, rows)
         share = job.overlapped("fsdp")
@@ -227,7 +241,7 @@ def step_time(job: Job, net: Network, layout: Layout, pieces: Pieces, split: Seq
     busy: Any = 0.0
     everything: Any = 0.0
     for stage in split:
-        parts, free = _stage_times(job, pieces, stage, rows)
+        parts, free = _stage_times(job, layout, pieces, stage, rows)
         time = total("t_stage", "s", parts)
         everything = everything + stage.count * time
         longer = time > busy
@@ -240,6 +254,10 @@ def step_time(job: Job, net: Network, layout: Layout, pieces: Pieces, split: Seq
     result["pp"] = _sends(job, net, layout, micro_batches)
     result["dp"] = _data_parallel(job, net, groups, parameters, windows) + _extras(job, net, layout)
     result["optimizer"] = _optimizer(job, groups, parameters)
+    if host.on_host(layout, "optim"):
+        owned = [size / maximum(g.optimizer, g.gradients) for g, size in zip(groups, parameters, strict=True)]
+        result["optimizer"], flush = host.update(job, layout, owned, result["optimizer"], windows["backward"])
+        result["offload"] = result["offload"] + flush
     result["gaps"] = micro_batches * layout.vpp * job.framework.host_gap + job.framework.step_gap
     return result
 
@@ -285,7 +303,7 @@ def _stage_memory(job: Job, layout: Layout, pieces: Pieces, stage: Stage, groups
         held = [where(g.weights > 1, getattr(cost, n), 0.0) for n, g in zip(CLASSES, groups, strict=False)]
         unit = maximum(unit, sum(held))
     activations = chunks / layout.vpp * saved
-    return {
+    state = {
         "weights": total(
             "M_w", "B", {n: sharding.weight_memory(s, recipe.weight + recipe.transposed, g.weights) for n, s, g in both}
         )
@@ -299,6 +317,12 @@ def _stage_memory(job: Job, layout: Layout, pieces: Pieces, stage: Stage, groups
             {n: sharding.optimizer_memory(s, recipe.master, moments, g.optimizer) for n, s, g in both},
         )
         + sharding.optimizer_memory(_outside(job, layout, pieces, stage), 0.0, others - moments, groups[0].optimizer),
+    }
+    for part, name in (("weights", "params"), ("optimizer", "optim")):
+        if host.on_host(layout, name):
+            state[part] = 0.0 * state[part]
+    return {
+        **state,
         "activations": activations,
         "recompute buffer": whole,
         "logits": pieces.last.whole if stage.last else 0.0 * activations,

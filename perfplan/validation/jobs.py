@@ -132,8 +132,8 @@ def _check_scope(row: Row) -> None:
     """Raise the reason why a row lies outside what the training model covers."""
     if row.method not in METHODS:
         raise Unsupported(f"method {row.method or 'not stated'} is not modelled yet")
-    if row.offload not in ("", "none", "activations"):
-        raise Unsupported(f"offload of {row.offload.replace('_', ' ')} is not modelled yet")
+    for name in _offloads(row) - {"none", "activations", "optimizer_cpu"}:
+        raise Unsupported(f"offload of {name.replace('_', ' ')} is not modelled yet")
     if row.confidence == "recalled":
         raise Unsupported("recalled figure, listed and not scored")
     if row.metric == "memory_gib_per_accel" and "memory component" in row.note:
@@ -246,18 +246,27 @@ def _recompute(row: Row, notes: Assumed) -> tuple[str, ...]:
     return ("selective",)
 
 
+def _offloads(row: Row) -> set[str]:
+    return set(re.findall(r"[\w-]+", row.offload))
+
+
 def _offload(row: Row, notes: Assumed) -> str:
-    """What `off=` says of the row: the tensors or the layers that it names, else everything kept for backward."""
-    if row.offload != "activations":
-        return "none"
+    """What `off=` says of the row: the state and the tensors or layers that it names, else all activations."""
+    names = ["optim"] * ("optimizer_cpu" in _offloads(row))
+    if "activations" in _offloads(row):
+        names += _activations(row, notes)
+    return ",".join(names) or "none"
+
+
+def _activations(row: Row, notes: Assumed) -> list[str]:
     if layers := re.search(r"cpu_activation_offload_layers=(\d+)", row.note):
-        return f"acts:{layers[1]}"
+        return [f"acts:{layers[1]}"]
     words = f"{row.recompute_modules} {row.note}"
     names = [name for tensor, name in _OFFLOADED.items() if f"{tensor}=offload" in words]
     if names or "qkv_proj_offloaded" in words:
-        return ",".join(names) or "qkv"
+        return names or ["qkv"]
     notes.add("offload of all activations")
-    return "acts"
+    return ["acts"]
 
 
 def _layouts(row: Row, framework: Framework, moe: bool, notes: Assumed) -> tuple[Layout, ...]:

@@ -1,16 +1,18 @@
-"""Activations that lie in host memory between forward and backward."""
+"""Activations, optimizer state and weights that lie in host memory."""
 
 from dataclasses import replace
 
 import pytest
 
 from perfplan.api import estimate_train, plan_train, training_job
-from perfplan.errors import BadLayout, MissingField
+from perfplan.errors import BadLayout, Indivisible, MissingField
 from perfplan.training.estimate import estimate
 from perfplan.training.layers import layer_cost
 from perfplan.training.layout import Layout
 from perfplan.training.network import Network
 from perfplan.training.ops import Shape
+from perfplan.training.search import search
+from perfplan.training.space import declare
 from tests.training.jobs import job
 
 JOB = {"cluster": "dgx-h100", "global_batch": 16, "seq_len": 8192}
@@ -26,12 +28,14 @@ def cost(recompute, away):
     return layer_cost(task, Network(task.cluster, 8), task.model.kinds[0], shape, "ring", recompute, away)
 
 
-@pytest.mark.parametrize("token", ["off=acts", "off=acts:20", "off=input,qkv", "off=out:4,qkv:4"])
+@pytest.mark.parametrize(
+    "token", ["off=acts", "off=acts:20", "off=input,qkv", "off=out:4,qkv:4", "off=acts,optim:2,params"]
+)
 def test_tokens_come_back(token):
     assert str(Layout.parse(f"dp4 {token}")).endswith(token)
 
 
-@pytest.mark.parametrize("token", ["off=actz", "off=acts:0", "off=acts:x", "off=acts,qkv"])
+@pytest.mark.parametrize("token", ["off=actz", "off=acts:0", "off=acts:x", "off=acts,qkv", "off=params:2"])
 def test_bad_tokens_are_one_sentence(token):
     with pytest.raises(BadLayout, match="layout token off="):
         Layout.parse(token)
@@ -89,3 +93,52 @@ def test_a_chip_without_a_host_link_is_an_error():
     bare = replace(task, cluster=replace(task.cluster, accelerator=chip))
     with pytest.raises(MissingField, match="host_bandwidth"):
         estimate(bare, Layout.parse("mbs4 off=acts"))
+
+
+def test_optimizer_state_on_the_host():
+    """1/8 of 8.03e9 parameters at the CPU's rate and their 2-byte copies up; the state has left the device."""
+    here, gone = priced("rc=full"), priced("rc=full off=optim")
+    owned, framework = 8030261248 / 8, here.job.framework
+    update = owned / framework.host_update + 2 * owned / (63e9 * framework.host_link)
+    assert gone.breakdown["optimizer"] == pytest.approx(update, rel=1e-3)
+    assert gone.memory["optimizer"] == 0
+    assert here.memory["optimizer"] == pytest.approx(12 * owned, rel=1e-3)
+    assert gone.memory["gradients"] == here.memory["gradients"]
+
+
+def test_subgroups_on_the_device_and_on_the_cpu():
+    """One subgroup in K goes over the link as 12 B per parameter each way, while the CPU updates the other K - 1."""
+    cpu, all_here, some = (priced(f"rc=full off=optim{k}").breakdown["optimizer"] for k in ("", ":1", ":3"))
+    assert some == pytest.approx(max(2 * cpu, all_here) / 3)
+    on_device = priced("rc=full").breakdown["optimizer"]
+    assert all_here == pytest.approx(12 * 8030261248 / 8 / (63e9 * 0.8) + on_device, rel=1e-3)
+
+
+def test_gradients_leave_behind_the_backward_pass():
+    """What may not hide is exposed: 4 B per owned parameter over the link."""
+    flush = 4 * 8030261248 / 8 / (63e9 * 0.8)
+    assert priced("rc=full off=optim", overlap={"offload": 0.0}).breakdown["offload"] == pytest.approx(flush, rel=1e-3)
+
+
+def test_weights_on_the_host():
+    with pytest.raises(Indivisible, match="off=params needs sharded weights"):
+        priced("rc=full off=params")
+    here, gone = (
+        estimate_train("llama-3-8b", layout=f"dp8 mbs2 zero3 rc=full {off}", overlap={"offload": 0.0}, **JOB)
+        for off in ("", "off=params")
+    )
+    assert gone.memory["weights"] == 0 < gone.memory["gathered weights"]
+    copies = 2 * 2 * 8030261248 / 8 / (63e9 * 0.8)  # 2 B, two passes, one micro-batch
+    assert gone.breakdown["offload"] == pytest.approx(copies, rel=1e-3)
+    assert here.breakdown["offload"] == 0
+
+
+def test_offloads_of_a_space_are_priced_apart():
+    """The search prices state on the host only in the rows that have it there."""
+    task = job(gpus=8)
+    both = search(task, replace(declare(task), offload=((), (("optim", 0),))), top=3)
+    one = search(task, declare(task), top=3)
+    assert both.size == 2 * one.size
+    assert both.feasible + sum(both.rejected.values()) == both.size
+    assert [p.layout for p in both.best] == [p.layout for p in one.best]
+    assert both.feasible > 2 * one.feasible  # some fit only with the state on the host

@@ -168,6 +168,8 @@ def test_unknown_models_are_named(catalog, row):
             "rc=full off=input,out,qkv",
         ),
         ({"recompute": "full"}, "rc=full off=acts"),
+        ({"offload": "optimizer_cpu"}, "rc=none off=optim"),
+        ({"offload": "optimizer_cpu;activations"}, "rc=none off=acts,optim"),
     ],
 )
 def test_offload_of_a_row(catalog, row, changes, tokens):
