@@ -6,7 +6,15 @@ from typing import Any
 
 from perfplan.formulas.core import formula
 
-__all__ = ["gradient_memory", "optimizer_memory", "optimizer_traffic", "weight_memory"]
+__all__ = [
+    "gradient_memory",
+    "node_crossing_volume",
+    "optimizer_memory",
+    "optimizer_traffic",
+    "quantised_gather_traffic",
+    "quantised_reduce_traffic",
+    "weight_memory",
+]
 
 _STATE = "training_core.md section 2.2 (Megatron-LM dist_optimizer.md; Rajbhandari et al. 2020)"
 
@@ -69,3 +77,53 @@ def optimizer_traffic(parameters: Any, traffic: Any, width: Any) -> Any:
     30000000000.0
     """
     return parameters * traffic / width
+
+
+_ZEROPP = "ZeRO++ (Wang et al., arXiv 2306.10209) section 4; DeepSpeed ZeRO++ tutorial"
+
+
+@formula("V_node", "B", source=_ZEROPP)
+def node_crossing_volume(parameters: Any, forward: Any, backward: Any, reduce: Any) -> Any:
+    """What crosses the border of a node per micro-batch, with a large number of nodes.
+
+    parameters : parameters of the model [1]
+    forward : bytes per weight gathered across nodes in the forward pass [B]
+    backward : bytes per weight gathered across nodes in the backward pass, 0 with a secondary copy in the node [B]
+    reduce : bytes per gradient reduced across nodes [B]
+
+    ZeRO-3 moves three times the model in 16 bits, ZeRO++ (int8, hpZ, int4) a quarter of that:
+
+    >>> node_crossing_volume(1e9, 2, 2, 2), node_crossing_volume(1e9, 1, 0, 0.5)
+    (6000000000.0, 1500000000.0)
+    """
+    return parameters * (forward + backward + reduce)
+
+
+@formula("B_qwz", "B", source=_ZEROPP)
+def quantised_gather_traffic(parameters: Any, width: Any, stored: Any, wire: Any) -> Any:
+    """Memory traffic to quantise a rank's share of 16-bit weights, and to restore all of them after the gather.
+
+    parameters : weights gathered [1]
+    width : ranks that share them [1]
+    stored : bytes per element in memory [B]
+    wire : bytes per element on the wire [B]
+
+    >>> quantised_gather_traffic(8e9, 8, 2, 1)
+    27000000000.0
+    """
+    return parameters * (stored + wire) * (1 + 1 / width)
+
+
+@formula("B_qgz", "B", source=_ZEROPP)
+def quantised_reduce_traffic(parameters: Any, inside: Any, stored: Any, wire: Any) -> Any:
+    """Memory traffic of the casts around two all-to-alls: all gradients before, the rest after the first twice more.
+
+    parameters : gradients reduced [1]
+    inside : ranks of the first all-to-all [1]
+    stored : bytes per element in memory [B]
+    wire : bytes per element on the wire [B]
+
+    >>> quantised_reduce_traffic(8e9, 8, 2, 0.5)
+    25000000000.0
+    """
+    return parameters * ((stored + wire) + wire + 2 * wire / inside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +26,21 @@ MOST = 1 << 20  # accelerators: no degree or width is larger
 CP_KINDS = ("ring", "allgather", "a2a")
 MODULES = ("core_attn", "mlp", "moe", "moe_act", "layernorm", "mla_up_proj", "shared_experts")
 OFFLOADS = ("acts", "input", "qkv", "out", "optim", "params")
-PRESETS = ("zero0", "zero1", "zero2", "zero3", "fsdp", "hsdpN", "wN-gN-oN")
+PRESETS = (
+    "zero0",
+    "zero1",
+    "zero2",
+    "zero3",
+    "fsdp",
+    "hsdpN",
+    "micsN",
+    "3levelN-M",
+    "zeroppN",
+    "wN-gN-oN",
+    "hpzN",
+    "qwz",
+    "qgz",
+)
 _WIDTHS = {
     "zero0": (1, 1, 1),
     "none": (1, 1, 1),
@@ -44,7 +59,9 @@ class Layout:
     shard_gradients, shard_optimizer: ranks that share one copy, 0 = all replicas of the parameter; cp_kind: how context
     parallelism exchanges keys and values; recompute: modules recomputed in backward, ("full",) = whole layers; offload:
     what lies in host memory, each with a number (0 = none given): the layers that activations are offloaded in, or the
-    interval at which the accelerator updates a subgroup of the optimizer state.
+    interval at which the accelerator updates a subgroup of the optimizer state; hpz: ranks that share the copy of
+    sharded weights which backward gathers, 0 = none; qwz, qgz: whether weights are gathered in int8 and gradients
+    reduced in int4.
     """
 
     tp: Any = 1
@@ -62,6 +79,9 @@ class Layout:
     cp_kind: Any = "ring"
     recompute: Any = ()
     offload: Any = ()
+    hpz: Any = 0
+    qwz: Any = 0
+    qgz: Any = 0
 
     @property
     def world(self) -> Any:
@@ -93,7 +113,8 @@ class Layout:
         degrees = " ".join(f"{name}{getattr(self, name)}" for name in DEGREES)
         kind = "" if self.cp_kind == "ring" else f" cp={self.cp_kind}"
         away = f" off={','.join(_offload_words(self.offload))}" if self.offload else ""
-        return f"{degrees} {self.sharding}{kind} rc={','.join(self.recompute) or 'none'}{away}"
+        options = f"{f' hpz{self.hpz}' if self.hpz else ''}{' qwz' * self.qwz}{' qgz' * self.qgz}"
+        return f"{degrees} {self.sharding}{options}{kind} rc={','.join(self.recompute) or 'none'}{away}"
 
 
 def parse_recompute(text: str) -> tuple[str, ...]:
@@ -144,14 +165,30 @@ def parse_offload(text: str) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(found.items()))
 
 
+_STATE = ("shard_weights", "shard_gradients", "shard_optimizer")
+
+
+def _state(weights: int, gradients: int, optimizer: int) -> dict[str, int]:
+    return dict(zip(_STATE, (weights, gradients, optimizer), strict=True))
+
+
+_PATTERNS: tuple[tuple[str, Callable[..., dict[str, int]]], ...] = (
+    (r"w(\d+)-g(\d+)-o(\d+)", _state),
+    (r"(?:hsdp|mics)(\d+)", lambda n: _state(n, n, n)),
+    (r"3level(\d+)-(\d+)", lambda n, m: _state(n, m, 0)),
+    (r"zeropp(\d+)", lambda n: _state(0, 0, 0) | {"hpz": n, "qwz": 1, "qgz": 1}),
+    (r"hpz(\d+)", lambda n: {"hpz": n}),
+    (r"qwz", lambda: {"qwz": 1}),
+    (r"qgz", lambda: {"qgz": 1}),
+)
+
+
 def _sharding(token: str) -> dict[str, int] | None:
-    names = ("shard_weights", "shard_gradients", "shard_optimizer")
     if token in _WIDTHS:
-        return dict(zip(names, _WIDTHS[token], strict=True))
-    if match := re.fullmatch(r"hsdp(\d+)", token):
-        return dict.fromkeys(names, int(match[1]))
-    if match := re.fullmatch(r"w(\d+)-g(\d+)-o(\d+)", token):
-        return dict(zip(names, map(int, match.groups()), strict=True))
+        return dict(zip(_STATE, _WIDTHS[token], strict=True))
+    for pattern, fields in _PATTERNS:
+        if match := re.fullmatch(pattern, token):
+            return fields(*map(int, match.groups()))
     return None
 
 

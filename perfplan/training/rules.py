@@ -169,6 +169,17 @@ def _sharded_to_host(_: Job, __: Limits, layout: Layout) -> Any:
     return any(name == "params" for name, _ in layout.offload) & (layout.shard_weights == 1)
 
 
+def _secondary(_: Job, __: Limits, layout: Layout) -> Any:
+    ranks = layout.dp * layout.cp
+    weights = layout.shard_weights or ranks
+    return (layout.hpz > 0) & ((weights % max(layout.hpz, 1) != 0) | (weights <= layout.hpz))
+
+
+def _quantised(_: Job, __: Limits, layout: Layout) -> Any:
+    whole = (layout.qwz and layout.shard_weights == 1) or (layout.qgz and layout.shard_gradients == 1)
+    return bool(whole) | (layout.tp < 1)
+
+
 def _interleaving(job: Job, _: Limits, layout: Layout) -> Any:
     micro_batches = job.global_batch // (layout.mbs * layout.dp)
     return (layout.vpp > 1) & (micro_batches % layout.pp != 0)
@@ -204,6 +215,8 @@ ROW_RULES = (
     ),
     Rule("expert groups", "ep*etp = {ep}*{etp} does not divide tp*cp*dp = {tp}*{cp}*{dp}", _experts_fit),
     Rule("sharding width", "a sharding width does not divide the dp*cp = {dp}*{cp} replicas", _widths_divide),
+    Rule("hpz width", "hpz needs weights sharded over a larger multiple of its ranks", _secondary),
+    Rule("quantised collectives", "qwz needs sharded weights and qgz sharded gradients", _quantised),
     Rule("params on the host", "off=params needs sharded weights: zero3, fsdp or hsdpN", _sharded_to_host),
     Rule(
         "sharding order",

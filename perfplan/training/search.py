@@ -95,7 +95,7 @@ def _gather(table: Pieces, rows: Any) -> Pieces:
 
 @dataclass(frozen=True)
 class _Block:
-    """Layouts that share pp, vpp and the sharding; the rest are columns."""
+    """Layouts that share pp, vpp, offload and the sharding; the rest are columns."""
 
     rows: Any
     layout: Layout
@@ -110,23 +110,24 @@ def _blocks(
     for pp, vpp in splits(axes):
         split = stages(*sequence, pp, vpp) if pp * vpp <= len(sequence[0]) + 2 else None
         if split is None or (vpp > 1 and pp == 1):
-            rejected["stages"] += len(found) * len(axes.sharding)
+            rejected["stages"] += len(found) * len(axes.splits)
             continue
         tick(pp)
         dp = largest_dp(job, found.columns["tp"] * found.columns["cp"] * pp, found.columns["mbs"], divisors)
         room = np.flatnonzero(dp > 0)
-        rejected["accelerators and batch"] += (len(found) - len(room)) * len(axes.sharding)
-        for away, widths in product(axes.offload, axes.sharding):
+        rejected["accelerators and batch"] += (len(found) - len(room)) * len(axes.splits)
+        for away, state in product(axes.offload, axes.splits):
             mine = room[offloads[found.code[room]] == axes.offload.index(away)] if len(axes.offload) > 1 else room
             for start in range(0, len(mine), CHUNK):
                 rows = mine[start : start + CHUNK]
-                layout = replace(_columns(found, rows, (pp, vpp), dp, widths), offload=away)
+                layout = replace(_columns(found, rows, (pp, vpp), dp, state), offload=away)
                 block = _lawful(job, rules, _Block(rows, layout), rejected)
                 if len(block.rows):
                     yield block, split
 
 
-def _columns(found: Keys, rows: Any, split: tuple[int, int], dp: Any, widths: tuple[int, int, int]) -> Layout:
+def _columns(found: Keys, rows: Any, split: tuple[int, int], dp: Any, state: tuple[Any, ...]) -> Layout:
+    widths, hpz, qwz, qgz = state
     degrees = {name: column[rows] for name, column in found.columns.items() if name != "cp_code"}
     return Layout(
         **degrees,
@@ -137,6 +138,9 @@ def _columns(found: Keys, rows: Any, split: tuple[int, int], dp: Any, widths: tu
         shard_weights=widths[0],
         shard_gradients=widths[1],
         shard_optimizer=widths[2],
+        hpz=hpz,
+        qwz=qwz,
+        qgz=qgz,
     )
 
 

@@ -40,6 +40,14 @@ class Axes:
     sharding: tuple[tuple[int, int, int], ...]
     recompute: tuple[tuple[str, ...], ...]
     offload: tuple[tuple[tuple[str, int], ...], ...] = ((),)
+    hpz: tuple[int, ...] = (0,)
+    qwz: tuple[int, ...] = (0,)
+    qgz: tuple[int, ...] = (0,)
+
+    @property
+    def splits(self) -> tuple[tuple[Any, ...], ...]:
+        """Every combination of the widths, hpz, qwz and qgz."""
+        return tuple(product(self.sharding, self.hpz, self.qwz, self.qgz))
 
     @property
     def size(self) -> int:
@@ -47,8 +55,8 @@ class Axes:
         return math.prod(len(getattr(self, axis.name)) for axis in fields(self))
 
     def __str__(self) -> str:
-        """The space on one line; offload only where it is more than none."""
-        shown = [axis.name for axis in fields(self) if axis.name != "offload" or self.offload != ((),)]
+        """The space on one line; axes that are off unless asked for only where they are on."""
+        shown = [axis.name for axis in fields(self) if getattr(self, axis.name) != axis.default]
         return " ".join(f"{name}:{len(getattr(self, name))}" for name in shown)
 
 

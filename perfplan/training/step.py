@@ -17,7 +17,8 @@ from perfplan.training import host
 from perfplan.training.job import ORDERS, Job, kernel
 from perfplan.training.layers import Cost
 from perfplan.training.layout import Layout
-from perfplan.training.network import Group, Network, Path
+from perfplan.training.network import Group, Network
+from perfplan.training.sharded import CLASSES, Replicas, Shards, gather_and_reduce, shards
 from perfplan.training.stages import Stage
 
 __all__ = ["MEMORY_PARTS", "Pieces", "Replicas", "memory", "replicas", "step_time"]
@@ -34,7 +35,6 @@ MEMORY_PARTS = (
     "context",
     "fragmentation",
 )
-CLASSES = ("dense", "expert")  # parameters with replica groups of their own
 TIME_PARTS = ("forward", "backward", "recompute", "tp", "cp", "ep", "offload", "host", "sharding")
 
 
@@ -47,22 +47,10 @@ class Pieces:
     last: Cost
 
 
-@dataclass(frozen=True)
-class Replicas:
-    """Data-parallel replicas of one class of parameters. ranks: how many; stride: accelerators apart; weights,
-    gradients, optimizer: ranks that share one copy."""
-
-    ranks: Any
-    stride: Any
-    weights: Any
-    gradients: Any
-    optimizer: Any
-
-
-def _widths(layout: Layout, ranks: Any) -> tuple[Any, Any, Any]:
+def _widths(layout: Layout, ranks: Any) -> tuple[Any, Any, Any, Any]:
     given = (layout.shard_weights, layout.shard_gradients, layout.shard_optimizer)
     weights, gradients, optimizer = (where(width == 0, ranks, minimum(width, ranks)) for width in given)
-    return weights, gradients, optimizer
+    return weights, gradients, optimizer, minimum(layout.hpz, weights) if layout.hpz else weights
 
 
 def replicas(job: Job, layout: Layout) -> tuple[Replicas, ...]:
@@ -91,19 +79,10 @@ def _sum(pieces: Pieces, stage: Stage, name: str, symbol: str, unit: str) -> Any
 
 
 # ---------------------------------------------------------------- time
-def _shard_traffic(
-    job: Job, pieces: Pieces, stage: Stage, rows: Sequence[tuple[Replicas, Path, Path, str]]
-) -> tuple[Any, Any, Any]:
-    """Per micro-batch: all-gather of sharded weights for one pass, and reduce-scatter of sharded gradients."""
-    gather = reduce = 0.0
-    wire = job.recipe.wire
-    for count, cost in _pieces(pieces, stage):
-        for _, weights, gradients, name in rows:
-            size = getattr(cost, name)
-            held = size + cost.frozen if name == "dense" else size
-            gather = gather + count * weights.all_gather(held * wire["dp_gather"])
-            reduce = reduce + count * gradients.all_gather(size * wire["dp_reduce"])
-    return gather, gather, reduce
+def _sizes(cost: Cost, name: str) -> tuple[Any, Any]:
+    """(parameters of one class, frozen ones included; those that learn) of a piece."""
+    learning = getattr(cost, name)
+    return (learning + cost.frozen if name == "dense" else learning), learning
 
 
 def _weight_share(job: Job, pieces: Pieces, stage: Stage, groups: Sequence[Replicas]) -> Any:
@@ -115,7 +94,7 @@ def _weight_share(job: Job, pieces: Pieces, stage: Stage, groups: Sequence[Repli
 
 
 def _stage_times(
-    job: Job, layout: Layout, pieces: Pieces, stage: Stage, rows: Any
+    job: Job, layout: Layout, pieces: Pieces, stage: Stage, split: Sequence[Shards]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parts of one micro-batch on a stage, and the forward and backward windows that hide nothing yet."""
     parts = {name: _sum(pieces, stage, name, f"t_{name}", "s") for name in TIME_PARTS[:-1]}
@@ -129,8 +108,9 @@ def _stage_times(
     if host.on_host(layout, "params"):
         share = _weight_share(job, pieces, stage, replicas(job, layout))
         parts["offload"] = parts["offload"] + host.weight_copies(job, share, ahead, behind)
-    if rows:
-        gather, again, reduce = _shard_traffic(job, pieces, stage, rows)
+    if split:
+        sizes = [(count, at, *_sizes(cost, at.name)) for count, cost in _pieces(pieces, stage) for at in split]
+        gather, again, reduce = gather_and_reduce(job, layout, sizes)
         share = job.overlapped("fsdp")
         shown = compute.exposed_time(gather, ahead, share), compute.exposed_time(again + reduce, behind, share)
         parts["sharding"] = shown[0] + shown[1]
@@ -228,14 +208,7 @@ def step_time(job: Job, net: Network, layout: Layout, pieces: Pieces, split: Seq
     micro_batches = job.global_batch / (layout.mbs * layout.dp)
     groups = replicas(job, layout)
     sharded = _any(maximum(groups[0].weights, groups[0].gradients) > 1)
-    rows = (
-        [
-            (g, net.path(Group(g.weights, g.stride)), net.path(Group(g.gradients, g.stride)), name)
-            for g, name in zip(groups, CLASSES, strict=False)
-        ]
-        if sharded
-        else []
-    )
+    rows = shards(job, net, groups) if sharded else []
     busiest: dict[str, Any] = {}
     windows: dict[str, Any] = {}
     busy: Any = 0.0
@@ -288,6 +261,18 @@ def _heaviest(job: Job, layout: Layout, pieces: Pieces, split: Sequence[Stage], 
 
 
 # ---------------------------------------------------------------- memory
+def _secondary(job: Job, layout: Layout, sizes: Sequence[Any], frozen: Any, groups: Sequence[Replicas]) -> Any:
+    """Memory of the copy of the weights that backward gathers (hpZ); 0 without one."""
+    if not layout.hpz:
+        return 0.0
+    held = [sizes[0] + frozen, *sizes[1:]]
+    copies = {
+        name: sharding.weight_memory(size, job.recipe.weight, g.secondary)
+        for name, size, g in zip(CLASSES, held, groups, strict=False)
+    }
+    return total("M_hpz", "B", copies)
+
+
 def _stage_memory(job: Job, layout: Layout, pieces: Pieces, stage: Stage, groups: Sequence[Replicas]) -> dict[str, Any]:
     recipe, micro_batches = job.recipe, job.global_batch / (layout.mbs * layout.dp)
     sizes = [_parameters(job, layout, pieces, stage, name) for name in CLASSES[: len(groups)]]
@@ -307,7 +292,8 @@ def _stage_memory(job: Job, layout: Layout, pieces: Pieces, stage: Stage, groups
         "weights": total(
             "M_w", "B", {n: sharding.weight_memory(s, recipe.weight + recipe.transposed, g.weights) for n, s, g in both}
         )
-        + sharding.weight_memory(frozen, recipe.weight, groups[0].weights),
+        + sharding.weight_memory(frozen, recipe.weight, groups[0].weights)
+        + _secondary(job, layout, sizes, frozen, groups),
         "gradients": total(
             "M_g", "B", {n: sharding.gradient_memory(s, recipe.gradient, g.gradients) for n, s, g in both}
         ),

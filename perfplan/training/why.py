@@ -41,6 +41,7 @@ def outside(job: Job, axes: Axes, layout: Layout) -> list[str]:
     words = {name: f"{name}={getattr(layout, name)}" for name in DEGREES if name != "dp"}
     words |= {"cp_kind": f"cp={layout.cp_kind}", "recompute": f"rc={','.join(layout.recompute) or 'none'}"}
     words |= {"offload": f"off={','.join(name for name, _ in layout.offload)}"} if layout.offload else {}
+    words |= {name: f"{name}{getattr(layout, name)}" for name in ("hpz", "qwz", "qgz") if getattr(layout, name)}
     missing = [word for name, word in words.items() if getattr(layout, name) not in getattr(axes, name)]
     if widths not in axes.sharding:
         missing.append(layout.sharding)

@@ -20,7 +20,7 @@ __all__ = ["Check", "StepTime", "check", "reproduce"]
 StepTime = Callable[[Mapping[str, Any]], float]
 """Step time [s] of the job and layout that inputs name: model, cluster, gpus, precision, framework, layout ..."""
 
-_MODULES = ("accounting", "activations")
+_MODULES = ("accounting", "activations", "collectives", "sharding")
 
 
 @dataclass(frozen=True)
