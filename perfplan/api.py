@@ -41,6 +41,9 @@ def training_job(
     optimizer: str = "",
     method: str = "pretrain",
     lora_rank: int = 16,
+    packed: int = 0,
+    cuda_graphs: Sequence[str] = (),
+    padded_experts: bool = False,
     technique: Sequence[str] = (),
     catalog: Catalog | None = None,
 ) -> Job:
@@ -49,7 +52,9 @@ def training_job(
     model: catalog id, Hugging Face name, or path of a config.json; cluster: catalog id, or an accelerator for its
     default cluster; precision: a recipe; framework: a software release ("" = the vendor's usual one); optimizer: a
     catalog id ("" = Adam as the recipe stores it); method: pretrain, sft or lora (frozen base, adapters of
-    `lora_rank` beside the attention projections).
+    `lora_rank` beside the attention projections); packed: mean tokens of documents that share a sequence, 0 = one
+    document; cuda_graphs: what CUDA graphs capture (attn, mlp, moe_router ... or full_iteration);
+    padded_experts: tokens beyond an expert's capacity are dropped, the rest padded to it.
     """
     catalog = catalog or Catalog()
     machine = catalog.cluster(cluster)
@@ -70,11 +75,16 @@ def training_job(
         catalog.optimizer(optimizer) if optimizer else None,
         method,
         lora_rank,
+        packed,
+        tuple(cuda_graphs),
+        padded_experts,
     )
     if lora_rank != 16 and method != "lora":
         raise SpecError(f"--lora-rank {lora_rank} changes nothing with method {method}; give --method lora")
     if routing_skew != 1 and not any(isinstance(kind.ffn, Moe) for kind in spec.kinds):
         raise SpecError(f"routing skew {routing_skew:g} changes nothing: {spec.id} has no routed experts")
+    if padded_experts and not any(isinstance(kind.ffn, Moe) for kind in spec.kinds):
+        raise SpecError(f"padded experts change nothing: {spec.id} has no routed experts")
     for name in technique:
         from perfplan.validation.techniques import apply
 
@@ -114,6 +124,9 @@ def plan_train(
     optimizer: str = "",
     method: str = "pretrain",
     lora_rank: int = 16,
+    packed: int = 0,
+    cuda_graphs: Sequence[str] = (),
+    padded_experts: bool = False,
     technique: Sequence[str] = (),
     catalog: Catalog | None = None,
     tick: Callable[[int], None] = lambda _: None,
@@ -137,6 +150,9 @@ def plan_train(
         optimizer=optimizer,
         method=method,
         lora_rank=lora_rank,
+        packed=packed,
+        cuda_graphs=cuda_graphs,
+        padded_experts=padded_experts,
         technique=technique,
         catalog=catalog,
     )
@@ -171,6 +187,9 @@ def estimate_train(
     optimizer: str = "",
     method: str = "pretrain",
     lora_rank: int = 16,
+    packed: int = 0,
+    cuda_graphs: Sequence[str] = (),
+    padded_experts: bool = False,
     technique: Sequence[str] = (),
     catalog: Catalog | None = None,
 ) -> Estimate:
@@ -192,6 +211,9 @@ def estimate_train(
         optimizer=optimizer,
         method=method,
         lora_rank=lora_rank,
+        packed=packed,
+        cuda_graphs=cuda_graphs,
+        padded_experts=padded_experts,
         technique=technique,
         catalog=catalog,
     )

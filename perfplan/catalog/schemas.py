@@ -117,6 +117,11 @@ class KernelFile(_Part):
     borrowed: str = ""
 
 
+def _for_all(value: object) -> object:
+    """One number stands for all dtypes."""
+    return value if isinstance(value, dict) else {"any": value}
+
+
 class AcceleratorFile(_File):
     """One accelerator as software sees it. A fact that nobody published stays absent."""
 
@@ -132,7 +137,9 @@ class AcceleratorFile(_File):
                   dict[str, KernelFile]] = Field({}, description="kind -> dtype, or any for all dtypes -> constants")
     borrow: str | None = Field(None, description="accelerator whose kernel constants are used where there are none")
     same_constants: dict[str, str] = Field({}, description="dtype without kernel constants -> dtype whose it uses")
-    sustained: PositiveFraction = 1.0
+    sustained: Annotated[dict[str, PositiveFraction], BeforeValidator(_for_all), WithJsonSchema(
+        {"type": ["number", "string", "object"]})] = Field(
+        {}, description="clock in a long step over that in one kernel: a number, or dtype (any = the others) -> number")
     units: Count | None = None
     l2: Bytes | None = None
     tdp: Power | None = None
@@ -281,6 +288,8 @@ class FrameworkFile(_File):
     skew: Duration = 0.0
     host_link: PositiveFraction | None = None
     host_update: Annotated[float, Quantity("1", 1, 1e15)] | None = None
+    group_launch: Duration = 0.0
+    moe_launch: Duration = 0.0
     source: str
 
 

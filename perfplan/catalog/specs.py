@@ -38,7 +38,8 @@ class Accelerator:
     memory_bandwidth: float  # B/s
     peak: Mapping[str, float]  # dtype -> dense FLOP/s (OP/s for int8)
     kernels: Mapping[str, Mapping[str, Kernel]]  # kind (gemm, grouped_gemm, attention, stream) -> dtype -> constants
-    sustained: float = 1.0  # clock in a long step over clock in an isolated kernel, compute-bound work only [1]
+    sustained: Mapping[str, float] = field(default_factory=dict)
+    # dtype (any = the others) -> clock in a long step over clock in an isolated kernel, compute-bound work only [1]
     units: int | None = None  # SMs, CUs, cores
     l2: float | None = None  # B
     tdp: float | None = None  # W
@@ -292,6 +293,8 @@ class Framework:
     attention: str  # flash | flash1 (an older fused kernel) | unfused
     dropout: bool = False  # masks are drawn, stored and applied
     skew: float = 0.0  # what a blocking collective waits for hosts out of step, per further rank [s]
+    group_launch: float = 0.0  # host time per expert and pass of an eager grouped GEMM, its casts included [s]
+    moe_launch: float = 0.0  # host time of a MoE layer, both passes, whose shapes follow from the routing [s]
     gathered_units: float = 3.0  # layers' worth of gathered weights and gradients alive when weights are sharded
     host_link: float | None = None  # fraction of the host link that copies reach [1]
     host_update: float | None = None  # parameters that Adam updates per second on an accelerator's share of the CPU

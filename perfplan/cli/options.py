@@ -121,6 +121,25 @@ Method = Annotated[
 Rank = Annotated[
     int, typer.Option("--lora-rank", metavar="R", help="Rank of the adapters on the attention projections.")
 ]
+Packed = Annotated[
+    int,
+    typer.Option(
+        "--packed", metavar="TOKENS", help="Mean tokens of the documents packed into a sequence; 0 = one document."
+    ),
+]
+Graphs = Annotated[
+    str,
+    typer.Option(
+        "--cuda-graphs",
+        metavar="PARTS",
+        show_default=False,
+        help="What CUDA graphs capture, of attn, mamba, mlp, moe_router, moe_preprocess, full_iteration: 'attn,mlp'.",
+    ),
+]
+Padded = Annotated[
+    bool,
+    typer.Option("--padded-experts", help="Experts drop tokens beyond their capacity and pad the rest: static shapes."),
+]
 Skew = Annotated[
     float, typer.Option("--routing-skew", metavar="X", help="Load of the most loaded expert rank over the mean.")
 ]
@@ -197,6 +216,15 @@ def gpu_range(text: str) -> tuple[int, int]:
     if low < 1:
         raise OutOfRange(f"--gpus {text!r} is no count of accelerators; write 1024, or a range such as 256..2048")
     return low, high
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Words of a list with commas or blanks between them.
+
+    >>> words("attn, mlp")
+    ('attn', 'mlp')
+    """
+    return tuple(text.replace(",", " ").split())
 
 
 def overlaps(text: str) -> dict[str, float]:

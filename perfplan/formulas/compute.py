@@ -95,17 +95,16 @@ def saturation(work: Any, half: Any) -> Any:
 
 
 @formula("t_host", "s", source="an eager step takes at least its launches (training_core.md section 6)")
-def host_wait(device: Any, kernels: Any, launch: Any) -> Any:
+def host_wait(device: Any, host: Any) -> Any:
     """Time that the accelerator waits for a host which launches kernels one by one.
 
     device : time of the kernels on the accelerator [s]
-    kernels : number of kernels launched [1]
-    launch : host time per launch, 0 with captured graphs [s]
+    host : time the host takes to launch them, 0 with captured graphs [s]
 
-    >>> host_wait(1.0, 30, 0.05), host_wait(1.0, 10, 0.05)
+    >>> host_wait(1.0, 1.5), host_wait(1.0, 0.5)
     (0.5, 0.0)
     """
-    return maximum(kernels * launch - device, 0.0)
+    return maximum(host - device, 0.0)
 
 
 @formula("t_skew", "s", source="derived: ranks launched one by one by separate hosts meet at every blocking collective")

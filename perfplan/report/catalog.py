@@ -62,6 +62,8 @@ _UNITS = {
     "overhead": "s",
     "host_gap": "s",
     "step_gap": "s",
+    "group_launch": "s",
+    "moe_launch": "s",
 }
 
 

@@ -45,7 +45,7 @@ def explained(quantity: str, make: Callable[[], Estimate], depth: int) -> list[R
 def _rates(made: Estimate) -> Node:
     """What follows from the step time, as `Estimate` has it: model FLOP utilisation and the rate of tokens."""
     job, world = made.job, made.layout.world
-    peak = job.peak(job.recipe.gemm["forward"]) / job.cluster.accelerator.sustained
+    peak = job.data_sheet_peak(job.recipe.gemm["forward"])
     flops = model_flops(job)
     with tracing() as root:
         mfu_from_time(flops, made.step_time, world, peak)

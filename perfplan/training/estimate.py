@@ -11,7 +11,7 @@ from perfplan.formulas.core import total
 from perfplan.training import host
 from perfplan.training.job import Job
 from perfplan.training.layers import Away, end_costs, layer_cost
-from perfplan.training.layout import Layout
+from perfplan.training.layout import Layout, block
 from perfplan.training.network import Network
 from perfplan.training.ops import Core, Gemm, Op, Shape, head_ops, layer_ops, unmodelled
 from perfplan.training.rules import RULES, limits
@@ -65,7 +65,7 @@ class Estimate:
     @property
     def mfu(self) -> float:
         """Model FLOPs (causal attention, no recompute: Megatron's convention) over the dense peak of the GEMM dtype."""
-        peak = self.job.peak(self.job.recipe.gemm["forward"]) / self.job.cluster.accelerator.sustained
+        peak = self.job.data_sheet_peak(self.job.recipe.gemm["forward"])
         return model_flops(self.job) / (float(self.step_time) * int(self.layout.world) * peak)
 
     @property
@@ -96,9 +96,10 @@ def kind_jobs(job: Job) -> list[Job]:
 
 def pieces(job: Job, net: Network, shape: Shape, cp_kind: str, recompute: tuple[str, ...], away: Away = ()) -> Pieces:
     """Costs of every piece of a stage for these axes."""
-    kinds = job.model.kinds
+    kinds, settings = job.model.kinds, [(), ("full",)] if block(recompute) else [recompute]
     costs = [
-        layer_cost(each, net, kinds[index % len(kinds)], shape, cp_kind, recompute, away)
+        layer_cost(each, net, kinds[index % len(kinds)], shape, cp_kind, setting, away)
+        for setting in settings
         for index, each in enumerate(kind_jobs(job))
     ]
     return Pieces(costs, *end_costs(job, net, shape))
@@ -161,7 +162,7 @@ def estimate(job: Job, layout: Layout) -> Estimate:
         raise Indivisible(f"layout {str(layout)!r} cannot run {job.model.id}: {'; '.join(reasons)}")
     net = Network(job.cluster, max(job.gpus, layout.world))
     shape = Shape(job.seq_len, layout.mbs, layout.tp, layout.sp, layout.cp, layout.ep, layout.etp)
-    split = stages(*layer_sequence(job), layout.pp, layout.vpp)
+    split = stages(*layer_sequence(job), layout.pp, layout.vpp, block(layout.recompute))
     assert split is not None
     parts = pieces(job, net, shape, layout.cp_kind, layout.recompute, layout.offload)
     times = step_time(job, net, layout, parts, split)

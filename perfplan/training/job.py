@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from perfplan.catalog.specs import Attention, Cluster, Framework, Kernel, Model, Moe, Optimizer, Recipe
-from perfplan.errors import MissingField, OutOfRange, Unsupported
+from perfplan.errors import MissingField, OutOfRange, Unsupported, offer
 
-__all__ = ["METHODS", "ORDERS", "Job", "host_link", "kernel"]
+__all__ = ["GRAPHS", "METHODS", "ORDERS", "Job", "host_link", "kernel"]
 
 ORDERS = ("tp-cp-dp-pp", "tp-cp-pp-dp")
 METHODS = ("pretrain", "sft", "lora")
+GRAPHS = ("attn", "mamba", "mlp", "moe_router", "moe_preprocess", "full_iteration")
 
 _FAMILY = {
     "fp8-block": ("fp8",),
@@ -39,7 +40,10 @@ class Job:
     the most loaded expert rank over the mean [1]; overlap: axis -> fraction that may hide, else the framework's; order:
     how axes lie on the network, innermost first (ep and etp fold into tp, cp and dp); optimizer: Adam with
     the recipe's moments unless given; method: pretrain, sft (all parameters, on sequences packed to seq_len) or lora
-    (frozen base, adapters of `lora_rank` beside the attention projections)."""
+    (frozen base, adapters of `lora_rank` beside the attention projections); packed: mean tokens of the documents that
+    share a sequence without attending to each other, 0 = one document per sequence; graphs: what CUDA graphs capture,
+    in Megatron's words (GRAPHS); padded_experts: tokens beyond an expert's capacity are dropped and the rest padded to
+    it, so that no shape depends on the routing."""
 
     model: Model
     cluster: Cluster
@@ -55,10 +59,14 @@ class Job:
     optimizer: Optimizer | None = None
     method: str = METHODS[0]
     lora_rank: int = 16
+    packed: int = 0
+    graphs: tuple[str, ...] = ()
+    padded_experts: bool = False
     caveats: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Reject absurd numbers and dtypes that the accelerator lacks."""
+        """Reject absurd numbers, unknown words and dtypes that the accelerator lacks."""
+        self._check_words()
         for name, low, high in (("gpus", 1, 1 << 20), ("global_batch", 1, 1 << 24), ("seq_len", 1, 1 << 24)):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -67,20 +75,18 @@ class Job:
             raise OutOfRange(
                 f"routing skew is {self.routing_skew:g}, but the most loaded rank over the mean is at least 1"
             )
-        if self.attention not in ("", "flash", "unfused"):
-            raise OutOfRange(f"attention {self.attention!r} is unknown; write flash or unfused")
         if self.cluster.size is not None and self.gpus > self.cluster.size:
             raise OutOfRange(f"gpus is {self.gpus}, but cluster {self.cluster.id} has {self.cluster.size} accelerators")
-        if self.method not in METHODS:
-            raise OutOfRange(f"method {self.method!r} is unknown; choose one of {', '.join(METHODS)}")
+        if self.packed and not 1 <= self.packed <= self.seq_len:
+            raise OutOfRange(f"packed documents have {self.packed} tokens, but a sequence holds 1 to {self.seq_len}")
+        if self.packed and not self.fused_attention:
+            raise Unsupported("unfused attention computes whole sequences: packed documents change nothing; drop them")
         if not 1 <= self.lora_rank <= self.model.hidden:
             raise OutOfRange(f"lora rank is {self.lora_rank}, but must be between 1 and the width {self.model.hidden}")
         if self.frozen and any(
             isinstance(kind.mixer, Attention) and kind.mixer.kv_lora_rank for kind in self.model.kinds
         ):
             raise Unsupported(f"lora adapters on the latent attention of {self.model.id} are not modelled yet")
-        if self.order not in ORDERS:
-            raise OutOfRange(f"order {self.order!r} is unknown; choose one of {', '.join(ORDERS)}")
         if self.order != ORDERS[0] and any(isinstance(kind.ffn, Moe) for kind in self.model.kinds):
             raise Unsupported(
                 f"order {self.order} is not modelled for {self.model.id}, whose experts spread over dp; use {ORDERS[0]}"
@@ -93,6 +99,14 @@ class Job:
         }:
             self.peak(dtype)
 
+    def _check_words(self) -> None:
+        words = (("attention", self.attention, ("", "flash", "unfused")), ("method", self.method, METHODS),
+                 ("order", self.order, ORDERS), *(("CUDA graph of", part, GRAPHS) for part in self.graphs))
+        for what, word, known in words:
+            if word not in known:
+                choice = ", ".join(filter(None, known))
+                raise OutOfRange(f"{what} {word!r} is unknown{offer(word, known)}; choose from {choice}")
+
     @property
     def moments(self) -> tuple[float, float]:
         """Bytes of optimizer moments per parameter: (matrices of layers, embedding and head)."""
@@ -104,6 +118,21 @@ class Job:
     def frozen(self) -> bool:
         """Whether the base model is frozen and only adapters learn."""
         return self.method == "lora"
+
+    @property
+    def host_gap(self) -> float:
+        """Host time between micro-batch passes: none inside a graph of the whole iteration [s]."""
+        return 0.0 if self.whole_graph else self.framework.host_gap
+
+    @property
+    def whole_graph(self) -> bool:
+        """Whether one CUDA graph holds the whole iteration."""
+        return "full_iteration" in self.graphs
+
+    @property
+    def document(self) -> int:
+        """Tokens of one document: what attention reaches over."""
+        return self.packed or self.seq_len
 
     @property
     def fused_attention(self) -> bool:
@@ -121,10 +150,15 @@ class Job:
 
     def peak(self, dtype: str) -> float:
         """Dense peak of the dtype at the clock that a long step sustains [FLOP/s]."""
+        table = self.cluster.accelerator.sustained
+        return self.data_sheet_peak(dtype) * table.get(dtype, table.get("any", 1.0))
+
+    def data_sheet_peak(self, dtype: str) -> float:
+        """Dense peak of the dtype at the clock of the data sheet [FLOP/s]."""
         chip = self.cluster.accelerator
         for name in (dtype, *_SAME_UNITS.get(dtype, ())):
             if name in chip.peak:
-                return chip.peak[name] * chip.sustained
+                return chip.peak[name]
         have = ", ".join(sorted(chip.peak))
         raise Unsupported(
             f"precision {self.recipe.id} needs {dtype}, which {chip.id} does not have (it has {have});"

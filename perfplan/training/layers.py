@@ -21,7 +21,18 @@ from perfplan.formulas.parameters import (
 )
 from perfplan.training.job import Job, host_link, kernel
 from perfplan.training.network import Group, Network
-from perfplan.training.ops import Core, Gemm, Op, Shape, Stream, embedding_ops, head_ops, layer_ops, layer_saved
+from perfplan.training.ops import (
+    Core,
+    Gemm,
+    Op,
+    Shape,
+    Stream,
+    captured,
+    embedding_ops,
+    head_ops,
+    layer_ops,
+    layer_saved,
+)
 
 WIDTH = {
     "fp32": 4.0,
@@ -163,24 +174,41 @@ def _recomputed(recompute: tuple[str, ...], module: str) -> bool:
     )
 
 
+def _host_time(job: Job, op: Op, kernels: int) -> Any:
+    """Time that the host takes to launch the forward of an operator; inside a CUDA graph none [s]."""
+    if captured(job, op):
+        return 0.0
+    groups = op.groups if isinstance(op, Gemm) and op.kind == "grouped_gemm" else 0
+    return kernels * job.framework.launch + groups * job.framework.group_launch
+
+
+def _host_waits(job: Job, kind: LayerKind, calls: Any) -> Any:
+    """Host time of a layer outside its operators: blocking collectives, and the sizes that routing decides [s]."""
+    if job.whole_graph:
+        return 0.0
+    routed = isinstance(kind.ffn, Moe) and not job.padded_experts
+    return calls * job.framework.launch + (job.framework.moe_launch if routed else 0.0)
+
+
 def _compute(
     job: Job, ops: list[Op], recompute: tuple[str, ...], held: tuple[str, ...] = ()
-) -> tuple[Any, Any, Any, int]:
-    """(forward, backward, recompute, kernels launched) of a run of operators; products named in `held` are kept.
+) -> tuple[Any, Any, Any, Any]:
+    """(forward, backward, recompute, host time for the launches) of a run of operators; products in `held` are kept.
 
     The backward engine launches twice the kernels of the forward at half the host time each, so they count once.
     """
     forward: dict[str, Any] = {}
     backward: dict[str, Any] = {}
     again: dict[str, Any] = {}
-    launched = 0
+    launched: Any = 0.0
     for index, op in enumerate(ops):
         ahead, back, kernels = op_times(job, op)
         forward[f"{op.part} {index}"], backward[f"{op.part} {index}"] = ahead, back
-        launched += 2 * kernels
+        launches = _host_time(job, op, kernels)
+        launched = launched + 2 * launches
         if _recomputed(recompute, op.module) and not (isinstance(op, Gemm) and op.part in held):
             again[f"{op.part} {index}"] = ahead
-            launched += kernels
+            launched = launched + launches
     return (
         total("t_fwd", "s", forward),
         total("t_bwd", "s", backward),
@@ -362,8 +390,8 @@ def layer_cost(
     backward = backward + compute.hidden_penalty(whole_tp + whole_ep, tp + ep, max(job.framework.contention, 1.0))
     calls = 2 * len(regions) * (3 if full else 2)
     tp_all = tp + compute.skew_wait(calls, shape.tp, job.framework.skew)
-    device, kernels = forward + backward + again + tp_all + cp + ep, launched + calls * minimum(shape.tp - 1, 1)
-    host = compute.host_wait(device, kernels, job.framework.launch)
+    device = forward + backward + again + tp_all + cp + ep
+    host = compute.host_wait(device, launched + _host_waits(job, kind, calls * minimum(shape.tp - 1, 1)))
     hidden = behind + (whole_tp - tp) + (whole_ep - ep)
     saved, whole, moved = _memory(job, kind, shape, recompute, away)
     copies = _copies(job, moved, away, forward, backward + again) if away else 0.0

@@ -16,6 +16,7 @@ __all__ = [
     "OFFLOADS",
     "PRESETS",
     "Layout",
+    "block",
     "parse_offload",
     "parse_recompute",
     "parse_tokens",
@@ -57,11 +58,11 @@ class Layout:
 
     tp, sp, cp, pp, vpp, ep, etp, dp: degrees (training_core.md); mbs: micro-batch in sequences; shard_weights,
     shard_gradients, shard_optimizer: ranks that share one copy, 0 = all replicas of the parameter; cp_kind: how context
-    parallelism exchanges keys and values; recompute: modules recomputed in backward, ("full",) = whole layers; offload:
-    what lies in host memory, each with a number (0 = none given): the layers that activations are offloaded in, or the
-    interval at which the accelerator updates a subgroup of the optimizer state; hpz: ranks that share the copy of
-    sharded weights which backward gathers, 0 = none; qwz, qgz: whether weights are gathered in int8 and gradients
-    reduced in int4.
+    parallelism exchanges keys and values; recompute: modules recomputed in backward, ("full",) = whole layers,
+    ("full:N",) = the first N whole layers of each pipeline chunk; offload: what lies in host memory, each with a number
+    (0 = none given): the layers that activations are offloaded in, or the interval at which the accelerator updates a
+    subgroup of the optimizer state; hpz: ranks that share the copy of sharded weights which backward gathers, 0 = none;
+    qwz, qgz: whether weights are gathered in int8 and gradients reduced in int4.
     """
 
     tp: Any = 1
@@ -118,21 +119,31 @@ class Layout:
 
 
 def parse_recompute(text: str) -> tuple[str, ...]:
-    """Modules named by `rc=`: none, selective (core attention), full, or a comma-separated list."""
+    """Modules named by `rc=`: none, selective (core attention), full, full:N, or a comma-separated list."""
     if text == "none":
         return ()
     if text == "selective":
         return ("core_attn",)
-    if text == "full":
-        return ("full",)
+    if text == "full" or (text.startswith("full:") and block((text,))):
+        return (text,)
     modules = tuple(sorted(set(text.split(","))))
     for module in modules:
         if module not in MODULES:
             raise BadLayout(
                 f"layout token rc={text}: unknown module {module!r}{offer(module, MODULES)};"
-                f" use none, selective, full or a list of {', '.join(MODULES)}"
+                f" use none, selective, full, full:N or a list of {', '.join(MODULES)}"
             )
     return modules
+
+
+def block(recompute: tuple[str, ...]) -> int:
+    """Layers recomputed at the start of each pipeline chunk under `rc=full:N`; 0 under any other setting.
+
+    >>> block(("full:5",)), block(("full",))
+    (5, 0)
+    """
+    match = re.fullmatch(r"full:([1-9]\d{0,5})", recompute[0]) if len(recompute) == 1 else None
+    return int(match[1]) if match else 0
 
 
 def _offload_words(offload: tuple[tuple[str, int], ...]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from perfplan.catalog.specs import Attention, LayerKind, LinearAttention, Mamba, Mlp, Moe
 from perfplan.errors import Unsupported
 from perfplan.formulas.attention import attention_flops, attention_traffic, causal_pairs, windowed_pairs
-from perfplan.formulas.core import maximum
+from perfplan.formulas.core import maximum, minimum
 from perfplan.training.job import Job
 
 __all__ = [
@@ -124,6 +124,30 @@ def _linear(job: Job, part: str, module: str, m: Any, n: Any, k: Any) -> Iterato
     yield from _quantise(job.recipe.gemm["forward"], part, m * k, m * n)
 
 
+CAPTURED = {
+    "attn": (
+        "norm",
+        "qkv",
+        "latent norms",
+        "rope",
+        "core attention",
+        "softmax",
+        "attention output",
+        "linear attention",
+    ),
+    "mamba": ("norm", "mamba"),
+    "mlp": ("norm", "mlp"),
+    "moe_router": ("norm", "router", "routing", "shared expert"),
+    "moe_preprocess": ("permute",),
+    "full_iteration": ("",),
+}  # what a CUDA graph of each kind captures: how the names of operators begin
+
+
+def captured(job: Job, op: Op) -> bool:
+    """Whether the operator runs inside a CUDA graph, so that the host does not launch it."""
+    return any(op.part.startswith(CAPTURED[scope]) for scope in job.graphs)
+
+
 def unmodelled(job: Job) -> tuple[str, ...]:
     """Features of the model that the training model leaves out, one caveat each; those that change the shape of the
     computation raise Unsupported."""
@@ -158,9 +182,11 @@ def pairs(attention: Attention, seq: int) -> Any:
 def _core_attention(job: Job, shape: Shape, a: Attention) -> Iterator[Op]:
     heads, kv = a.heads / shape.tp, maximum(a.kv_heads, shape.tp) / shape.tp
     if job.fused_attention:
-        flops = attention_flops(pairs(a, job.seq_len) * shape.mbs / shape.cp, heads, a.head_dim, a.v_head_dim)
+        documents = shape.tokens / job.document  # on this rank, in whole and in parts
+        flops = attention_flops(pairs(a, job.document) * documents, heads, a.head_dim, a.v_head_dim)
         traffic = attention_traffic(shape.tokens, heads, kv, a.head_dim, a.v_head_dim, 2)
-        yield Core("core attention", "core_attn", flops, traffic, job.seq_len / shape.cp, job.fused_kernel)
+        length = minimum(job.document, job.seq_len / shape.cp)
+        yield Core("core attention", "core_attn", flops, traffic, length, job.fused_kernel)
         return
     scores = shape.tokens * job.seq_len * heads
     yield Core(
@@ -288,8 +314,8 @@ def _moe(job: Job, shape: Shape, moe: Moe) -> Iterator[Op]:
     yield Stream(
         "expert activation",
         "moe_act",
-        received * width * (6 if moe.gated else 4),
-        received * width * (10 if moe.gated else 6),
+        received * width * (6 if moe.gated else 16),  # not gated: ReLU, square and router weight are kernels of
+        received * width * (10 if moe.gated else 24),  # their own, the last one partly in fp32
         1,
     )
     yield Gemm("expert down", "moe", received, seen, width, "grouped_gemm", groups)

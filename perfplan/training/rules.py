@@ -8,7 +8,7 @@ from typing import Any
 
 from perfplan.catalog.specs import Attention, LinearAttention, Mamba, Moe
 from perfplan.training.job import Job
-from perfplan.training.layout import Layout
+from perfplan.training.layout import Layout, block
 
 __all__ = ["KEY_RULES", "ROW_RULES", "RULES", "Limits", "Rule", "limits", "redundant"]
 
@@ -161,7 +161,7 @@ def _cp_heads(_: Job, limit: Limits, layout: Layout) -> Any:
 
 
 def _modules(_: Job, limit: Limits, layout: Layout) -> Any:
-    asked = set(layout.recompute) if isinstance(layout.recompute, tuple) else set()
+    asked = set(layout.recompute) if isinstance(layout.recompute, tuple) and not block(layout.recompute) else set()
     return bool(asked - {"full", "core_attn", "layernorm", *limit.modules}) | (layout.tp < 1)
 
 

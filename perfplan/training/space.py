@@ -14,7 +14,7 @@ import numpy as np
 from perfplan.catalog.specs import Moe
 from perfplan.errors import BadLayout
 from perfplan.training.job import Job
-from perfplan.training.layout import CP_KINDS, Layout, parse_tokens
+from perfplan.training.layout import CP_KINDS, Layout, block, parse_tokens
 from perfplan.training.rules import KEY_RULES, Limits, limits
 
 __all__ = ["VARIANT", "Axes", "Keys", "declare", "keys", "restrict"]
@@ -122,6 +122,8 @@ def restrict(axes: Axes, fix: str = "", forbid: str = "") -> Axes:
     chosen, banned = _tokens(fix), [_tokens(token) for token in forbid.split()]
     if "dp" in chosen or any("dp" in tokens for tokens in banned):
         raise BadLayout("dp follows from the accelerators and the other degrees; fix or forbid those instead")
+    if block(chosen.get("recompute", ())):
+        raise BadLayout("the search does not cover rc=full:N; estimate such a layout, or fix rc=full")
     axes = replace(axes, **{name: (value,) for name, value in chosen.items()})
     for tokens in banned:
         for name, value in tokens.items():

@@ -44,16 +44,19 @@ def chunk_sizes(layers: int, chunks: int) -> tuple[int, ...] | None:
 
 
 @lru_cache(maxsize=4096)
-def stages(layers: tuple[int, ...], kinds: int, pp: int, vpp: int) -> tuple[Stage, ...] | None:
-    """Distinct stages of a model whose i-th layer is of kind `layers[i]`, split over pp ranks of vpp chunks each."""
+def stages(layers: tuple[int, ...], kinds: int, pp: int, vpp: int, block: int = 0) -> tuple[Stage, ...] | None:
+    """Distinct stages of a model whose i-th layer is of kind `layers[i]`, split over pp ranks of vpp chunks each.
+
+    With `block` there are twice the kinds: the first `block` layers of each chunk are of kind `layers[i] + kinds`.
+    """
     sizes = chunk_sizes(len(layers), pp * vpp)
     if sizes is None:
         return None
-    counts = [[0] * kinds for _ in range(pp)]
+    counts = [[0] * kinds * (2 if block else 1) for _ in range(pp)]
     start = 0
     for chunk, size in enumerate(sizes):
-        for kind in layers[start : start + size]:
-            counts[chunk % pp][kind] += 1
+        for place, kind in enumerate(layers[start : start + size]):
+            counts[chunk % pp][kind + kinds * (place < block)] += 1
         start += size
     seen: dict[tuple[tuple[int, ...], bool, bool], list[int]] = {}
     for rank, held in enumerate(counts):

@@ -231,7 +231,7 @@ def step_time(job: Job, net: Network, layout: Layout, pieces: Pieces, split: Seq
         owned = [size / maximum(g.optimizer, g.gradients) for g, size in zip(groups, parameters, strict=True)]
         result["optimizer"], flush = host.update(job, layout, owned, result["optimizer"], windows["backward"])
         result["offload"] = result["offload"] + flush
-    result["gaps"] = micro_batches * layout.vpp * job.framework.host_gap + job.framework.step_gap
+    result["gaps"] = micro_batches * layout.vpp * job.host_gap + job.framework.step_gap
     return result
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from perfplan.catalog.specs import Cluster, Framework, Model, Recipe
 from perfplan.errors import MissingField, Unsupported
-from perfplan.training.job import METHODS, Job
+from perfplan.training.job import GRAPHS, METHODS, Job
 from perfplan.training.layout import MODULES, Layout
+from perfplan.validation.assumptions import assumed
 from perfplan.validation.clusters import fitted_cluster
 from perfplan.validation.dimensions import Assumed, row_model
 from perfplan.validation.rows import Row
@@ -26,7 +27,7 @@ __all__ = ["Case", "CaseBuilder", "Source"]
 _GIVEN = ("n_accel", "seq_len", "global_batch", "tp", "pp", "cp", "precision", "hardware_id", "sharding")
 
 _OFFLOADED = {"decoder_layer_input": "input", "query_proj": "qkv", "out_proj": "out"}  # MaxText's names of tensors
-_GRAPHS = re.compile(r"(?i)cuda_graph=(?:\S*full_iteration|1)")  # whole layers or steps in a graph
+_GRAPHS = re.compile(r"(?i)cuda[_ ]graph[= ]((?:1\b|\w+/|(?=[a-z_]+\+))[^;|]*)")
 
 
 class Source(Protocol):
@@ -91,11 +92,14 @@ class CaseBuilder:
             row.n_accel or 0,
             row.global_batch or 0,
             row.seq_len or 0,
-            get.recipe(self._recipe(row, notes)),
+            _attention_format(row, get.recipe(self._recipe(row, notes))),
             framework,
             attention,
             overlap=_overlap(row, framework, notes),
             method=_method(row, notes),
+            packed=_packed(row, notes),
+            graphs=_graphs(row),
+            padded_experts="tokendrop" in row.note,
         )
         layouts = _layouts(row, framework, bool(row.experts), notes)
         return Case(row, job, layouts, tuple(notes.words))
@@ -152,7 +156,7 @@ def _framework(row: Row, cluster: Cluster, notes: Assumed) -> str:
     elif row.attention_kernel == "unfused" or (row.attention_kernel == "unknown" and row.precision == "fp16"):
         name = "megatron-2021"
     else:
-        name = "mlperf-nemo" if _GRAPHS.search(row.note) else "megatron-core"
+        name = "mlperf-nemo" if "MLPerf" in row.epoch else "megatron-core"
     notes.add(f"framework {name}")
     return name
 
@@ -160,9 +164,32 @@ def _framework(row: Row, cluster: Cluster, notes: Assumed) -> str:
 def _method(row: Row, notes: Assumed) -> str:
     if row.method == "lora":
         notes.add("adapters of rank 16 on the attention projections")
-    if row.method != "pretrain":
-        notes.add("packed sequences attend over their whole length")
     return row.method
+
+
+def _attention_format(row: Row, recipe: Recipe) -> Recipe:
+    """The recipe with core attention in FP8 where the row says so."""
+    eight = recipe.gemm["forward"] not in ("bf16", "fp16") and re.search(r"FP8_DPA=(?:1|True)\b", row.note)
+    return replace(recipe, attention="fp8") if eight else recipe
+
+
+def _packed(row: Row, notes: Assumed) -> int:
+    """Mean tokens of the documents in a packed sequence, 0 = the sequence is one document."""
+    if row.method == "pretrain" or "packed seq" in row.note or row.attention_kernel == "unfused":
+        return 0
+    tokens = min(assumed("document"), row.seq_len or 0)
+    notes.add(f"documents of {tokens} tokens packed into a sequence")
+    return tokens
+
+
+def _graphs(row: Row) -> tuple[str, ...]:
+    """What CUDA graphs capture, as the row's note says."""
+    stated = _GRAPHS.search(row.note)
+    if not stated:
+        return ()
+    if "full_iteration" in stated[1]:
+        return ("full_iteration",)
+    return tuple(scope for scope in GRAPHS if re.search(rf"\b{scope}\b", stated[1])) or GRAPHS[:-1]
 
 
 def _attention(row: Row, notes: Assumed) -> str:
@@ -231,6 +258,8 @@ def _sharding(row: Row, replicas: int) -> str:
 
 def _recompute(row: Row, notes: Assumed) -> tuple[str, ...]:
     """Recompute settings to try in order; more than one if the row does not say."""
+    if layers := re.fullmatch(r"(\d+) layers", row.recompute_modules if row.recompute == "full" else ""):
+        return (f"full:{layers[1]}",)
     if row.recompute in ("none", "full"):
         return (row.recompute,)
     if row.offload and "all but" in row.recompute_modules:

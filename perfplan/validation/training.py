@@ -9,11 +9,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
-from perfplan.catalog.files import packaged_root, read_yaml
+from perfplan.catalog.files import packaged_root
 from perfplan.catalog.specs import Moe
 from perfplan.errors import Indivisible, MissingField, PerfplanError, SpecError, UnknownName, Unsupported
 from perfplan.training.job import Job
 from perfplan.training.layout import Layout
+from perfplan.validation.assumptions import assumed
 from perfplan.validation.flops import convention, flops_per_token, stated_peak
 from perfplan.validation.jobs import Case, CaseBuilder, Source
 from perfplan.validation.rows import RATES, Row, read_rows
@@ -68,15 +69,12 @@ def dev_measurements() -> tuple[Path, ...]:
 
 def vocabulary() -> int:
     """Vocabulary assumed where a row states none [entries]."""
-    entry = read_yaml(packaged_root() / "measurements" / "assumptions.yaml").get("vocabulary")
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("value"), int):
-        raise MissingField("measurements/assumptions.yaml lacks vocabulary.value")
-    return int(entry["value"])
+    return assumed("vocabulary")
 
 
 def _peak(case: Case) -> float:
     stated = stated_peak(case.row.flop_convention)
-    return stated or case.job.peak(case.job.recipe.gemm["forward"]) / case.job.cluster.accelerator.sustained
+    return stated or case.job.data_sheet_peak(case.job.recipe.gemm["forward"])
 
 
 def measured_step_time(case: Case) -> float:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from perfplan.errors import PerfplanError, Unsupported
+from perfplan.training.job import GRAPHS
 from perfplan.validation.jobs import CaseBuilder
 
 
@@ -27,15 +28,52 @@ def test_a_complete_row(catalog, row):
         ({"sharding": "zero3", "tp": 1, "pp": 1, "dp": 16, "epoch": "", "sharding_degree": 16}, "fsdp"),
         ({"sharding": "zero3", "tp": 1, "pp": 1, "dp": 16, "sharding_degree": 16}, "megatron-core"),
         ({"hardware_id": "tpu-v5p", "fast_domain": 16}, "maxtext"),
-        ({"note": "LAYER_CUDA_GRAPH=1; grad_accum=2"}, "mlperf-nemo"),
-        ({"note": "cuda_graph=full_iteration/[]"}, "mlperf-nemo"),
-        ({"note": "cuda_graph=transformer_engine/['attn']"}, "megatron-core"),
+        ({"epoch": "MLPerf Training v5.1"}, "mlperf-nemo"),
+        ({"epoch": "NeMo container 26.04"}, "megatron-core"),
     ],
 )
 def test_the_framework_follows_from_what_the_row_says(catalog, row, changes, framework):
     case = build(catalog, row, **changes)
     assert case.job.framework.id == framework
     assert f"framework {framework}" in case.assumptions
+
+
+@pytest.mark.parametrize(
+    ("note", "graphs"),
+    [
+        ("LAYER_CUDA_GRAPH=1; grad_accum=2", GRAPHS[:-1]),
+        ("MCORE_CUDA_GRAPH=0; LAYER_CUDA_GRAPH=1", GRAPHS[:-1]),
+        ("cuda_graph=local/full_iteration; recipe=X", ("full_iteration",)),
+        ("cuda_graph=transformer_engine/['moe_router', 'attn']; dropless", ("attn", "moe_router")),
+        ("TE CUDA graph moe_router+moe_preprocess; no delayed wgrad", ("moe_router", "moe_preprocess")),
+        ("MCORE_CUDA_GRAPH=0; mamba attn mlp", ()),
+    ],
+)
+def test_cuda_graphs_are_read_from_the_note(catalog, row, note, graphs):
+    assert build(catalog, row, note=note).job.graphs == graphs
+
+
+def test_eight_bit_attention_where_the_row_says_so(catalog, row):
+    eight = {"precision": "fp8", "hardware_id": "h100-sxm", "attention_kernel": "flash"}
+    assert build(catalog, row, note="FP8_DPA=1; x", **eight).job.recipe.attention == "fp8"
+    assert build(catalog, row, note="FP8_DPA=0; x", **eight).job.recipe.attention == "bf16"
+
+
+def test_documents_of_fine_tuning_are_short_unless_the_row_says_otherwise(catalog, row):
+    tuned = {"method": "sft", "attention_kernel": "flash", "precision": "bf16"}
+    assert 0 < build(catalog, row, **tuned).job.packed < 1000
+    assert build(catalog, row, note="packed seq 8192", **tuned).job.packed == 0
+    assert build(catalog, row).job.packed == 0
+
+
+def test_a_block_of_layers_is_recomputed(catalog, row):
+    case = build(catalog, row, recompute="full", recompute_modules="5 layers")
+    assert [str(layout).rsplit(" ", 1)[1] for layout in case.layouts] == ["rc=full:5"]
+
+
+def test_dropped_tokens_pad_the_experts(catalog, row):
+    assert build(catalog, row, note="tokendrop; x").job.padded_experts
+    assert not build(catalog, row, note="dropless; x").job.padded_experts
 
 
 def test_the_source_of_a_row_plays_no_part(catalog, row):
