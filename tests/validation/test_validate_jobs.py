@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from perfplan.catalog import Catalog
 from perfplan.errors import PerfplanError, Unsupported
 from perfplan.training.job import GRAPHS
 from perfplan.validation.jobs import CaseBuilder
@@ -53,10 +54,10 @@ def test_cuda_graphs_are_read_from_the_note(catalog, row, note, graphs):
     assert build(catalog, row, note=note).job.graphs == graphs
 
 
-def test_eight_bit_attention_where_the_row_says_so(catalog, row):
+def test_eight_bit_attention_where_the_row_says_so(row):
     eight = {"precision": "fp8", "hardware_id": "h100-sxm", "attention_kernel": "flash"}
-    assert build(catalog, row, note="FP8_DPA=1; x", **eight).job.recipe.attention == "fp8"
-    assert build(catalog, row, note="FP8_DPA=0; x", **eight).job.recipe.attention == "bf16"
+    assert build(Catalog(), row, note="FP8_DPA=1; x", **eight).job.recipe.attention == "fp8"
+    assert build(Catalog(), row, note="FP8_DPA=0; x", **eight).job.recipe.attention == "bf16"
 
 
 def test_documents_of_fine_tuning_are_short_unless_the_row_says_otherwise(catalog, row):
