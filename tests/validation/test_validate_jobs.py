@@ -55,7 +55,7 @@ def test_cuda_graphs_are_read_from_the_note(catalog, row, note, graphs):
 
 
 def test_eight_bit_attention_where_the_row_says_so(row):
-    eight = {"precision": "fp8", "hardware_id": "h100-sxm", "attention_kernel": "flash"}
+    eight = {"model_id": "gpt3-5b", "precision": "fp8", "hardware_id": "h100-sxm", "attention_kernel": "flash"}
     assert build(Catalog(), row, note="FP8_DPA=1; x", **eight).job.recipe.attention == "fp8"
     assert build(Catalog(), row, note="FP8_DPA=0; x", **eight).job.recipe.attention == "bf16"
 
