@@ -29,6 +29,13 @@ def training(
             help="Measurements in the schema of training_measured.csv; may be repeated; the shipped ones unless given.",
         ),
     ] = None,
+    delta: Annotated[
+        bool,
+        typer.Option(
+            "--delta",
+            help="Score changes: pairs of rows that differ in accelerator count, precision, accelerator or model only.",
+        ),
+    ] = False,
     settings: options.Settings = None,
     catalog: options.Folders = None,
     csv: options.Csv = None,
@@ -38,12 +45,18 @@ def training(
     """Training step times, ranking, memory and feasibility against measurements, per source and overall."""
     from perfplan.catalog import Catalog
     from perfplan.report import Output, Progress
+    from perfplan.report.delta import PAIR_COLUMNS, delta_document, delta_text, pair_rows
     from perfplan.report.validation import OUTCOME_COLUMNS, outcome_rows, validation_text
     from perfplan.validation.runs import validate_training
 
     output, source = Output(csv, json, save), Catalog(catalog or (), settings or ())
     with Progress("rows") as tick:
         result = validate_training(measured or (), catalog=source, progress=tick)
+    if delta:
+        output.emit(
+            delta_text(result.outcomes), pair_rows(result.outcomes), PAIR_COLUMNS, delta_document(result.outcomes)
+        )
+        return
     output.emit(validation_text(result), outcome_rows(result.outcomes), OUTCOME_COLUMNS, result.as_dict())
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from perfplan.errors import CatalogError
+from perfplan.validation.score import RATES
 
-__all__ = ["RATES", "Row", "read_rows"]
+__all__ = ["Row", "read_rows"]
 
-RATES = frozenset({"tokens_per_s_per_accel", "samples_per_s_total", "tflops_per_accel", "mfu_pct"})
 _METRICS = RATES | {"step_time_s", "memory_gib_per_accel", "oom"}
 
 

@@ -15,10 +15,44 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MIN_LAYOUTS", "TIE", "Outcome", "Score", "kendall_tau_b", "overall", "score", "spearman"]
+__all__ = [
+    "MIN_LAYOUTS",
+    "RATES",
+    "TIE",
+    "Facts",
+    "Outcome",
+    "Score",
+    "kendall_tau_b",
+    "overall",
+    "ranked",
+    "score",
+    "spearman",
+]
 
 MIN_LAYOUTS = 4  # distinct layouts that make a group worth ranking
 TIE = 0.02  # measured step times this close count as equal: repeated runs differ by as much
+
+
+RATES = frozenset({"tokens_per_s_per_accel", "samples_per_s_total", "tflops_per_accel", "mfu_pct"})
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a training row says of its job. flops: FLOPs of a step as the source counts them, of the model with
+    causal attention where it does not say [FLOP]; peak: of the chip in the row's precision [FLOP/s]; the rest as in
+    `Row`."""
+
+    epoch: str
+    model: str
+    precision: str
+    gpus: int
+    seq_len: int
+    global_batch: int
+    flops: float
+    peak: float
+    tp: int | None = None
+    pp: int | None = None
+    micro_batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -28,7 +62,7 @@ class Outcome:
     measured, predicted: in the metric of the row; ratio, null_ratio: predicted over measured in that metric, of the
     model and of the null predictor; time, measured_time [s]: the step; band: (low, high) of `time` [s]; memory_ratio:
     predicted over measured memory; fits: the model says so; oom: the row ran out of memory; unsupported: why there is
-    no prediction; method: pretrain, sft or lora.
+    no prediction; method: pretrain, sft or lora; facts: of the job, for training rows that were priced.
     """
 
     id: str
@@ -52,6 +86,12 @@ class Outcome:
     method: str = "pretrain"
     layout_text: str = ""
     assumptions: tuple[str, ...] = ()
+    facts: Facts | None = None
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether more is better in the row's metric."""
+        return self.metric in RATES
 
 
 @dataclass(frozen=True)
@@ -67,6 +107,7 @@ class Score:
     p90_ape: float | None = None
     bias: float | None = None
     null_median_ape: float | None = None
+    null_mape: float | None = None
     band_coverage: float | None = None
     band_half_width: float | None = None
     groups: int = 0
@@ -129,17 +170,29 @@ class _Ranking:
     hit: bool
 
 
-def _rank(outcomes: Sequence[Outcome]) -> _Ranking | None:
-    """Ranking of one group's layouts, repeats of a layout by their median; None below `MIN_LAYOUTS` layouts."""
-    layouts: dict[tuple[object, ...], list[tuple[float, float]]] = defaultdict(list)
+def ranked(
+    outcomes: Sequence[Outcome], least: int = MIN_LAYOUTS
+) -> list[tuple[str, list[tuple[Outcome, float, float]]]]:
+    """Groups of at least `least` distinct layouts: per layout an outcome, predicted and measured step time [s], repeats
+    of a layout by their median."""
+    groups: dict[str, dict[tuple[object, ...], list[Outcome]]] = defaultdict(lambda: defaultdict(list))
     for o in outcomes:
-        if o.time is not None and o.measured_time is not None:
-            layouts[o.layout].append((o.time, o.measured_time))
-    if len(layouts) < MIN_LAYOUTS:
-        return None
-    predicted, measured = (
-        list(column) for column in zip(*(np.median(pairs, axis=0).tolist() for pairs in layouts.values()), strict=True)
-    )
+        if o.ratio is not None and o.time is not None and o.measured_time is not None:
+            groups[o.group][o.layout].append(o)
+    return [
+        (name, [(same[0], *_medians(same)) for same in layouts.values()])
+        for name, layouts in groups.items()
+        if len(layouts) >= least
+    ]
+
+
+def _medians(same: Sequence[Outcome]) -> tuple[float, float]:
+    return float(np.median([o.time for o in same])), float(np.median([o.measured_time for o in same]))
+
+
+def _rank(layouts: Sequence[tuple[Outcome, float, float]]) -> _Ranking:
+    """Ranking of one group's layouts."""
+    _, predicted, measured = (list(column) for column in zip(*layouts, strict=True))
     chosen = [m for p, m in zip(predicted, measured, strict=True) if p == min(predicted)]
     regret = float(np.mean(chosen)) / min(measured) - 1
     return _Ranking(kendall_tau_b(predicted, measured), spearman(predicted, measured), regret, regret <= TIE)
@@ -171,10 +224,7 @@ def score(name: str, outcomes: Sequence[Outcome]) -> Score:
     done = [o for o in outcomes if not o.unsupported]
     timed = [o for o in done if o.ratio is not None]
     errors = [_error(o.ratio) for o in timed]
-    groups: dict[str, list[Outcome]] = defaultdict(list)
-    for o in timed:
-        groups[o.group].append(o)
-    rankings = [r for members in groups.values() if (r := _rank(members)) is not None]
+    rankings = [_rank(layouts) for _, layouts in ranked(timed)]
     regrets = [r.regret for r in rankings]
     return Score(
         name=name,
@@ -186,6 +236,7 @@ def score(name: str, outcomes: Sequence[Outcome]) -> Score:
         p90_ape=_stat(errors, lambda e: np.percentile(e, 90)),
         bias=_stat((o.ratio - 1 for o in timed if o.ratio is not None), np.mean),
         null_median_ape=_stat((_error(o.null_ratio) for o in timed), np.median),
+        null_mape=_stat((_error(o.null_ratio) for o in timed), np.mean),
         band_coverage=_stat(map(_inside, timed), np.mean),
         band_half_width=_stat(map(_half_width, timed), np.median),
         groups=len(rankings),

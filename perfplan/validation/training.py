@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any, Protocol
 
 from perfplan.catalog.files import packaged_root
@@ -15,10 +14,11 @@ from perfplan.errors import Indivisible, MissingField, PerfplanError, SpecError,
 from perfplan.training.job import Job
 from perfplan.training.layout import Layout
 from perfplan.validation.assumptions import assumed
+from perfplan.validation.baselines import with_null
 from perfplan.validation.flops import convention, flops_per_token, stated_peak
 from perfplan.validation.jobs import Case, CaseBuilder, Source
-from perfplan.validation.rows import RATES, Row, read_rows
-from perfplan.validation.score import Outcome, Score, overall, score
+from perfplan.validation.rows import Row, read_rows
+from perfplan.validation.score import RATES, Facts, Outcome, Score, overall, score
 
 __all__ = ["Predict", "Prediction", "Validation", "dev_measurements", "measured_step_time", "validate", "vocabulary"]
 
@@ -164,26 +164,27 @@ def _outcome(case: Case, predict: Predict) -> Outcome:
         time=float(guess.step_time),
         measured_time=measured,
         band=guess.band,
+        facts=_facts(case),
     )
 
 
-def _null_ratios(cases: Mapping[str, Case], outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Outcomes with the null predictor's ratio: one FLOP rate per source, accelerator, precision and slice."""
-    rates: dict[str, float] = {}
-    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for o in outcomes:
-        if o.measured_time is not None:
-            job, row = cases[o.id].job, cases[o.id].row
-            flops = flops_per_token(job.model, job.seq_len, "causal") * job.seq_len * job.global_batch
-            rates[o.id] = flops / (o.measured_time * job.gpus)
-            groups[o.slice, row.hardware_id, row.precision].append(o.id)
-    typical = {id_: median(rates[i] for i in ids) for ids in groups.values() for id_ in ids}
-    return [
-        o
-        if o.id not in rates
-        else replace(o, null_ratio=typical[o.id] / rates[o.id] if o.metric in RATES else rates[o.id] / typical[o.id])
-        for o in outcomes
-    ]
+def _facts(case: Case) -> Facts:
+    row, job = case.row, case.job
+    return Facts(
+        row.epoch,
+        row.model_id or f"{row.layers} layers of {row.hidden_size}, {row.experts or 0} experts",
+        row.precision,
+        job.gpus,
+        job.seq_len,
+        job.global_batch,
+        flops_per_token(job.model, job.seq_len, convention(row.flop_convention) or "causal")
+        * job.seq_len
+        * job.global_batch,
+        job.data_sheet_peak(job.recipe.gemm["forward"]),
+        row.tp,
+        row.pp,
+        row.micro_batch,
+    )
 
 
 def validate(
@@ -204,7 +205,7 @@ def validate(
             outcomes.append(_outcome(cases[row.id], predict))
         except _ROW_FAULTS as error:  # a broken catalog is no fault of a row and ends the run
             outcomes.append(_without(row, _reason(error), cases.get(row.id)))
-    outcomes = _null_ratios(cases, outcomes)
+    outcomes = with_null(outcomes)
     slices: dict[str, list[Outcome]] = defaultdict(list)
     for o in outcomes:
         slices[o.slice].append(o)

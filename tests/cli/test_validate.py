@@ -20,6 +20,7 @@ FIGURES = set(
         "p90_ape",
         "bias",
         "null_median_ape",
+        "null_mape",
         "band_coverage",
         "band_half_width",
         "groups",
@@ -89,3 +90,14 @@ def test_reproduce_prints_predicted_published_error_and_pass(capsys):
 def test_reproduce_offers_the_nearest_system(capsys):
     assert run(["reproduce", "megascal"]) == 2
     assert "megascale" in capsys.readouterr().err
+
+
+def test_changes_are_scored_pair_by_pair(capsys, measured):
+    path, _ = measured
+    text = printed(capsys, "validate", "training", "--delta", "--measured", path)
+    assert "right" in text and "nemo2407" in text and max(map(len, text.splitlines())) <= 100
+    table = printed(capsys, "validate", "training", "--delta", "--measured", path, "--csv")
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert rows and {row["axis"] for row in rows} <= {"count", "precision", "chip", "model"}
+    document = json.loads(printed(capsys, "validate", "training", "--delta", "--measured", path, "--json"))
+    assert document["delta"][-1]["source"] == "all"

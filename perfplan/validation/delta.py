@@ -1,0 +1,207 @@
+"""Delta error: does the model know what a change is worth?
+
+Two measured rows of one source, release, method, sequence length and batch that differ in exactly one of accelerator
+count, precision, accelerator and model make a pair; their layouts may differ. With r the tokens per second and
+accelerator, the error of a pair is |d ln r predicted - d ln r measured| [1]; the same for every metric, because rows of
+a pair convert alike. For a count, rows with the same batch per accelerator (weak scaling) pair too.
+
+The null predictor gives every row of a chip and precision one MFU, the median of the source's *other* models; where no
+other model was measured on both sides, the same MFU for both (ratios of peaks and FLOPs alone).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from statistics import fmean, median
+
+from perfplan.validation.score import Facts, Outcome
+
+__all__ = ["AXES", "CHANGE", "DeltaScore", "Pair", "delta_scores", "pairs"]
+
+AXES = ("count", "precision", "chip", "model")
+CHANGE = 0.05  # |d ln r| above which the sign of a change is scored
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two rows; measured, predicted, null: ln of the second's tokens/s per accelerator over the first's [1]."""
+
+    axis: str
+    source: str
+    first: str
+    second: str
+    change: str
+    measured: float
+    predicted: float
+    null: float
+
+    @property
+    def error(self) -> float:
+        """|d ln predicted - d ln measured| [1]."""
+        return abs(self.predicted - self.measured)
+
+    @property
+    def null_error(self) -> float:
+        """The same of the null predictor [1]."""
+        return abs(self.null - self.measured)
+
+
+@dataclass(frozen=True)
+class DeltaScore:
+    """Delta errors of one axis in one source, or the mean of the sources. changed: pairs whose measured change exceeds
+    `CHANGE`; right_signs: share of those whose direction is predicted; p90: 90th percentile; all [1]."""
+
+    axis: str
+    source: str
+    pairs: int
+    median: float
+    p90: float
+    null_median: float
+    null_mean: float
+    changed: int
+    right_signs: float | None
+    null_right_signs: float | None
+
+
+def _values(o: Outcome) -> tuple[object, ...]:
+    assert o.facts is not None
+    return (o.facts.gpus, o.facts.precision, o.hardware, o.facts.model)
+
+
+def _fixed(o: Outcome) -> tuple[object, ...]:
+    assert o.facts is not None
+    return (o.source, o.method, o.facts.epoch, o.facts.seq_len)
+
+
+def _axis(a: Outcome, b: Outcome) -> str | None:
+    """What the rows differ in, None unless it is exactly one axis."""
+    assert a.facts is not None and b.facts is not None
+    differ = [axis for axis, x, y in zip(AXES, _values(a), _values(b), strict=True) if x != y]
+    if len(differ) != 1:
+        return None
+    same = a.facts.global_batch == b.facts.global_batch
+    weak = a.facts.global_batch * b.facts.gpus == b.facts.global_batch * a.facts.gpus
+    return differ[0] if same or (weak and differ == ["count"]) else None
+
+
+def _rate(facts: Facts, time: float) -> float:
+    """ln of tokens per second and accelerator."""
+    return math.log(facts.global_batch * facts.seq_len / (facts.gpus * time))
+
+
+class _Null:
+    """Constant MFU from other models."""
+
+    def __init__(self, outcomes: Sequence[Outcome]) -> None:
+        pools: dict[tuple[object, ...], list[tuple[str, float]]] = defaultdict(list)
+        for o in outcomes:
+            assert o.facts is not None and o.measured_time is not None
+            mfu = o.facts.flops / (o.facts.gpus * o.facts.peak * o.measured_time)
+            pools[self._pool(o)].append((o.facts.model, mfu))
+        self._mfu = cache(
+            lambda pool, without: median([mfu for model, mfu in pools[pool] if model not in without] or [math.nan])
+        )
+
+    @staticmethod
+    def _pool(o: Outcome) -> tuple[object, ...]:
+        assert o.facts is not None
+        return (o.slice, o.method, o.hardware, o.facts.precision)
+
+    def delta(self, a: Outcome, b: Outcome) -> float:
+        assert a.facts is not None and b.facts is not None
+        without = frozenset((a.facts.model, b.facts.model))
+        mfus = [self._mfu(self._pool(o), without) for o in (a, b)]
+        ratio = mfus[1] / mfus[0] if not any(map(math.isnan, mfus)) else 1.0
+        return math.log(ratio * _ceiling(b.facts) / _ceiling(a.facts))
+
+
+def _ceiling(facts: Facts) -> float:
+    """Tokens per second and accelerator at the peak."""
+    return facts.peak * facts.global_batch * facts.seq_len / facts.flops
+
+
+def _paired(members: Sequence[Outcome], null: _Null) -> Iterator[Pair]:
+    for a, b in combinations(members, 2):
+        axis = _axis(a, b)
+        if axis is None or a.facts is None or b.facts is None or not (a.time and b.time):
+            continue
+        assert a.measured_time is not None and b.measured_time is not None
+        place = AXES.index(axis)
+        yield Pair(
+            axis,
+            a.source,
+            a.id,
+            b.id,
+            f"{_values(a)[place]} to {_values(b)[place]}",
+            _rate(b.facts, b.measured_time) - _rate(a.facts, a.measured_time),
+            _rate(b.facts, b.time) - _rate(a.facts, a.time),
+            null.delta(a, b),
+        )
+
+
+def pairs(outcomes: Iterable[Outcome]) -> list[Pair]:
+    """Every pair among the scored outcomes, in their order."""
+    known = [o for o in outcomes if o.facts is not None and o.time and o.measured_time]
+    groups: dict[tuple[object, ...], list[Outcome]] = defaultdict(list)
+    for o in known:
+        groups[_fixed(o)].append(o)
+    null = _Null(known)
+    return [pair for members in groups.values() for pair in _paired(members, null)]
+
+
+def _signs(deltas: Iterable[tuple[float, float]]) -> float | None:
+    right = [float(guess * truth > 0) for guess, truth in deltas]
+    return fmean(right) if right else None
+
+
+def _score(axis: str, source: str, members: Sequence[Pair]) -> DeltaScore:
+    changed = [pair for pair in members if abs(pair.measured) > CHANGE]
+    errors = sorted(pair.error for pair in members)
+    return DeltaScore(
+        axis,
+        source,
+        len(members),
+        median(errors),
+        errors[min(len(errors) - 1, math.ceil(0.9 * len(errors)) - 1)],
+        median(pair.null_error for pair in members),
+        fmean(pair.null_error for pair in members),
+        len(changed),
+        _signs((pair.predicted, pair.measured) for pair in changed),
+        _signs((pair.null, pair.measured) for pair in changed),
+    )
+
+
+def _mean(axis: str, scores: Sequence[DeltaScore]) -> DeltaScore:
+    """Sources count equally."""
+
+    def mean(values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return fmean(known) if known else None
+
+    return DeltaScore(
+        axis,
+        "all",
+        sum(score.pairs for score in scores),
+        fmean(score.median for score in scores),
+        fmean(score.p90 for score in scores),
+        fmean(score.null_median for score in scores),
+        fmean(score.null_mean for score in scores),
+        sum(score.changed for score in scores),
+        mean(score.right_signs for score in scores),
+        mean(score.null_right_signs for score in scores),
+    )
+
+
+def delta_scores(found: Sequence[Pair]) -> list[DeltaScore]:
+    """Scores per axis and source, and per axis the mean of its sources under the source `all`."""
+    groups: dict[tuple[str, str], list[Pair]] = defaultdict(list)
+    for pair in found:
+        groups[pair.axis, pair.source].append(pair)
+    scores = [_score(*key, groups[key]) for key in sorted(groups, key=lambda key: (AXES.index(key[0]), key[1]))]
+    overall = [_mean(axis, mine) for axis in AXES if (mine := [score for score in scores if score.axis == axis])]
+    return [score for axis in AXES for score in (*scores, *overall) if score.axis == axis]
