@@ -140,8 +140,6 @@ def _check_scope(row: Row) -> None:
         raise Unsupported(f"offload of {name.replace('_', ' ')} is not modelled yet")
     if row.confidence == "recalled":
         raise Unsupported("recalled figure, listed and not scored")
-    if row.metric == "memory_gib_per_accel" and "memory component" in row.note:
-        raise Unsupported("one analytic memory component, not a reading of the whole rank")
     for name in _GIVEN:
         if getattr(row, name) in (None, ""):
             raise Unsupported(f"{name} not stated")

@@ -61,8 +61,9 @@ class Outcome:
 
     measured, predicted: in the metric of the row; ratio, null_ratio: predicted over measured in that metric, of the
     model and of the null predictor; time, measured_time [s]: the step; band: (low, high) of `time` [s]; memory_ratio:
-    predicted over measured memory; fits: the model says so; oom: the row ran out of memory; unsupported: why there is
-    no prediction; method: pretrain, sft or lora; facts: of the job, for training rows that were priced.
+    predicted over measured memory, state_ratio: of weights, gradients and optimizer state alone; component: which part
+    of the memory, if the row holds a part only; fits: the model says so; oom: the row ran out of memory; unsupported:
+    why there is no prediction; method: pretrain, sft or lora; facts: of the job, for training rows that were priced.
     """
 
     id: str
@@ -87,6 +88,8 @@ class Outcome:
     layout_text: str = ""
     assumptions: tuple[str, ...] = ()
     facts: Facts | None = None
+    state_ratio: float | None = None
+    component: str = ""
 
     @property
     def is_rate(self) -> bool:
@@ -119,6 +122,7 @@ class Score:
     memory_median_ape: float | None = None
     fits_rate: float | None = None
     oom_rate: float | None = None
+    oom_rows: int = 0
 
 
 def _sign(a: float, b: float, tie: float) -> int:
@@ -245,13 +249,14 @@ def score(name: str, outcomes: Sequence[Outcome]) -> Score:
         mean_regret=_stat(regrets, np.mean),
         max_regret=_stat(regrets, max),
         top1_hits=sum(r.hit for r in rankings) if rankings else None,
-        memory_median_ape=_stat((_error(o.memory_ratio) for o in done), np.median),
+        memory_median_ape=_stat((_error(o.memory_ratio) for o in done if not o.component), np.median),
         fits_rate=_stat((float(o.fits) for o in timed if o.fits is not None), np.mean),
         oom_rate=_stat((float(not o.fits) for o in done if o.oom and o.fits is not None), np.mean),
+        oom_rows=sum(o.oom and o.fits is not None for o in done),
     )
 
 
-_SUMS = ("rows", "scored", "groups", "top1_hits")
+_SUMS = ("rows", "scored", "groups", "top1_hits", "oom_rows")
 
 
 def overall(outcomes: Sequence[Outcome]) -> Score:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from perfplan.validation.assumptions import assumed
 from perfplan.validation.baselines import with_null
 from perfplan.validation.flops import convention, flops_per_token, stated_peak
 from perfplan.validation.jobs import Case, CaseBuilder, Source
+from perfplan.validation.memory import STATE, component, component_bytes
 from perfplan.validation.rows import Row, read_rows
 from perfplan.validation.score import RATES, Facts, Outcome, Score, overall, score
 
@@ -27,7 +28,7 @@ _FILES = ("training_measured.csv", "training_vtrain_single_node.csv")
 
 
 class Prediction(Protocol):
-    """What a predictor gives back: step time and its band [s], memory of the worst rank [B], whether that fits."""
+    """What a predictor gives back: step time and its band [s], memory of the fullest rank [B], whether that fits."""
 
     @property
     def step_time(self) -> float:
@@ -38,8 +39,8 @@ class Prediction(Protocol):
         """Interval of the step time [s]."""
 
     @property
-    def memory_total(self) -> float:
-        """Memory of the fullest rank [B]."""
+    def memory(self) -> Mapping[str, float]:
+        """Memory of the fullest rank by part [B]."""
 
     @property
     def fits(self) -> bool:
@@ -135,25 +136,30 @@ def _reason(error: PerfplanError) -> str:
     return f"layout cannot run: {text.split(': ', 1)[-1]}" if isinstance(error, Indivisible) else text
 
 
-def _memory_ratio(row: Row, total: float) -> float | None:
+def _over_measured(row: Row, size: float) -> float | None:
     measured = row.value if row.metric == "memory_gib_per_accel" else row.also_memory_gib
-    return total / 2**30 / measured if measured else None
+    return size / 2**30 / measured if measured else None
 
 
 def _outcome(case: Case, predict: Predict) -> Outcome:
     row = case.row
+    part = component(row)
     layout, guess = _first_fitting(case, predict)
+    memory = component_bytes(guess.memory, part)
     base = replace(
         _without(row, "", case),
         fits=guess.fits,
         layout_text=str(layout),
         assumptions=case.assumptions,
-        memory_ratio=_memory_ratio(row, guess.memory_total),
+        memory_ratio=_over_measured(row, memory),
+        state_ratio=_over_measured(row, sum(guess.memory.get(name, 0.0) for name in STATE)),
+        component=part,
+        facts=_facts(case),
     )
     if row.metric == "oom":
         return base
     if row.metric == "memory_gib_per_accel":
-        return replace(base, predicted=guess.memory_total / 2**30)
+        return replace(base, predicted=memory / 2**30)
     measured = measured_step_time(case)
     slower = float(guess.step_time) / measured
     ratio = 1 / slower if row.metric in RATES else slower
@@ -164,7 +170,6 @@ def _outcome(case: Case, predict: Predict) -> Outcome:
         time=float(guess.step_time),
         measured_time=measured,
         band=guess.band,
-        facts=_facts(case),
     )
 
 

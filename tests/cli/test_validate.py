@@ -32,6 +32,7 @@ FIGURES = set(
         "memory_median_ape",
         "fits_rate",
         "oom_rate",
+        "oom_rows",
     ]
 )
 

@@ -5,14 +5,18 @@ from dataclasses import dataclass, replace
 import pytest
 
 from perfplan.errors import BadQuantity, UnknownName
+from perfplan.validation.memory import analytic_errors, distinct_errors
 from perfplan.validation.training import validate
 
 
 @dataclass
 class Guess:
     step_time: float
-    memory_total: float = 40 * 2**30
     fits: bool = True
+
+    @property
+    def memory(self):
+        return {"weights": 30 * 2**30, "activations": 10 * 2**30}
 
     @property
     def band(self):
@@ -82,6 +86,22 @@ def test_memory_and_oom_rows(catalog, row):
     result = validate(rows, catalog, constant(2.0, fits=False)).overall
     assert (result.scored, result.oom_rate, result.fits_rate) == (3, 1.0, 0.0)
     assert result.memory_median_ape == pytest.approx((0.2 + 0.25) / 2)
+
+
+def test_an_analytic_component_is_held_against_that_component(catalog, row):
+    part = replace(row, metric="memory_gib_per_accel", value=12.5, note="first-stage memory component: activations")
+    whole = validate([part], catalog, constant(2.0))
+    assert whole.outcomes[0].predicted == pytest.approx(10) and whole.overall.memory_median_ape is None
+    assert analytic_errors(whole.outcomes) == {"activations": [pytest.approx(0.2)]}
+    odd = replace(part, note="memory component: buffers")
+    assert "buffers" in validate([odd], catalog, constant(2.0)).outcomes[0].unsupported
+
+
+def test_repeats_of_a_configuration_count_once(catalog, row):
+    rows = [replace(row, id=f"lab-{i}", also_memory_gib=size) for i, size in enumerate((32.0, 50.0, 50.0))]
+    rows.append(replace(row, id="lab-9", also_memory_gib=32.0, micro_batch=4))
+    model, state = distinct_errors(validate(rows, catalog, constant(2.0)).outcomes)
+    assert model == pytest.approx([0.2, 0.25]) and state == pytest.approx([0.4, 1 / 16])
 
 
 def test_ranking_within_a_group(catalog, row):

@@ -1,0 +1,54 @@
+"""Predicted memory against readings of whole ranks and against analytic components that a source prints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from statistics import median
+
+from perfplan.errors import Unsupported
+from perfplan.validation.rows import Row
+from perfplan.validation.score import Outcome
+
+__all__ = ["STATE", "analytic_errors", "component", "component_bytes", "distinct_errors"]
+
+STATE = ("weights", "gradients", "optimizer")
+_COMPONENTS = {"param+grad+optimizer": STATE, "activations": ("activations",)}
+
+
+def component(row: Row) -> str:
+    """The analytic component that a row holds in place of a reading, as its note names it; empty for a reading."""
+    named = re.search(r"memory component: ([\w+]+)", row.note)
+    if row.metric != "memory_gib_per_accel" or not named:
+        return ""
+    if named[1] not in _COMPONENTS:
+        raise Unsupported(f"the memory component {named[1]} is not known")
+    return named[1]
+
+
+def component_bytes(memory: Mapping[str, float], name: str) -> float:
+    """Size of a named component, of everything if the name is empty [B]."""
+    parts = _COMPONENTS.get(name, tuple(memory))
+    return sum(memory.get(part, 0.0) for part in parts)
+
+
+def analytic_errors(outcomes: Iterable[Outcome]) -> dict[str, list[float]]:
+    """Absolute errors of analytic components [1], by the name of the component."""
+    found: dict[str, list[float]] = {}
+    for o in outcomes:
+        if o.component and o.memory_ratio is not None:
+            found.setdefault(o.component, []).append(abs(o.memory_ratio - 1))
+    return found
+
+
+def distinct_errors(outcomes: Iterable[Outcome]) -> tuple[list[float], list[float]]:
+    """Absolute errors [1] of distinct measured configurations, their repeats by the median: of the model, and of
+    weights, gradients and optimizer state alone."""
+    groups: dict[tuple[object, ...], list[tuple[float, float]]] = {}
+    for o in outcomes:
+        if o.memory_ratio is not None and o.state_ratio is not None and o.facts is not None and not o.component:
+            f = o.facts
+            key = (o.source, o.hardware, o.method, f.model, f.precision, f.seq_len, o.layout[:7], o.layout[8:])
+            groups.setdefault(key, []).append((o.memory_ratio, o.state_ratio))
+    middles = [[median(column) for column in zip(*ratios, strict=True)] for ratios in groups.values()]
+    return [abs(model - 1) for model, _ in middles], [abs(state - 1) for _, state in middles]
