@@ -1,6 +1,6 @@
 """Run the examples of README.md and docs/ and hold their printed output against the real one.
 
-`python tools/readme.py` checks, `--update` writes the real output in, `--setup N` prints the N-th set-up command.
+`python tools/readme.py` checks, `--update` writes the real output in (and docs/accuracy.md anew), `--setup N` prints the N-th set-up command.
 A `console` block holds commands after `$ ` with their output; a `python` block is a script, a `text` block right
 after it its output. `sh` blocks are set-up commands, which .ci/run runs from a clean clone.
 """
@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.M | re.S)
 SCRIPT = re.compile(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", re.M | re.S)
 SETUP = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)
+GENERATED = ("cli.md", "accuracy.md")
 COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n", re.M)
 
 
@@ -59,7 +60,7 @@ def real(text: str) -> str:
 
 def documents() -> list[Path]:
     """README.md and the hand-written pages of docs/."""
-    return [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "cli.md")]
+    return [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in GENERATED)]
 
 
 def setup(number: int) -> str:
@@ -82,6 +83,8 @@ def main() -> int:
             stale = 1
             name = page.name
             print("\n".join(difflib.unified_diff(written.splitlines(), truth.splitlines(), name, "real", lineterm="")))
+    if "--update" in sys.argv:
+        subprocess.run([sys.executable, str(ROOT / "tools" / "accuracy.py")], check=True)
     return stale
 
 

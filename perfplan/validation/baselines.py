@@ -12,11 +12,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations, product
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 
 from perfplan.validation.score import Facts, Outcome, ranked
 
-__all__ = ["Choice", "best_rule", "group_null_errors", "model_choice", "random_choice", "with_null"]
+__all__ = ["Choice", "Noise", "best_rule", "group_null_errors", "model_choice", "noise", "random_choice", "with_null"]
 
 AXES = ("tp", "pp", "micro_batch")  # what rules of thumb speak of
 
@@ -114,3 +114,33 @@ def best_rule(outcomes: Sequence[Outcome], least: int) -> Choice:
         for name, key in _rules()
     ]
     return min(every, key=lambda choice: (choice.mean or 0.0, choice.name))
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Repeats of one configuration in a source, of one release or of any: how many such configurations, and the median
+    and largest coefficient of variation of their measured step times [1]."""
+
+    source: str
+    one_release: bool
+    configurations: int
+    median: float
+    worst: float
+
+
+def noise(outcomes: Sequence[Outcome], least: int = 3) -> list[Noise]:
+    """The floor under every error: how far measurements of one configuration differ, where there are `least` of it."""
+    found = []
+    for one_release in (True, False):
+        groups: dict[tuple[object, ...], list[float]] = defaultdict(list)
+        for o in outcomes:
+            if o.facts is not None and o.measured_time is not None:
+                f, release = o.facts, o.facts.epoch if one_release else ""
+                job = (o.hardware, o.method, f.model, f.precision, f.gpus, f.seq_len, f.global_batch, release)
+                groups[o.source, job, o.layout].append(o.measured_time)
+        spreads: dict[str, list[float]] = defaultdict(list)
+        for key, times in groups.items():
+            if len(times) >= least:
+                spreads[str(key[0])].append(stdev(times) / fmean(times))
+        found += [Noise(s, one_release, len(cv), median(cv), max(cv)) for s, cv in sorted(spreads.items())]
+    return found
