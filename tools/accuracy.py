@@ -235,7 +235,8 @@ def page(scores: Scores) -> str:
         "Noise floor": "Coefficient of variation of measured step times of one configuration (three readings or more):"
         f" an error below it says nothing.\n\n{noise(outcomes)}",
         **{name: f"Null: the data sheet.\n\n{slices(validation)}" for name, validation in scores.files.items()},
-        "What others reach": f"run: by us, on the rows named; paper: by its authors; quoted: by others.\n\n{peers}",
+        "What others reach": "run: its code run on the rows named;"
+        f" derived: a fit to its tables; paper: said by its authors; quoted: by others.\n\n{peers}",
     }
     return HEAD + "".join(f"\n## {title}\n\n{body}\n" for title, body in sections.items())
 

@@ -1,8 +1,8 @@
 """Run the examples of README.md and docs/ and hold their printed output against the real one.
 
-`python tools/readme.py` checks, `--update` writes the real output in (and docs/accuracy.md anew), `--setup N` prints the N-th set-up command.
-A `console` block holds commands after `$ ` with their output; a `python` block is a script, a `text` block right
-after it its output. `sh` blocks are set-up commands, which .ci/run runs from a clean clone.
+`python tools/readme.py` checks, `--update` writes the real output in and docs/accuracy.md anew, `--setup N` prints the
+N-th set-up command. A `console` block holds commands after `$ ` with their output; a `python` block is a script, a
+`text` block right after it its output. `sh` blocks are set-up commands, which .ci/run runs from a clean clone.
 """
 
 from __future__ import annotations
