@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from perfplan.calibration import links
-from perfplan.calibration.fit import Array, Fit
+from perfplan.calibration.fit import Array, Fit, mape, quantiles
 from perfplan.calibration.kernels import BYTES, Rate, attention_columns, fit_kernel, gemm_columns
 from perfplan.calibration.tables import is_custom
-from perfplan.errors import OutOfRange, Unsupported
+from perfplan.errors import OutOfRange
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +27,7 @@ __all__ = ["Calibration", "Chip", "Fitted", "Rejected", "calibrate_attention", "
 
 US = 1e-6  # s
 _WRITTEN = 4  # significant digits of a constant
+_SIZES = 3  # fewest message sizes of a sweep
 _COUNTS = {"gemm": 4, "attention": 4}  # fewest rows: constants and one more
 
 
@@ -318,62 +319,49 @@ def _inside(table: pd.DataFrame, bandwidth: float, domain: int) -> list[str]:
     return [why(*cells) for cells in zip(*(table[name] for name in names), strict=True)]
 
 
-def _known(op: str, first: Mapping[str, float]) -> dict[str, Any]:
-    """Launch and latency of the other operations follow from those of the operation fitted first [s]."""
-    if not first:
-        return {}
-    if op == "all_to_all":  # every rank sends to every other at once: one latency
-        return {"launch": first["launch"] + first["latency"], "hop": 0.0}
-    return {"launch": first["launch"], "hop": first["latency"]}
-
-
-def _constants(op: str, found: Mapping[str, float]) -> dict[str, float]:
-    """Launch and latency of a cluster level [s]: an all-reduce goes around the ring twice."""
-    return {"launch": found["launch"], "latency": found["hop"] / (2 if op == "all_reduce" else 1)}
-
-
-def calibrate_collectives(table: pd.DataFrame, chip: str, bandwidth: float, domain: int,
-                          resolve: Callable[[str], str] = str, *, in_switch: bool = False) -> Calibration:
+def calibrate_collectives(table: pd.DataFrame, chip: str, domain: links.Domain, size: int,
+                          resolve: Callable[[str], str] = str) -> Calibration:
     """Constants of the innermost level of a cluster from sweeps inside one fast domain.
 
-    table: as `read_collectives` gives it; chip: id; bandwidth: links of one accelerator, one direction [B/s]; domain:
-    accelerators in the fast domain; in_switch: the switches reduce (NVLS). t = launch + passes (n-1) latency +
-    steps S / (efficiency(n) bandwidth); the left-out error leaves message sizes out. Raises OutOfRange when nothing
-    can be fitted.
+    table: as `read_collectives` gives it; chip: id; domain: what is known of its links; size: accelerators in it. All
+    operations are fitted together (`links`); the left-out error leaves every third message size out. Raises OutOfRange
+    when nothing can be fitted.
     """
     table = _of_chip(table, resolve, chip)
     good, rejected = _split(table, _doubts(table))
-    good, outside = _split(good, _inside(good, bandwidth, domain))
-    first: dict[str, float] = {}
-    level: dict[str, Any] = {"operations": {}}
-    fitted: list[Fitted] = []
-    for op, group in (("all_reduce", ("all_reduce",)), ("all_gather", ("all_gather", "reduce_scatter")),
-                      ("all_to_all", ("all_to_all",))):
-        rows = good[good["op"].isin(group)]
-        if len(rows) < rows["n_ranks"].nunique() + 3 or rows["bytes"].nunique() < 2:
-            rejected += [Rejected(str(row), f"too few {op} rows") for row in rows["row"]]
-            continue
-        ranks, sizes, seconds = (rows[name].to_numpy() for name in ("n_ranks", "bytes", "latency_us"))
-        found, held = links.fit_collective(op, ranks, sizes, seconds * US, bandwidth, emphasis=3.0, **_known(op, first))
-        software = ", ".join(sorted({str(name) for name in rows["software"] if name}))
-        fitted.append(_fitted(op, "", software, found, held))
-        table_of = links.efficiencies(found.constants)
-        if first:
-            level["operations"][op] = table_of
-        else:
-            first = _constants(op, found.constants)
-            level |= {name: _significant(value) for name, value in first.items()} | {"efficiency": table_of}
-        if op == "all_reduce" and in_switch:
-            level["reduction"] = _reduction(rows, bandwidth)
-    if not fitted:
-        raise OutOfRange(f"no collective of {chip} can be fitted: {len(table)} rows, {len(rejected + outside)} refused")
-    return Calibration(tuple(fitted), tuple(rejected + outside), level)
+    good, outside = _split(good, _inside(good, domain.bandwidth, size))
+    if good["bytes"].nunique() < _SIZES:
+        raise OutOfRange(f"no collective of {chip} can be fitted: {len(table)} rows, {len(rejected + outside)} refused,"
+                         f" {good['bytes'].nunique()} message sizes are left where {_SIZES} are needed")
+    columns = links.columns_of(good["op"], good["n_ranks"].to_numpy(), good["bytes"].to_numpy())
+    seconds = good["latency_us"].to_numpy() * US
+    found, held = links.fit_level(domain, columns, seconds), links.left_out_sizes(domain, columns, seconds)
+    fitted = [_operation(name, good, found, held) for name in dict.fromkeys(links.OPERATIONS.values())
+              if (good["op"].map(links.OPERATIONS) == name).any()]
+    return Calibration(tuple(fitted), tuple(rejected + outside), _level(found.constants))
 
 
-def _reduction(rows: pd.DataFrame, bandwidth: float) -> float:
-    """Fraction of the links that a large all-reduce moves [1]: its buffer over its time, most ranks."""
-    most = rows[rows["n_ranks"] == rows["n_ranks"].max()].nlargest(3, "bytes")
-    reached = float(np.median(most["bytes"] / (most["latency_us"] * US)))
-    if not 0 < reached <= bandwidth:
-        raise Unsupported("the largest all-reduces move more than the links can")
-    return _significant(reached / bandwidth)
+def _operation(name: str, rows: pd.DataFrame, found: Fit, held: Array) -> Fitted:
+    """The constants that one operation has of a joint fit, with the errors of its own rows."""
+    mine = np.asarray(rows["op"].map(links.OPERATIONS) == name)
+    constants = {key: _significant(found.constants[key]) for key in ("launch", "latency", "fill")}
+    constants |= {f"efficiency_{n}": value for n, value in links.efficiencies(found.constants, name).items()}
+    if name == "all_reduce" and "reduction" in found.constants:
+        constants["reduction"] = _significant(found.constants["reduction"])
+    left = held[mine & np.isfinite(held)]
+    software = ", ".join(sorted({str(one) for one in rows["software"][mine] if one}))
+    residuals = found.residuals[mine]
+    return Fitted(name, "", software, int(mine.sum()), constants, mape(residuals), mape(left) if len(left) else None,
+                  quantiles(residuals))
+
+
+def _level(constants: Mapping[str, float]) -> dict[str, Any]:
+    """Constants of a cluster level; the operation named first stands for those that lack a table of their own."""
+    level: dict[str, Any] = {name: _significant(constants[name]) for name in ("launch", "latency", "fill")}
+    if "reduction" in constants:
+        level["reduction"] = _significant(constants["reduction"])
+    tables = {name: links.efficiencies(constants, name) for name in dict.fromkeys(links.OPERATIONS.values())}
+    found = {name: table for name, table in tables.items() if table}
+    if first := next(iter(found), ""):
+        level["efficiency"] = found.pop(first)
+    return level | {"operations": found}

@@ -127,7 +127,8 @@ def library(name: str, file: schemas.LibraryFile) -> specs.Library:
     """The spec of a collective library."""
     tuner = {algorithm: (t.base, t.intra, t.inter, t.bandwidth) for algorithm, t in file.tuner.items()}
     algorithms = {str(operation): names for operation, names in file.algorithms.items()}
-    return specs.Library(id=name, algorithms=algorithms, tuner=tuner, memory=file.memory, source=file.source)
+    return specs.Library(id=name, algorithms=algorithms, tuner=tuner, memory=file.memory,
+                         exchange=file.exchange, source=file.source)
 
 
 def recipe(name: str, file: schemas.RecipeFile) -> specs.Recipe:

@@ -174,7 +174,10 @@ class LevelFile(_Part):
     efficiency: dict[Ranks, PositiveFraction] = Field(
         min_length=1, description="ranks in the domain -> fraction of the bandwidth")
     operations: dict[Operation, dict[Ranks, PositiveFraction]] = Field({}, description="efficiency where it differs")
+    fill: Annotated[float, Quantity("1", 0, 100)] = Field(
+        0.0, description="share of the latency that the chunks of a message pay")
     reduction: Fraction = 0.0
+    reduction_ranks: Ranks = Field(2, description="fewest ranks for which the library reduces in the network")
     oversubscription: Annotated[float, Quantity("1", 1, 1000)] = 1.0
     rails: Count = 1
     dims: tuple[Count, ...] = ()
@@ -222,6 +225,8 @@ class LibraryFile(_File):
 
     algorithms: dict[Operation, tuple[str, ...]]
     tuner: dict[str, TunerFile] = {}
+    exchange: Annotated[float, Quantity("1", 0, 1000)] = Field(
+        1.0, description="hops that an all-to-all waits for, of those of a ring")
     memory: Bytes
     source: str
 

@@ -56,7 +56,9 @@ class Level:
 
     bandwidth: one direction, per accelerator, all links of the level [B/s]; latency: per hop [s];
     launch: fixed cost of one collective call [s]; efficiency: (ranks in the domain, fraction of `bandwidth` reached
-    by large collectives), ascending; reduction: fraction of `bandwidth` reached by in-network all-reduce, 0 = none;
+    by large collectives), ascending; fill: share of the latency that the chunks of a message pay [1];
+    reduction: fraction of `bandwidth` reached by in-network all-reduce, 0 = none; reduction_ranks: fewest ranks for
+    which the library reduces in the network;
     oversubscription: >= 1, divides `bandwidth` beyond the domain below; rails: NICs per node (information);
     operations: operation -> the same table where its efficiency differs (all_gather stands for reduce_scatter too);
     dims: torus shape; peer: bandwidth to one peer where links are point to point (mesh) [B/s].
@@ -69,7 +71,9 @@ class Level:
     latency: float
     launch: float
     efficiency: tuple[tuple[int, float], ...]
+    fill: float = 0.0
     reduction: float = 0.0
+    reduction_ranks: int = 2
     oversubscription: float = 1.0
     rails: int = 1
     dims: tuple[int, ...] = ()
@@ -85,12 +89,14 @@ class Library:
 
     algorithms: operation -> names in the order tried. tuner: algorithm -> (base [s], hop inside a node [s],
     hop between nodes [s], fraction of the bus bandwidth [1]); empty = the first algorithm listed is always taken.
+    exchange: hops that an all-to-all waits for, of those of a ring [1].
     """
 
     id: str
     algorithms: Mapping[str, tuple[str, ...]]
     tuner: Mapping[str, tuple[float, float, float, float]]
     memory: float  # B of buffers per rank
+    exchange: float = 1.0
     source: str = ""
 
 

@@ -167,24 +167,20 @@ def collectives(
     json: options.Json = False,
     save: SaveEntry = None,
 ) -> None:
-    """Collectives inside one fast domain: launch, latency and fraction of the links per number of ranks."""
+    """Collectives inside one fast domain: launch, latency, fill and fraction of the links per number of ranks."""
     from pathlib import Path
 
     from perfplan.calibration.calibrate import calibrate_collectives
     from perfplan.calibration.entry import cluster_yaml
+    from perfplan.calibration.links import Domain
     from perfplan.calibration.tables import file_date, read_collectives
     from perfplan.catalog import Catalog
 
     catalog = Catalog(folders or ())
     machine, day = catalog.cluster(cluster or accelerator), date or file_date(measured)
     chip, level = catalog.accelerator(accelerator).id, machine.levels[0]
-    found = calibrate_collectives(
-        read_collectives(measured, op, ranks),
-        chip,
-        level.bandwidth,
-        level.size,
-        catalog.hardware,
-        in_switch=bool(level.reduction),
-    )
+    switched = level.reduction_ranks if level.reduction else 0
+    domain = Domain(level.bandwidth, machine.library.exchange, switched)
+    found = calibrate_collectives(read_collectives(measured, op, ranks), chip, domain, level.size, catalog.hardware)
     entry = cluster_yaml(machine.id, catalog.raw("cluster", machine.id)[0], found, Path(measured).name, day)
     _report(found, entry, day, save, csv, json)

@@ -17,6 +17,7 @@ __all__ = [
     "call_latency",
     "chain_broadcast_time",
     "direct_all_to_all_time",
+    "fill_time",
     "halving_doubling_all_reduce_time",
     "hierarchical_all_gather_time",
     "hierarchical_all_reduce_time",
@@ -56,6 +57,24 @@ def call_latency(ranks: Any, launch: Any) -> Any:
     (1.78e-05, 0.0)
     """
     return launch * minimum(ranks - 1, 1)
+
+
+@formula("t_fill", "s", source="derived: a chain of stages at the best number of chunks; constants fitted")
+def fill_time(transfer: Any, fill: Any) -> Any:
+    """Time that a transfer in chunks takes longer than its latency and its bytes.
+
+    k chunks through m stages take (m + k)(h + x/k), at the best k: L + x + 2 sqrt(L x) with L = m h. Libraries
+    keep more in flight than that chain, and switch protocols with the size: under the root a share of L stays.
+
+    transfer : bytes over bandwidth [s]
+    fill : share of the latency that chunks pay; 0 = latency and bytes just add [s]
+
+    L = 4 us and x = 9 us make (sqrt L + sqrt x)^2 = 25 us, 12 us more than their sum; and with a quarter of L:
+
+    >>> round(fill_time(9e-6, 4e-6) * 1e6, 6), round(fill_time(9e-6, 1e-6) * 1e6, 6)
+    (12.0, 6.0)
+    """
+    return 2 * (fill * transfer) ** 0.5
 
 
 @formula("t_ring", "s", source=_NCCL)
@@ -119,7 +138,7 @@ def ring_bandwidth(ranks: Any, domains: Any, inner: Any, outer: Any) -> Any:
 
 @formula("T_AR,ring", "s", source=_THAKUR)
 def ring_all_reduce_time(
-    ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any, bandwidth: Any
+    ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any, bandwidth: Any, fill: Any
 ) -> Any:
     """Time of a ring all-reduce: a reduce-scatter and an all-gather around one ring.
 
@@ -130,18 +149,20 @@ def ring_all_reduce_time(
     hop : latency of one hop inside a domain [s]
     net_hop : latency of one hop between domains [s]
     bandwidth : bus bandwidth per rank [B/s]
+    fill : share of the latency that chunks pay, see fill_time [s]
 
-    8 H100, 1 GiB, with the constants fitted to nccl-tests (17.8 us, 352 GB/s) [ms]:
+    8 H100, 1 GiB, with published constants of a straight line (17.8 us, 352 GB/s) [ms]:
 
-    >>> round(ring_all_reduce_time(8, 1, 2**30, 17.8e-6, 0, 0, 352e9) * 1e3, 2)
+    >>> round(ring_all_reduce_time(8, 1, 2**30, 17.8e-6, 0, 0, 352e9, 0) * 1e3, 2)
     5.36
     """
-    return ring_latency(ranks, domains, 2, launch, hop, net_hop) + 2 * (ranks - 1) / ranks * size / bandwidth
+    transfer = 2 * (ranks - 1) / ranks * size / bandwidth
+    return ring_latency(ranks, domains, 2, launch, hop, net_hop) + transfer + fill_time(transfer, fill)
 
 
 @formula("T_AG,ring", "s", source=_THAKUR)
 def ring_all_gather_time(
-    ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any, bandwidth: Any
+    ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any, bandwidth: Any, fill: Any
 ) -> Any:
     """Time of a ring all-gather, or of a ring reduce-scatter of the same full buffer.
 
@@ -152,18 +173,20 @@ def ring_all_gather_time(
     hop : latency of one hop inside a domain [s]
     net_hop : latency of one hop between domains [s]
     bandwidth : bus bandwidth per rank [B/s]
+    fill : share of the latency that chunks pay, see fill_time [s]
 
     Half of the all-reduce of the same buffer (5.36 ms, above):
 
-    >>> round(2 * ring_all_gather_time(8, 1, 2**30, 8.9e-6, 0, 0, 352e9) * 1e3, 2)
+    >>> round(2 * ring_all_gather_time(8, 1, 2**30, 8.9e-6, 0, 0, 352e9, 0) * 1e3, 2)
     5.36
     """
-    return ring_latency(ranks, domains, 1, launch, hop, net_hop) + (ranks - 1) / ranks * size / bandwidth
+    transfer = (ranks - 1) / ranks * size / bandwidth
+    return ring_latency(ranks, domains, 1, launch, hop, net_hop) + transfer + fill_time(transfer, fill)
 
 
 @formula("T_AR,tree", "s", source=_NCCL)
 def tree_all_reduce_time(
-    ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any, bandwidth: Any
+    ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any, bandwidth: Any, fill: Any
 ) -> Any:
     """Time of a pipelined double-binary-tree all-reduce: each rank sends the full buffer twice over two half-trees.
 
@@ -174,30 +197,34 @@ def tree_all_reduce_time(
     hop : latency of one hop inside a domain [s]
     net_hop : latency of one hop between domains [s]
     bandwidth : bandwidth per rank, one direction [B/s]
+    fill : share of the latency that chunks pay, see fill_time [s]
 
-    >>> round(tree_all_reduce_time(32, 4, 1e9, 6.8e-6, 0.6e-6, 5e-6, 400e9) * 1e6, 1)
+    >>> round(tree_all_reduce_time(32, 4, 1e9, 6.8e-6, 0.6e-6, 5e-6, 400e9, 0) * 1e6, 1)
     5035.2
     """
-    return tree_latency(ranks, domains, launch, hop, net_hop) + 2 * minimum(ranks - 1, 1) * size / bandwidth
+    transfer = 2 * minimum(ranks - 1, 1) * size / bandwidth
+    return tree_latency(ranks, domains, launch, hop, net_hop) + transfer + fill_time(transfer, fill)
 
 
 @formula("T_AR,switch", "s", source=_DERIVED)
-def in_network_all_reduce_time(ranks: Any, size: Any, launch: Any, bandwidth: Any) -> Any:
+def in_network_all_reduce_time(ranks: Any, size: Any, launch: Any, bandwidth: Any, fill: Any) -> Any:
     """Time of an all-reduce in the switches (NVLS, SHARP): one send up and one result down, at the same time.
 
     ranks : ranks in the group [1]
     size : buffer of each rank [B]
     launch : constant time of one call, the way through the switches included [s]
     bandwidth : bandwidth per rank, one direction [B/s]
+    fill : share of the latency that chunks pay, see fill_time [s]
 
     NVLS over 8 ranks: 25 us; the bus bandwidth that nccl-tests prints may exceed the 450 GB/s link, by up to 2 (n-1)/n:
 
-    >>> in_network_all_reduce_time(8, 0, 25e-6, 450e9)
+    >>> in_network_all_reduce_time(8, 0, 25e-6, 450e9, 0)
     2.5e-05
-    >>> round(2 * 7 / 8 / in_network_all_reduce_time(8, 1, 0, 450e9) / 1e9, 1)
+    >>> round(2 * 7 / 8 / in_network_all_reduce_time(8, 1, 0, 450e9, 0) / 1e9, 1)
     787.5
     """
-    return call_latency(ranks, launch) + minimum(ranks - 1, 1) * size / bandwidth
+    transfer = minimum(ranks - 1, 1) * size / bandwidth
+    return call_latency(ranks, launch) + transfer + fill_time(transfer, fill)
 
 
 @formula("T_AR,hier", "s", source=_DERIVED)
@@ -221,8 +248,8 @@ def hierarchical_all_reduce_time(
     8.125
     """
     members = ranks / domains
-    inside = 2 * ring_all_gather_time(members, 1, size, launch, hop, net_hop, inner)
-    return inside + ring_all_reduce_time(domains, domains, size / members, launch, hop, net_hop, outer)
+    inside = 2 * ring_all_gather_time(members, 1, size, launch, hop, net_hop, inner, 0 * launch)
+    return inside + ring_all_reduce_time(domains, domains, size / members, launch, hop, net_hop, outer, 0 * launch)
 
 
 @formula("T_AG,hier", "s", source=_DERIVED)
@@ -246,8 +273,8 @@ def hierarchical_all_gather_time(
     4.0625
     """
     members = ranks / domains
-    between = ring_all_gather_time(domains, domains, size / members, launch, hop, net_hop, outer)
-    return between + ring_all_gather_time(members, 1, size, launch, hop, net_hop, inner)
+    between = ring_all_gather_time(domains, domains, size / members, launch, hop, net_hop, outer, 0 * launch)
+    return between + ring_all_gather_time(members, 1, size, launch, hop, net_hop, inner, 0 * launch)
 
 
 @formula("T_AR,1", "s", source=_DERIVED)
@@ -360,7 +387,7 @@ def tuner_time(latency: Any, size: Any, bandwidth: Any) -> Any:
 
 @formula("T_A2A", "s", source=_DERIVED)
 def direct_all_to_all_time(
-    ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any, inner: Any, outer: Any
+    ranks: Any, domains: Any, size: Any, launch: Any, hop: Any, net_hop: Any, inner: Any, outer: Any, fill: Any
 ) -> Any:
     """Time of a direct all-to-all: every rank sends to every other, inside and between domains at the same time.
 
@@ -372,17 +399,19 @@ def direct_all_to_all_time(
     net_hop : time to issue one message between domains [s]
     inner : bandwidth per rank inside a domain, one direction [B/s]
     outer : bandwidth per rank between domains, one direction [B/s]
+    fill : share of the latency that chunks pay, see fill_time [s]
 
     32 ranks in 4 domains send 100 MB each: 3/4 of it leaves at 50 GB/s, 7/32 stays at 400 GB/s [ms]:
 
-    >>> direct_all_to_all_time(32, 4, 100e6, 0, 0, 0, 400e9, 50e9) * 1e3
+    >>> direct_all_to_all_time(32, 4, 100e6, 0, 0, 0, 400e9, 50e9, 0) * 1e3
     1.5
-    >>> round(direct_all_to_all_time(8, 1, 100e6, 0, 0, 0, 400e9, 50e9) * 1e3, 5)
+    >>> round(direct_all_to_all_time(8, 1, 100e6, 0, 0, 0, 400e9, 50e9, 0) * 1e3, 5)
     0.21875
     """
     inside = (ranks / domains - 1) * (hop + size / ranks / inner)
     between = (ranks - ranks / domains) * (net_hop + size / ranks / outer)
-    return call_latency(ranks, launch) + maximum(inside, between)
+    transfer = maximum(inside, between)
+    return call_latency(ranks, launch) + transfer + fill_time(transfer, fill)
 
 
 @formula("T_A2A,2", "s", source="Hwang et al. 2023 (Tutel), 2DH all-to-all; sequence_parallel_moe.md section 1.2")
@@ -408,8 +437,8 @@ def two_level_all_to_all_time(
     1.71875
     """
     members = ranks / domains
-    inside = direct_all_to_all_time(members, 1, size, launch, hop, net_hop, inner, outer)
-    return inside + direct_all_to_all_time(domains, domains, size, launch, hop, net_hop, inner, outer)
+    inside = direct_all_to_all_time(members, 1, size, launch, hop, net_hop, inner, outer, 0 * launch)
+    return inside + direct_all_to_all_time(domains, domains, size, launch, hop, net_hop, inner, outer, 0 * launch)
 
 
 @formula("T_A2A,bruck", "s", source=_THAKUR)

@@ -52,8 +52,9 @@ def expression(formula: Formula, names: Iterable[str]) -> Expression:
     """The body of `formula` on symbols named `names` after its parameters, each inner formula as one symbol.
 
     >>> from perfplan.formulas.collectives import ring_all_gather_time as f
-    >>> to_text(expression(f.formula, ["ranks", "domains", "size", "launch", "hop", "net_hop", "bandwidth"]).body)
-    't_ring + size*(ranks - 1)/(bandwidth*ranks)'
+    >>> names = ["ranks", "domains", "size", "launch", "hop", "net_hop", "bandwidth", "fill"]
+    >>> to_text(expression(f.formula, names).body)
+    't_fill + t_ring + size*(ranks - 1)/(bandwidth*ranks)'
     """
     given = list(names)
     stand_in = _Names(given)

@@ -11,7 +11,8 @@ from perfplan.errors import Unsupported
 from perfplan.formulas import collectives as price
 from perfplan.formulas.core import ceil, ceil_div, log2, maximum, minimum, where
 
-PRICED = ("ring", "tree", "nvls", "in_network")
+IN_NETWORK = ("nvls", "in_network")
+PRICED = ("ring", "tree", *IN_NETWORK)
 __all__ = ["Group", "Network", "Path"]
 
 
@@ -109,11 +110,14 @@ class Network:
         return bandwidth
 
     def choose(self, operation: str, group: Group, domains: Any, size: Any) -> dict[str, Any]:
-        """Algorithm -> whether the library takes it, by its own selection model (its smallest tuner time)."""
+        """Algorithm -> whether the library takes it, by its own selection model (its smallest tuner time).
+
+        Reduction in the network is taken wherever it can be: inside one domain, from its fewest ranks on.
+        """
         names = [
             n
             for n in self.cluster.library.algorithms.get(operation, ("ring",))
-            if n not in ("nvls", "in_network") or self.inner.reduction
+            if n not in IN_NETWORK or self.inner.reduction
         ]
         unknown = [name for name in names if name not in PRICED]
         if unknown:
@@ -121,26 +125,24 @@ class Network:
                 f"library {self.cluster.library.id} lists the algorithm {unknown[0]!r} for {operation}, which"
                 f" is not priced; known are {', '.join(PRICED)}"
             )
+        reach = (domains <= 1) & (group.ranks >= self.inner.reduction_ranks)
+        switched = {name: reach for name in names if name in IN_NETWORK}
+        walked = [name for name in names if name not in IN_NETWORK]
         tuner = self.cluster.library.tuner
-        if len(names) == 1 or not all(name in tuner for name in names):
-            return {names[0]: True}
+        if len(walked) < 2 or not all(name in tuner for name in walked):
+            return {name: True for name in walked[:1]} | switched
         bus = self.inner_bandwidth(group, maximum(group.ranks / domains, 1.0))
+        hops = {
+            "ring": (2 * (group.ranks - domains), 2 * (domains - 1)),
+            "tree": (2 * (group.ranks / domains - 1), 2 * log2(domains)),
+        }
         times = {}
-        for name in names:
+        for name in walked:
             base, inside, between, fraction = tuner[name]
-            hops = {
-                "ring": (2 * (group.ranks - domains), 2 * (domains - 1)),
-                "tree": (2 * (group.ranks / domains - 1), 2 * log2(domains)),
-            }
-            near, far = hops.get(name, (1, 2 * log2(domains)))
-            out_of_reach = where(domains > 1, 1e9, 0.0) if name in ("nvls", "in_network") else 0.0
-            times[name] = (
-                price.tuner_time(base + near * inside + far * between, size, fraction * bus / 2) + out_of_reach
-            )
-        best = None
-        for name in names:
-            best = times[name] if best is None else minimum(best, times[name])
-        return {name: times[name] <= best for name in names}
+            near, far = hops[name]
+            times[name] = price.tuner_time(base + near * inside + far * between, size, fraction * bus / 2)
+        best = minimum(times["ring"], times["tree"])
+        return {name: times[name] <= best for name in walked} | switched
 
     def path(self, group: Group) -> Path:
         """The network as the group sees it."""
@@ -162,19 +164,24 @@ class Path:
     def _bus(self, operation: str) -> Any:
         return self.net.bus_bandwidth(self.group, self.domains, operation)
 
+    def _fill(self, passes: int) -> Any:
+        """Latency that the chunks of a ring pay: measured inside a domain only, and taken from there between them."""
+        inner, members = self.net.inner, self.group.ranks / self.domains
+        return inner.fill * (inner.launch + passes * (members - 1) * inner.latency)
+
     def all_reduce(self, size: Any) -> Any:
         """Time of an all-reduce of `size` bytes per rank, by the algorithm that the library would take [s]."""
-        ranks, inner, bandwidth = self.group.ranks, self.net.inner, self._bus("all_reduce")
+        ranks, inner = self.group.ranks, self.net.inner
+        walk = (inner.launch, inner.latency, self.hop, self._bus("all_reduce"), self._fill(2))
         chosen = self.net.choose("all_reduce", self.group, self.domains, size)
-        result = price.ring_all_reduce_time(ranks, self.domains, size, inner.launch, inner.latency, self.hop, bandwidth)
+        result = price.ring_all_reduce_time(ranks, self.domains, size, *walk)
         if "tree" in chosen:
-            tree = price.tree_all_reduce_time(
-                ranks, self.domains, size, inner.launch, inner.latency, self.hop, bandwidth
-            )
-            result = where(chosen["tree"], tree, result)
-        for name in ("nvls", "in_network"):
+            result = where(chosen["tree"], price.tree_all_reduce_time(ranks, self.domains, size, *walk), result)
+        for name in IN_NETWORK:
             if name in chosen:
-                reduced = price.in_network_all_reduce_time(ranks, size, inner.launch, inner.reduction * inner.bandwidth)
+                launch = price.ring_latency(ranks, 1, 2, inner.launch, inner.latency, 0.0)
+                bandwidth = inner.reduction * inner.bandwidth
+                reduced = price.in_network_all_reduce_time(ranks, size, launch, bandwidth, inner.fill * launch)
                 result = where(chosen[name], reduced, result)
         return result
 
@@ -182,16 +189,18 @@ class Path:
         """Time of an all-gather whose full buffer has `size` bytes, or of the reduce-scatter of that buffer [s]."""
         inner, bandwidth = self.net.inner, self._bus("all_gather")
         return price.ring_all_gather_time(
-            self.group.ranks, self.domains, size, inner.launch, inner.latency, self.hop, bandwidth
+            self.group.ranks, self.domains, size, inner.launch, inner.latency, self.hop, bandwidth, self._fill(1)
         )
 
     def all_to_all(self, size: Any) -> Any:
         """Time of an all-to-all with a send buffer of `size` bytes per rank [s]."""
         inner = self.net.inner
-        launch = inner.launch + where(self.domains > 1, self.hop, inner.latency)
+        hops = self.net.cluster.library.exchange * inner.latency
+        launch = inner.launch + where(self.domains > 1, self.hop, hops)
         near = self.net.inner_bandwidth(self.group, maximum(self.group.ranks / self.domains, 1.0), "all_to_all")
         far = self.net.reach(self.group, self.domains, near)
-        direct = price.direct_all_to_all_time(self.group.ranks, self.domains, size, launch, 0.0, 0.0, near, far)
+        fill = inner.fill * (inner.launch + hops)
+        direct = price.direct_all_to_all_time(self.group.ranks, self.domains, size, launch, 0.0, 0.0, near, far, fill)
         if not inner.dims:
             return direct
         return where(self.domains > 1, direct, self._torus_all_to_all(size))

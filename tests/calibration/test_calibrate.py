@@ -8,7 +8,7 @@ import yaml
 
 from perfplan.calibration.calibrate import calibrate_attention, calibrate_collectives, calibrate_gemm
 from perfplan.calibration.entry import accelerator_yaml, cluster_yaml
-from perfplan.calibration.links import steps
+from perfplan.calibration.links import Domain, steps
 from perfplan.calibration.tables import read_collectives, read_kernels
 from perfplan.errors import PerfplanError
 
@@ -45,7 +45,8 @@ def collective_rows(op="all_reduce", bandwidth=400e9):
     for ranks in (2, 4, 8):
         for size in SIZES:
             passes = 2 if op == "all_reduce" else 1
-            time = 5e-6 + passes * (ranks - 1) * 1e-6 + float(steps(op, ranks)) * size / (0.7 * bandwidth)
+            latency, transfer = 5e-6 + passes * (ranks - 1) * 1e-6, float(steps(op, ranks)) * size / (0.7 * bandwidth)
+            time = latency + transfer + 2 * (0.3 * latency * transfer) ** 0.5
             yield {"op": op, "n_ranks": ranks, "bytes": size, "latency_us": time * 1e6, "software": "nccl 2"}
 
 
@@ -110,17 +111,32 @@ def test_attention_timed_together_gives_both_kinds(tmp_path):
 
 def test_collectives_become_a_level(tmp_path):
     rows = [row for op in ("all_reduce", "all_gather", "reduce_scatter") for row in collective_rows(op)]
-    found = calibrate_collectives(read_collectives(csv(tmp_path / "c.csv", rows)), "mine", 400e9, 8)
+    found = calibrate_collectives(read_collectives(csv(tmp_path / "c.csv", rows)), "mine", Domain(400e9), 8)
     assert found.levels["launch"] == pytest.approx(5e-6, rel=0.01)
     assert found.levels["latency"] == pytest.approx(1e-6, rel=0.01)
+    assert found.levels["fill"] == pytest.approx(0.3, rel=0.01)
     assert found.levels["efficiency"] == pytest.approx({2: 0.7, 4: 0.7, 8: 0.7}, rel=0.01)
+    assert all(one.mape < 1e-3 and one.left_out < 1e-3 for one in found.fitted)
     assert found.levels["operations"]["all_gather"] == pytest.approx({2: 0.7, 4: 0.7, 8: 0.7}, rel=0.01)
+
+
+def test_an_all_reduce_in_the_switches_gets_its_own_fraction(tmp_path):
+    table = read_collectives(csv(tmp_path / "c.csv", list(collective_rows())))
+    found = calibrate_collectives(table, "mine", Domain(400e9, switched=8), 8)
+    assert found.levels["reduction"] == pytest.approx(0.7 * 8 / 14, rel=0.01)
+    assert set(found.levels["efficiency"]) == {2, 4}
+
+
+def test_too_few_sizes_are_no_sweep(tmp_path):
+    rows = [row for row in collective_rows() if row["bytes"] in SIZES[:2]]
+    with pytest.raises(PerfplanError, match="2 message sizes"):
+        calibrate_collectives(read_collectives(csv(tmp_path / "c.csv", rows)), "mine", Domain(400e9), 8)
 
 
 def test_collectives_beyond_the_links_or_the_domain_are_refused(tmp_path):
     rows = list(collective_rows())
     odd = [rows[-1] | {"latency_us": 10.0}, rows[-1] | {"n_ranks": 16}, rows[-1] | {"op": "broadcast"}]
-    found = calibrate_collectives(read_collectives(csv(tmp_path / "c.csv", rows + odd)), "mine", 400e9, 8)
+    found = calibrate_collectives(read_collectives(csv(tmp_path / "c.csv", rows + odd)), "mine", Domain(400e9), 8)
     assert [bad.reason.split(":")[0] for bad in found.rejected] == [
         "it beats the links", "it crosses the fast domain of 8", "broadcast is not fitted"]
 
@@ -152,7 +168,7 @@ def test_nccl_tests_output_is_read(tmp_path, written):
     table = read_collectives(tmp_path / "out")
     assert (len(table), set(table["op"]), set(table["n_ranks"])) == (len(SIZES), {"all_reduce"}, {8.0})
     assert "2.29.2" in table["software"][0]
-    found = calibrate_collectives(table, "mine", 400e9, 8)
+    found = calibrate_collectives(table, "mine", Domain(400e9), 8)
     assert found.levels["efficiency"][8] == pytest.approx(0.7, rel=0.01)
 
 
@@ -186,7 +202,8 @@ def test_an_entry_keeps_what_was_not_measured(tmp_path):
 
 
 def test_a_cluster_entry_keeps_its_outer_levels(tmp_path):
-    found = calibrate_collectives(read_collectives(csv(tmp_path / "c.csv", list(collective_rows()))), "mine", 400e9, 8)
+    table = read_collectives(csv(tmp_path / "c.csv", list(collective_rows())))
+    found = calibrate_collectives(table, "mine", Domain(400e9), 8)
     entry = {"levels": [{"name": "in", "operations": {"all_to_all": {8: 0.5}}, "source": "old"}, {"name": "out"}]}
     data = yaml.safe_load(cluster_yaml("box", entry, found, "c.csv", "2026-01-02"))
     assert data["levels"][0]["launch"] == "5 us" and data["levels"][1] == {"name": "out"}

@@ -24,7 +24,7 @@ def test_the_list_fits_a_terminal(capsys):
 def test_a_formula_by_name_or_symbol(capsys, name):
     assert run(["explain", name, "--json"]) == 0
     page = json.loads(capsys.readouterr().out)
-    assert page["expression"] == "t_ring + size*(ranks - 1)/(bandwidth*ranks)" and r"\frac" in page["latex"]
+    assert page["expression"] == "t_fill + t_ring + size*(ranks - 1)/(bandwidth*ranks)" and r"\frac" in page["latex"]
     assert [each["unit"] for each in page["parameters"]][2] == "B"
 
 

@@ -79,8 +79,8 @@ def test_more_bytes_are_never_faster(collective: Formula, data: st.DataObject, f
 
 @given(ranks=power, size=size, bandwidth=rate)
 def test_an_all_reduce_is_a_reduce_scatter_and_an_all_gather(ranks: int, size: float, bandwidth: float) -> None:
-    halves = 2 * c.ring_all_gather_time(ranks, 1, size, 0, 0, 0, bandwidth)
-    assert c.ring_all_reduce_time(ranks, 1, size, 0, 0, 0, bandwidth) == pytest.approx(halves)
+    halves = 2 * c.ring_all_gather_time(ranks, 1, size, 0, 0, 0, bandwidth, 0)
+    assert c.ring_all_reduce_time(ranks, 1, size, 0, 0, 0, bandwidth, 0) == pytest.approx(halves)
     assert c.two_shot_all_reduce_time(ranks, size, 0, bandwidth) == pytest.approx(halves)
 
 
@@ -88,7 +88,7 @@ def test_an_all_reduce_is_a_reduce_scatter_and_an_all_gather(ranks: int, size: f
 def test_shards_gathered_one_by_one_make_the_whole(ranks: int, shard: float, bandwidth: float) -> None:
     """Ring all-gather of n shards: each rank receives the n - 1 shards that it lacks, one message each."""
     one_by_one = (ranks - 1) * c.point_to_point_time(shard, 0, bandwidth)
-    assert c.ring_all_gather_time(ranks, 1, ranks * shard, 0, 0, 0, bandwidth) == pytest.approx(one_by_one)
+    assert c.ring_all_gather_time(ranks, 1, ranks * shard, 0, 0, 0, bandwidth, 0) == pytest.approx(one_by_one)
 
 
 @given(domains=power, members=power, size=size, bandwidth=rate)
@@ -97,7 +97,7 @@ def test_a_hierarchy_of_equal_links_moves_what_a_ring_moves(
 ) -> None:
     """All-gather in two levels over equal links: (N-1)/N S/G + (G-1)/G S = (NG-1)/(NG) S."""
     ranks = domains * members
-    flat = c.ring_all_gather_time(ranks, 1, size, 0, 0, 0, bandwidth)
+    flat = c.ring_all_gather_time(ranks, 1, size, 0, 0, 0, bandwidth, 0)
     levels = c.hierarchical_all_gather_time(ranks, domains, size, 0, 0, 0, bandwidth, bandwidth)
     assert levels == pytest.approx(flat)
 
@@ -107,7 +107,7 @@ def test_all_to_all_never_beats_the_network(
     members: int, domains: int, size: float, inner: float, outer: float
 ) -> None:
     crossing = (domains - 1) / domains * size / outer
-    time = c.direct_all_to_all_time(members * domains, domains, size, 0, 0, 0, inner, outer)
+    time = c.direct_all_to_all_time(members * domains, domains, size, 0, 0, 0, inner, outer, 0)
     assert time >= crossing * (1 - 1e-12)
     assert c.two_level_all_to_all_time(members * domains, domains, size, 0, 0, 0, inner, outer) >= time * (1 - 1e-12)
 

@@ -27,7 +27,7 @@ def _nodes(value: float) -> Iterator[Node]:
 
 def _mixed() -> float:
     send = point_to_point_time(2 * gemm_flops(64, 64, 64) / 4, 1e-6, ring_bandwidth(16, 2, 4e11, 5e10))
-    reduce = ring_all_reduce_time(8, 1, 1e6, 1e-5, 0, 0, 4e11)
+    reduce = ring_all_reduce_time(8, 1, 1e6, 1e-5, 0, 0, 4e11, 0)
     return total("T", "s", {"both": 3 * (send + reduce) - send / 2, "late": maximum(send, reduce), "none": 0.0 + send})
 
 

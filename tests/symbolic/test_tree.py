@@ -21,7 +21,7 @@ def _step() -> tuple[Node, float]:
     """A small estimate: two collectives, one of them used twice, and a plain number."""
     with tracing() as root:
         reduce = hierarchical_all_reduce_time(*HIERARCHY)
-        other = ring_all_reduce_time(8, 1, 1e6, 1e-5, 1e-6, 0, 400e9)
+        other = ring_all_reduce_time(8, 1, 1e6, 1e-5, 1e-6, 0, 400e9, 0)
         step = total("T_step", "s", {"dp communication": reduce, "tp": other, "tp again": other, "rest": 0.25})
     return root, step
 
@@ -69,8 +69,8 @@ def test_two_calls_of_one_formula_get_two_symbols() -> None:
     inner = ring_all_reduce_time.formula  # type: ignore[attr-defined]
     names = []
     with standing_in(lambda formula, arguments: names.append(formula.symbol) or sympy.Symbol(formula.symbol)):
-        inner.body(8, 1, 1e6, 0, 0, 0, 1e9)
-    assert names == ["t_ring"]
+        inner.body(8, 1, 1e6, 0, 0, 0, 1e9, 0)
+    assert names == ["t_ring", "t_fill"]
     found = expression(FORMULAS["two_level_all_to_all_time"], parameters(FORMULAS["two_level_all_to_all_time"]))
     assert found.calls == ("T_A2A", "T_A2A'")
     assert to_text(found.body) == "T_A2A + T_A2A'"
@@ -78,8 +78,8 @@ def test_two_calls_of_one_formula_get_two_symbols() -> None:
 
 def test_standing_in_ends_with_its_block() -> None:
     with standing_in(lambda formula, arguments: 0.0):
-        assert ring_all_reduce_time(8, 1, 1e6, 0, 0, 0, 1e9) == 0
-    assert ring_all_reduce_time(8, 1, 1e6, 0, 0, 0, 1e9) > 0
+        assert ring_all_reduce_time(8, 1, 1e6, 0, 0, 0, 1e9, 0) == 0
+    assert ring_all_reduce_time(8, 1, 1e6, 0, 0, 0, 1e9, 0) > 0
 
 
 @pytest.mark.parametrize(
