@@ -126,6 +126,12 @@ def moe(
 @app.command()
 def collectives(
     measured: Files = None,
+    left_out: Annotated[
+        bool,
+        typer.Option(
+            "--left-out", help="Errors with every third size, and with one number of ranks, left out of a new fit."
+        ),
+    ] = False,
     settings: options.Settings = None,
     catalog: options.Folders = None,
     csv: options.Csv = None,
@@ -138,4 +144,23 @@ def collectives(
     """
     from perfplan.validation.collectives import validate_collectives
 
+    if left_out:
+        _left_out(measured, settings, catalog, (csv, json, save))
+        return
     _single(validate_collectives, measured, settings, catalog, (csv, json, save))
+
+
+def _left_out(
+    measured: list[str] | None,
+    settings: list[str] | None,
+    folders: list[str] | None,
+    output: tuple[str | None, bool, str | None],
+) -> None:
+    from perfplan.catalog import Catalog
+    from perfplan.report import Output
+    from perfplan.report.measured import LEFT_OUT_COLUMNS, left_out_rows
+    from perfplan.report.text import table
+    from perfplan.validation.left_out import left_out_collectives
+
+    rows = left_out_rows(left_out_collectives(measured or (), catalog=Catalog(folders or (), settings or ())))
+    Output(*output).emit(table(rows, LEFT_OUT_COLUMNS), rows, LEFT_OUT_COLUMNS, {"left_out": rows})

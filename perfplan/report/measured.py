@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import Any
 
 from perfplan.report.columns import Column
 from perfplan.report.text import paragraph, table
+from perfplan.validation.left_out import LeftOut
 from perfplan.validation.training import Validation
 
-__all__ = ["measured_text"]
+__all__ = ["LEFT_OUT_COLUMNS", "left_out_rows", "measured_text"]
 
 _SHOWN = (
     Column("name", "slice"),
@@ -20,6 +23,19 @@ _SHOWN = (
     Column("bias", "bias", "%"),
     Column("null_median_ape", "null", "%"),
 )
+LEFT_OUT_COLUMNS = (
+    Column("name"),
+    Column("left_out", "left out"),
+    Column("rows"),
+    Column("mape", "MAPE", "%"),
+    Column("median", "median", "%"),
+    Column("null", "null MAPE", "%"),
+)
+
+
+def left_out_rows(found: Sequence[LeftOut]) -> list[dict[str, Any]]:
+    """Rows for `LEFT_OUT_COLUMNS`."""
+    return [asdict(one) for one in found]
 
 
 def measured_text(validation: Validation) -> str:
