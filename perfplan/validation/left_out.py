@@ -85,9 +85,10 @@ def left_out_collectives(measured: Sequence[str | Path] = (), *, catalog: Catalo
     entries = catalog or Catalog()
     paths = [Path(path) for path in measured] or list(shipped(LEFT_OUT_FILES))
     table = pd.concat([_usable(path, entries) for path in paths], ignore_index=True)
-    clusters = {chip: entries.accelerator(chip).default_cluster for chip in table["chip"].unique()}
-    parts = [_ratios(rows, entries.cluster(clusters[chip])) for chip, rows in table.groupby("chip", sort=False)
-             if clusters[chip]]
+    parts = []
+    for chip, rows in table.groupby("chip", sort=False):
+        if home := entries.accelerator(str(chip)).default_cluster:
+            parts.append(_ratios(rows, entries.cluster(home)))
     if not parts:
         return ()
     scored = pd.concat(parts, ignore_index=True)

@@ -35,7 +35,8 @@ def test_a_law_that_holds_leaves_no_error(sweep):
     assert [(one.name, one.left_out, one.rows) for one in found] == [
         (name, part, 30) for part in ("every third size", "one number of ranks")
         for name in ("all_gather", "h100-sxm/all_gather")]
-    assert max(one.mape for one in found) < 0.01 < 0.3 < min(one.null for one in found)
+    assert max(one.mape for one in found) < 0.01
+    assert min(one.null for one in found) > 0.3
 
 
 def test_shipped_sweeps_are_predicted_better_than_by_the_data_sheet():
