@@ -137,7 +137,8 @@ class Catalog:
         id_, file = self._read("cluster", chip.default_cluster if chip and chip.default_cluster else name)
         chip = chip or self.accelerator(file.accelerator)
         library = self.library(file.library)
-        return build.cluster(id_, file, chip, library, self._notes("cluster"))
+        dispatcher = self.library(file.dispatcher) if file.dispatcher else None
+        return build.cluster(id_, file, chip, library, self._notes("cluster"), dispatcher)
 
     def _names(self, kind: str, name: str) -> bool:
         return name in self.aliases(kind) or name in self.ids(kind)

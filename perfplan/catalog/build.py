@@ -54,6 +54,8 @@ def _sentence(fault: ErrorDetails) -> str:
 def _fields_at(schema: type[BaseModel], path: Iterable[int | str]) -> list[str]:
     parts: dict[str, type[BaseModel]] = {"kernels": schemas.KernelFile, "levels": schemas.LevelFile,
                                          "tuner": schemas.TunerFile}
+    if schema is schemas.LibraryFile:
+        parts["kernels"] = schemas.ExchangeFile
     first = next(iter(path), None)
     return list(parts.get(str(first), schema).model_fields)
 
@@ -106,14 +108,14 @@ def _origin(dtype: str, stated: Mapping[str, specs.Kernel], same: Mapping[str, s
 
 
 def cluster(name: str, file: schemas.ClusterFile, chip: specs.Accelerator, collectives: specs.Library,
-            notes: tuple[str, ...] = ()) -> specs.Cluster:
-    """The spec of a cluster file with its accelerator and library already loaded."""
-    plain = file.model_dump(exclude={"id", "accelerator", "library", "levels", "notes"})
+            notes: tuple[str, ...] = (), dispatcher: specs.Library | None = None) -> specs.Cluster:
+    """The spec of a cluster file with its accelerator and libraries already loaded."""
+    plain = file.model_dump(exclude={"id", "accelerator", "library", "dispatcher", "levels", "notes"})
     below = file.levels[-2].size if len(file.levels) > 1 else None
     machine = file.size or (below or 1) * (UNBOUNDED // (below or 1))
     levels = tuple(_level(level, machine) for level in file.levels)
     return specs.Cluster(id=name, accelerator=chip, library=collectives, levels=levels, notes=(*file.notes, *notes),
-                         **plain)
+                         dispatcher=dispatcher, **plain)
 
 
 def _level(file: schemas.LevelFile, machine: int) -> specs.Level:
@@ -125,10 +127,16 @@ def _level(file: schemas.LevelFile, machine: int) -> specs.Level:
 
 def library(name: str, file: schemas.LibraryFile) -> specs.Library:
     """The spec of a collective library."""
+    plain = file.model_dump(exclude={"id", "algorithms", "tuner", "kernels", "notes"})
     tuner = {algorithm: (t.base, t.intra, t.inter, t.bandwidth) for algorithm, t in file.tuner.items()}
     algorithms = {str(operation): names for operation, names in file.algorithms.items()}
-    return specs.Library(id=name, algorithms=algorithms, tuner=tuner, memory=file.memory,
-                         exchange=file.exchange, source=file.source)
+    kernels = {chip: {algorithm: _exchange(one) for algorithm, one in table.items()}
+               for chip, table in file.kernels.items()}
+    return specs.Library(id=name, algorithms=algorithms, tuner=tuner, kernels=kernels, **plain)
+
+
+def _exchange(file: schemas.ExchangeFile) -> specs.Exchange:
+    return specs.Exchange(efficiency=tuple(sorted(file.efficiency.items())), **file.model_dump(exclude={"efficiency"}))
 
 
 def recipe(name: str, file: schemas.RecipeFile) -> specs.Recipe:

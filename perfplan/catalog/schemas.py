@@ -159,7 +159,8 @@ class AcceleratorFile(_File):
         return self
 
 
-Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p", "broadcast"]
+Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p", "broadcast", "moe_dispatch",
+                    "moe_combine"]
 
 
 class LevelFile(_Part):
@@ -192,6 +193,7 @@ class ClusterFile(_File):
     name: str
     accelerator: str
     library: str
+    dispatcher: str | None = Field(None, description="library that sends tokens to experts; absent = all-to-all")
     accelerators_per_node: Count
     levels: Annotated[tuple[LevelFile, ...], Field(min_length=1)]
     size: Count | None = None
@@ -220,6 +222,17 @@ class TunerFile(_Part):
     bandwidth: Annotated[float, Quantity("1", 1e-6, 4)]
 
 
+class ExchangeFile(_Part):
+    """Constants of one algorithm of a library on one accelerator."""
+
+    launch: Duration
+    latency: Duration = Field(0.0, description="what each further rank adds")
+    floor: Duration = Field(0.0, description="least time of a call")
+    efficiency: dict[Ranks, PositiveFraction] = Field(
+        min_length=1, description="ranks -> fraction of the link bandwidth; the algorithm serves from the fewest on")
+    source: str
+
+
 class LibraryFile(_File):
     """A collective library."""
 
@@ -227,6 +240,10 @@ class LibraryFile(_File):
     tuner: dict[str, TunerFile] = {}
     exchange: Annotated[float, Quantity("1", 0, 1000)] = Field(
         1.0, description="hops that an all-to-all waits for, of those of a ring")
+    kernels: dict[str, dict[str, ExchangeFile]] = Field({}, description="accelerator -> algorithm -> constants")
+    borrow: dict[str, str] = Field({}, description="accelerator without kernels of its own -> whose it has")
+    software: tuple[str, ...] = Field((), description="how the software labels of measured rows begin")
+    callers: dict[str, Duration] = Field({}, description="software label -> time that the caller adds to each call")
     memory: Bytes
     source: str
 

@@ -61,7 +61,7 @@ class Level:
     which the library reduces in the network;
     oversubscription: >= 1, divides `bandwidth` beyond the domain below; rails: NICs per node (information);
     operations: operation -> the same table where its efficiency differs (all_gather stands for reduce_scatter too);
-    dims: torus shape; peer: bandwidth to one peer where links are point to point (mesh) [B/s].
+    dims: torus shape; peer: bandwidth of a message to one peer, where it is not that of two ranks in a ring [B/s].
     """
 
     name: str
@@ -84,12 +84,29 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Exchange:
+    """What one algorithm of a library costs on one accelerator: constants of its own, beside those of the links.
+
+    launch: constant time of a call [s]; latency: what each further rank adds [s]; floor: least time of a call [s];
+    efficiency: (ranks, fraction of the link bandwidth reached), ascending; the algorithm serves from the fewest on.
+    """
+
+    launch: float
+    efficiency: tuple[tuple[int, float], ...]
+    latency: float = 0.0
+    floor: float = 0.0
+    source: str = ""
+
+
+@dataclass(frozen=True)
 class Library:
     """A collective library: per operation the algorithms it has, and the constants of its own selection model.
 
     algorithms: operation -> names in the order tried. tuner: algorithm -> (base [s], hop inside a node [s],
     hop between nodes [s], fraction of the bus bandwidth [1]); empty = the first algorithm listed is always taken.
-    exchange: hops that an all-to-all waits for, of those of a ring [1].
+    exchange: hops that an all-to-all waits for, of those of a ring [1]. kernels: accelerator -> algorithm ->
+    its own constants; borrow: accelerator -> whose it has. software: how labels of measured rows begin;
+    callers: the same -> constant time that a caller adds to every call [s].
     """
 
     id: str
@@ -98,6 +115,14 @@ class Library:
     memory: float  # B of buffers per rank
     exchange: float = 1.0
     source: str = ""
+    kernels: Mapping[str, Mapping[str, Exchange]] = field(default_factory=dict)
+    borrow: Mapping[str, str] = field(default_factory=dict)
+    software: tuple[str, ...] = ()
+    callers: Mapping[str, float] = field(default_factory=dict)
+
+    def kernel(self, chip: str, algorithm: str) -> Exchange | None:
+        """Constants of an algorithm on an accelerator, borrowed where it has none; None = not measured."""
+        return self.kernels.get(chip, self.kernels.get(self.borrow.get(chip, ""), {})).get(algorithm)
 
 
 @dataclass(frozen=True)
@@ -115,6 +140,7 @@ class Cluster:
     pue: float = 1.0
     sources: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    dispatcher: Library | None = None  # of tokens to experts; None = the all-to-all of `library`
 
     @property
     def fast_domain(self) -> int:

@@ -10,21 +10,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfplan.formulas.core import ceil, formula, log2, maximum, minimum, where
+from perfplan.formulas.core import formula, log2, maximum, minimum, where
 
 __all__ = [
-    "bruck_all_to_all_time",
     "call_latency",
-    "chain_broadcast_time",
+    "deduplicated_exchange_time",
     "direct_all_to_all_time",
     "fill_time",
-    "halving_doubling_all_reduce_time",
     "hierarchical_all_gather_time",
     "hierarchical_all_reduce_time",
     "in_network_all_reduce_time",
     "one_shot_all_reduce_time",
+    "one_sided_exchange_time",
     "point_to_point_time",
-    "recursive_doubling_all_reduce_time",
+    "reached_groups",
     "ring_all_gather_time",
     "ring_all_reduce_time",
     "ring_bandwidth",
@@ -309,52 +308,6 @@ def two_shot_all_reduce_time(ranks: Any, size: Any, launch: Any, bandwidth: Any)
     return 2 * call_latency(ranks, launch) + 2 * (ranks - 1) / ranks * size / bandwidth
 
 
-@formula("T_AR,rd", "s", source=_THAKUR)
-def recursive_doubling_all_reduce_time(ranks: Any, size: Any, hop: Any, bandwidth: Any) -> Any:
-    """Time of a recursive-doubling all-reduce: log2 n exchanges of the full buffer; n a power of two.
-
-    ranks : ranks in the group [1]
-    size : buffer of each rank [B]
-    hop : latency of one exchange [s]
-    bandwidth : bandwidth per rank, one direction [B/s]
-
-    >>> recursive_doubling_all_reduce_time(8, 1e6, 1e-6, 1e12)
-    6e-06
-    """
-    return log2(ranks) * (hop + size / bandwidth)
-
-
-@formula("T_AR,hd", "s", source=_THAKUR)
-def halving_doubling_all_reduce_time(ranks: Any, size: Any, hop: Any, bandwidth: Any) -> Any:
-    """Time of a recursive halving-doubling all-reduce; n a power of two, the reduction itself hidden.
-
-    ranks : ranks in the group [1]
-    size : buffer of each rank [B]
-    hop : latency of one exchange [s]
-    bandwidth : bandwidth per rank, one direction [B/s]
-
-    >>> round(halving_doubling_all_reduce_time(8, 1e6, 1e-6, 1e12) * 1e6, 2)
-    7.75
-    """
-    return 2 * log2(ranks) * hop + 2 * (ranks - 1) / ranks * size / bandwidth
-
-
-@formula("T_bcast", "s", source=_DERIVED)
-def chain_broadcast_time(ranks: Any, size: Any, chunks: Any, hop: Any, bandwidth: Any) -> Any:
-    """Time of a broadcast along a chain in `chunks` chunks.
-
-    ranks : ranks in the group [1]
-    size : buffer of the root [B]
-    chunks : chunks in flight along the chain [1]
-    hop : latency of one hop [s]
-    bandwidth : bandwidth per rank, one direction [B/s]
-
-    >>> round(chain_broadcast_time(8, 1e6, 10, 1e-6, 1e12) * 1e6, 2)
-    17.6
-    """
-    return minimum(ranks - 1, 1) * (ranks - 2 + chunks) * (hop + size / (chunks * bandwidth))
-
-
 @formula("t_p2p", "s", source="Hockney 1994: latency plus size over bandwidth")
 def point_to_point_time(size: Any, latency: Any, bandwidth: Any) -> Any:
     """Time of one message between two ranks.
@@ -441,19 +394,64 @@ def two_level_all_to_all_time(
     return inside + direct_all_to_all_time(domains, domains, size, launch, hop, net_hop, inner, outer, 0 * launch)
 
 
-@formula("T_A2A,bruck", "s", source=_THAKUR)
-def bruck_all_to_all_time(ranks: Any, size: Any, hop: Any, bandwidth: Any) -> Any:
-    """Time of Bruck's all-to-all: ceil(log2 n) exchanges of half of the buffer; for small messages.
+@formula("n_reached", "1", source="derived: occupied boxes; sequence_parallel_moe.md section 1.2")
+def reached_groups(groups: Any, picks: Any) -> Any:
+    """Groups of experts that a token reaches on average when it picks experts evenly: it is sent once to each.
 
-    ranks : ranks in the group [1]
-    size : send buffer of each rank [B]
-    hop : latency of one exchange [s]
-    bandwidth : bandwidth per rank, one direction [B/s]
+    groups : ranks, or domains, that hold the experts [1]
+    picks : experts per token [1]
 
-    >>> round(bruck_all_to_all_time(8, 1e6, 1e-6, 1e12) * 1e6, 2)
-    4.5
+    Eight picks over 8 ranks reach 5.25 of them; over one, that one:
+
+    >>> round(reached_groups(8, 8), 2), reached_groups(1, 8)
+    (5.25, 1.0)
     """
-    return ceil(log2(ranks)) * (hop + size / (2 * bandwidth))
+    return groups * (1 - (1 - 1 / groups) ** picks)
+
+
+@formula("T_disp,1", "s", source=_DERIVED)
+def one_sided_exchange_time(ranks: Any, size: Any, floor: Any, launch: Any, bandwidth: Any) -> Any:
+    """Time of a dispatch or combine of experts whose ranks write into each other's memory, over one kind of link.
+
+    ranks : ranks that hold the experts [1]
+    size : payload of each rank, its own share included [B]
+    floor : least time of one call [s]
+    launch : time of a large call beyond its bytes [s]
+    bandwidth : bandwidth per rank reached, one direction [B/s]
+
+    DeepEP's low-latency dispatch, 128 tokens of 8 x 7.4 kB to 16 ranks at 0.81 of 50 GB/s [us]: published is 173:
+
+    >>> round(one_sided_exchange_time(16, 7585792, 0, 0, 0.81 * 50e9) * 1e6)
+    176
+    """
+    return minimum(ranks - 1, 1) * maximum(floor, launch + (ranks - 1) / ranks * size / bandwidth)
+
+
+@formula("T_disp,2", "s", source="DeepEP first README, normal kernels; sequence_parallel_moe.md section 1.2")
+def deduplicated_exchange_time(
+    ranks: Any, domains: Any, near: Any, far: Any, launch: Any, inner: Any, outer: Any
+) -> Any:
+    """Time of a dispatch or combine that crosses the network once per token and domain, and spreads inside it.
+
+    Both links work at the same time: the slower one decides.
+
+    ranks : ranks that hold the experts [1]
+    domains : fast domains that hold the experts [1]
+    near : payload of each rank over the inner links, its own share included [B]
+    far : payload of each rank to the domains, its own domain included [B]
+    launch : constant time of one call [s]
+    inner : bandwidth per rank reached inside a domain, one direction [B/s]
+    outer : bandwidth per rank reached between domains, one direction [B/s]
+
+    200 MB to 8 ranks at 155 GB/s; to 32 ranks in 4 domains, of which 3 are elsewhere, 100 MB to the domains [ms]:
+
+    >>> round(deduplicated_exchange_time(8, 1, 200e6, 100e6, 0, 155e9, 45e9) * 1e3, 3)
+    1.129
+    >>> round(deduplicated_exchange_time(32, 4, 200e6, 100e6, 0, 155e9, 45e9) * 1e3, 3)
+    1.667
+    """
+    inside, between = (ranks - 1) / ranks * near / inner, (domains - 1) / domains * far / outer
+    return call_latency(ranks, launch) + maximum(inside, between)
 
 
 @formula("t_torus", "s", source=_TORUS)

@@ -19,6 +19,7 @@ from perfplan.formulas.parameters import (
     routed_expert_parameters,
     router_parameters,
 )
+from perfplan.training.exchange import COMBINE, DISPATCH, send_to_experts
 from perfplan.training.job import Job, host_link, kernel
 from perfplan.training.network import Group, Network
 from perfplan.training.ops import (
@@ -271,11 +272,11 @@ def _cp_time(
 
 def _ep_time(job: Job, net: Network, shape: Shape, moe: Moe, passes: int) -> Any:
     """Dispatch and combine of one MoE layer, all passes, and the exchange of the dispatched rows over etp."""
-    width = shape.rows * moe.top_k * (moe.latent or job.model.hidden) * job.routing_skew
+    token = shape.rows * (moe.latent or job.model.hidden) * job.routing_skew
     experts, wire = net.path(Group(shape.ep, shape.etp)), job.recipe.wire
-    dispatch = experts.all_to_all(width * wire["ep_dispatch"])
-    combine = experts.all_to_all(width * wire["ep_combine"])
-    sliced = 2 * net.path(Group(shape.etp, 1)).all_gather(width * shape.etp * wire["ep_combine"])
+    dispatch = send_to_experts(experts, DISPATCH, token * wire["ep_dispatch"], moe.top_k)
+    combine = send_to_experts(experts, COMBINE, token * wire["ep_combine"], moe.top_k)
+    sliced = 2 * net.path(Group(shape.etp, 1)).all_gather(token * moe.top_k * shape.etp * wire["ep_combine"])
     return (passes - 1) * (dispatch + combine + sliced) + 2 * combine + sliced
 
 

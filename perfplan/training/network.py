@@ -13,7 +13,7 @@ from perfplan.formulas.core import ceil, ceil_div, log2, maximum, minimum, where
 
 IN_NETWORK = ("nvls", "in_network")
 PRICED = ("ring", "tree", *IN_NETWORK)
-__all__ = ["Group", "Network", "Path"]
+__all__ = ["Group", "Network", "Path", "interpolate"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Group:
     stride: Any
 
 
-def _interpolate(points: tuple[tuple[int, float], ...], ranks: Any) -> Any:
+def interpolate(points: tuple[tuple[int, float], ...], ranks: Any) -> Any:
     """Fraction reached by `ranks` ranks, linear in log2(ranks) between the catalog's points, flat outside."""
     result: Any = points[0][1]
     for (low, first), (high, last) in zip(points, points[1:], strict=False):
@@ -81,7 +81,7 @@ class Network:
         """Bandwidth of one accelerator beyond its fast domain: the slowest level that the group crosses [B/s]."""
         result, touched = otherwise, domains
         for index, level in enumerate(self.outer):
-            rate = level.bandwidth * _interpolate(level.efficiency, touched) / level.oversubscription
+            rate = level.bandwidth * interpolate(level.efficiency, touched) / level.oversubscription
             result = where(touched > 1, minimum(result, rate) if index else rate, result)
             touched = self.domains(group, level)
         return result
@@ -90,7 +90,7 @@ class Network:
         """Bus bandwidth per rank between `members` of the group inside one fast domain [B/s]."""
         share = self.torus_share(group, self.inner) if self.inner.dims else 1.0
         points = self.inner.operations.get(operation, self.inner.efficiency)
-        return self.inner.bandwidth * _interpolate(points, members) * share
+        return self.inner.bandwidth * interpolate(points, members) * share
 
     def hop(self, group: Group) -> Any:
         """Latency of one hop between the fast domains that a group touches [s]."""
@@ -104,7 +104,7 @@ class Network:
         bandwidth = self.inner_bandwidth(group, maximum(group.ranks / domains, 1.0), operation)
         touched = domains
         for level in self.outer:
-            reach = level.bandwidth * _interpolate(level.efficiency, touched) / level.oversubscription
+            reach = level.bandwidth * interpolate(level.efficiency, touched) / level.oversubscription
             bandwidth = price.ring_bandwidth(group.ranks, touched, bandwidth, reach)
             touched = self.domains(group, level)
         return bandwidth
@@ -208,7 +208,7 @@ class Path:
     def _torus_all_to_all(self, size: Any) -> Any:
         level, count = self.net.inner, len(self.net.inner.dims)
         axes = maximum(ceil(self.net.torus_share(self.group, level) * count), 1)
-        axis = 2 * level.bandwidth * _interpolate(level.efficiency, self.group.ranks) / count
+        axis = 2 * level.bandwidth * interpolate(level.efficiency, self.group.ranks) / count
         return price.torus_all_to_all_time(self.group.ranks, axes, size, level.launch, level.latency, axis, 1)
 
     def send(self, size: Any) -> Any:

@@ -66,11 +66,25 @@ def test_an_all_gather_is_priced_on_the_default_cluster(tmp_path):
     assert one.predicted == pytest.approx(path.all_gather(2.0**26) * 1e6)
 
 
+@pytest.mark.parametrize(("change", "metric", "predicted"), [
+    ({"software": "torch2.9"}, "latency_us", lambda path: path.all_gather(2.0**26) * 1e6 + 19.5),
+    ({"op": "p2p", "latency_us": "", "bytes": "", "busbw_gb_per_s": 300}, "busbw_gb_per_s", lambda path: 376),
+    ({"op": "all_reduce", "software": "trtllm custom_allreduce", "bytes": 1024}, "latency_us", lambda path: 3.2),
+])
+def test_who_called_and_whose_kernels_ran_count(tmp_path, change, metric, predicted):
+    (one,) = validate_collectives([csv(tmp_path / "mine.csv", RING | change)]).outcomes
+    path = Network(Catalog().cluster("dgx-h100"), 8).path(Group(8, 1))
+    assert (one.metric, one.unsupported) == (metric, "")
+    assert one.predicted == pytest.approx(predicted(path), rel=0.02)
+
+
 @pytest.mark.parametrize(("change", "reason"), [
     ({"n_ranks": 64}, "links beyond 8"),
     ({"n_ranks": 8, "ranks_per_node": 4}, "8 accelerators in a fast domain"),
-    ({"op": "p2p"}, "not priced"),
+    ({"op": "broadcast"}, "not priced"),
+    ({"op": "p2p"}, "missing"),
     ({"software": "x custom_allreduce"}, "custom kernels"),
+    ({"software": "Baidu"}, "Baidu is not nccl"),
     ({"bytes": ""}, "missing"),
 ])
 def test_collectives_that_cannot_be_scored_say_why(tmp_path, change, reason):
