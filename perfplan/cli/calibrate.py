@@ -128,6 +128,45 @@ def stream(
 
 
 @app.command()
+def step(
+    measured: Annotated[
+        list[str],
+        typer.Option(
+            "--measured",
+            metavar="FILE.csv",
+            show_default=False,
+            help="Measured steps in the schema of training_measured.csv; may be repeated.",
+        ),
+    ],
+    accelerator: Accelerator,
+    date: Date = None,
+    folders: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: Annotated[
+        str | None,
+        typer.Option("--save", metavar="DIR", show_default=False, help="Write the entries into a catalog folder."),
+    ] = None,
+) -> None:
+    """Whole training steps: sustained clock, memory-bound kernels, and the fixed times of the framework."""
+    from pathlib import Path
+
+    from perfplan.calibration.tables import file_date
+    from perfplan.catalog import Catalog
+    from perfplan.report import Output
+    from perfplan.report.steps import MOVED_COLUMNS, moved_rows, step_document, step_text, write_entries
+    from perfplan.validation.rows import read_rows
+    from perfplan.validation.step_calibration import calibrate_steps
+
+    files, day = [Path(path) for path in measured], date or file_date(measured[0])
+    names = ", ".join(path.name for path in files)
+    found = calibrate_steps(read_rows(files), Catalog(folders or ()), accelerator, names, day)
+    if save:
+        write_entries(found, save)
+    Output(csv, json).emit(step_text(found, save), moved_rows(found), MOVED_COLUMNS, step_document(found, day))
+
+
+@app.command()
 def script() -> None:
     """Print a Python script that measures all this with PyTorch: `perfplan calibrate script > measure.py`."""
     from perfplan.calibration.script import measuring_script

@@ -1,0 +1,89 @@
+"""Whole steps predicted with constants that never saw them: which rows are held out together, and on what is fitted.
+
+A row is predicted by a fit without its source. If its accelerator occurs in one source only, that would leave nothing
+to fit: then the fit is without its model. Rows that share neither the family of an accelerator nor a framework with the
+rows held out cannot move their constants, and take no part.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from perfplan.validation.steps import Step
+
+__all__ = ["THIN", "Holdout", "model_holdouts", "source_holdouts"]
+
+THIN = 300  # a source with more rows than this enters a fit with every N-th row, so that about half as many are left
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """Rows predicted together, and the rows their constants are fitted on. name: what is left out."""
+
+    name: str
+    held: tuple[Step, ...]
+    rest: tuple[Step, ...]
+
+
+def _chip(step: Step) -> str:
+    return step.job.cluster.accelerator.id
+
+
+def _links(step: Step) -> set[str]:
+    return {f"family {step.job.cluster.accelerator.family}", f"framework {step.job.framework.id}"}
+
+
+def _thinned(steps: Sequence[Step]) -> list[Step]:
+    """Every N-th row of large sources, all rows of the others."""
+    sources: dict[str, list[Step]] = defaultdict(list)
+    for step in steps:
+        sources[step.row.source].append(step)
+    return [step for mine in sources.values() for step in mine[:: 2 * len(mine) // THIN if len(mine) > THIN else 1]]
+
+
+def _rest(steps: Sequence[Step], held: Sequence[Step]) -> tuple[Step, ...]:
+    links = set().union(*map(_links, held))
+    return tuple(step for step in _thinned(steps) if _links(step) & links)
+
+
+def model_name(step: Step) -> str:
+    """The model of a row, by its width and depth where the row has no name for it."""
+    model = step.job.model
+    return step.row.model_id or f"{model.hidden}x{len(model.layers)}"
+
+
+def source_holdouts(steps: Sequence[Step]) -> list[Holdout]:
+    """Every step held out once: with its source, or with its model if its accelerator occurs in one source only."""
+    places: dict[str, set[str]] = defaultdict(set)
+    for step in steps:
+        places[_chip(step)].add(step.row.source)
+    held: dict[tuple[str, str], list[Step]] = defaultdict(list)
+    for step in steps:
+        alone = len(places[_chip(step)]) == 1
+        held[step.row.source, model_name(step) if alone else ""].append(step)
+    found = []
+    for (source, model), mine in sorted(held.items()):
+        chips = {_chip(step) for step in mine}
+        out = {
+            id(step)
+            for step in steps
+            if step.row.source == source and (not model or (model_name(step) == model and _chip(step) in chips))
+        }
+        rest = [step for step in steps if id(step) not in out]
+        found.append(Holdout(f"{source} {model}".strip(), tuple(mine), _rest(rest, mine)))
+    return found
+
+
+def model_holdouts(steps: Sequence[Step], source: str) -> list[Holdout]:
+    """The steps of one source, each held out with all rows of its width and depth in that source."""
+    models: dict[str, list[Step]] = defaultdict(list)
+    for step in steps:
+        if step.row.source == source:
+            models[f"{step.job.model.hidden}x{len(step.job.model.layers)}"].append(step)
+    found = []
+    for name, mine in sorted(models.items()):
+        out = set(map(id, mine))
+        found.append(Holdout(name, tuple(mine), _rest([step for step in steps if id(step) not in out], mine)))
+    return found
