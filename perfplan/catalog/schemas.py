@@ -228,7 +228,7 @@ class ExchangeFile(_Part):
     launch: Duration
     latency: Duration = Field(0.0, description="what each further rank adds")
     floor: Duration = Field(0.0, description="least time of a call")
-    efficiency: dict[Ranks, PositiveFraction] = Field(
+    efficiency: dict[Ranks, Annotated[float, Quantity("1", 1e-6, 4)]] = Field(
         min_length=1, description="ranks -> fraction of the link bandwidth; the algorithm serves from the fewest on")
     source: str
 

@@ -433,7 +433,7 @@ def deduplicated_exchange_time(
 ) -> Any:
     """Time of a dispatch or combine that crosses the network once per token and domain, and spreads inside it.
 
-    Both links work at the same time: the slower one decides.
+    Both links work at the same time: the slower one decides. With one payload for both, nothing is sent once only.
 
     ranks : ranks that hold the experts [1]
     domains : fast domains that hold the experts [1]

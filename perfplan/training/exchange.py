@@ -62,12 +62,20 @@ def one_sided(path: Path, library: Library, operation: str, size: Any) -> Any:
 
 
 def low_latency(path: Path, library: Library, operation: str, size: Any) -> Any:
-    """Time to send a payload of `size` bytes per rank over the network alone, to peers of the same node too [s]."""
+    """Time to send a payload of `size` bytes per rank, one copy per pick, straight to its ranks [s].
+
+    Over the network alone, to peers of the same domain too, unless the library has a fraction of the inner links.
+    """
     kernel = _kernel(path, library, f"low_latency {operation}")
     if not path.net.outer:
         raise Unsupported(f"cluster {path.net.cluster.id} has no network, which the low-latency kernels use")
-    reached = interpolate(kernel.efficiency, path.group.ranks) * path.net.outer[0].bandwidth
-    return price.one_sided_exchange_time(path.group.ranks, size, kernel.floor, kernel.launch, reached)
+    ranks = path.group.ranks
+    outer = interpolate(kernel.efficiency, ranks) * path.net.outer[0].bandwidth
+    inside = library.kernel(path.net.cluster.accelerator.id, f"low_latency {operation} inside")
+    if inside is None:
+        return price.one_sided_exchange_time(ranks, size, kernel.floor, kernel.launch, outer)
+    inner = interpolate(inside.efficiency, ranks) * path.net.inner.bandwidth
+    return price.deduplicated_exchange_time(ranks, path.domains, size, size, kernel.launch, inner, outer)
 
 
 def deduplicated(path: Path, library: Library, operation: str, near: Any, far: Any) -> Any:

@@ -118,8 +118,9 @@ def _slice(path: Path, hardware: str, op: str, custom: bool) -> str:
 
 
 def _library(libraries: Sequence[Library], software: str) -> Library | None:
-    """The library with kernels of its own that a software label names."""
-    return next((one for one in libraries if one.kernels and software.startswith(one.software)), None)
+    """The library with kernels of its own that a software label names; of several the one that says more of it."""
+    said = {len(name): one for one in libraries if one.kernels for name in one.software if software.startswith(name)}
+    return said[max(said)] if said else None
 
 
 def _file(path: Path, catalog: Catalog) -> list[Outcome]:

@@ -68,6 +68,14 @@ def test_published_dispatches_are_met():
     assert one_sided(path("gb200-nvl72", 8), ONE_SIDED, DISPATCH, 0.0) == pytest.approx(18.9e-6, rel=0.05)
 
 
+@pytest.mark.parametrize(("ranks", "dispatch", "combine"), [(8, 77, 114), (16, 118, 195), (64, 173, 314),
+                                                            (256, 194, 360)])
+def test_low_latency_kernels_that_use_the_links_of_a_node(ranks, dispatch, combine):
+    later, one = CATALOG.library("deepep-v1-nvlink"), path("dgx-h800", ranks)
+    assert low_latency(one, later, DISPATCH, 7569408.0) == pytest.approx(dispatch * 1e-6, rel=0.05)
+    assert low_latency(one, later, COMBINE, 14680064.0) == pytest.approx(combine * 1e-6, rel=0.05)
+
+
 def test_without_a_dispatcher_experts_are_reached_by_an_all_to_all():
     one = path("dgx-h100", 64)
     assert send_to_experts(one, DISPATCH, 1e6, 8) == one.all_to_all(8e6)
