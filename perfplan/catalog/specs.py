@@ -106,7 +106,7 @@ class Library:
     hop between nodes [s], fraction of the bus bandwidth [1]); empty = the first algorithm listed is always taken.
     exchange: hops that an all-to-all waits for, of those of a ring [1]. kernels: accelerator -> algorithm ->
     its own constants; borrow: accelerator -> whose it has. software: how labels of measured rows begin;
-    callers: the same -> constant time that a caller adds to every call [s].
+    callers: label, a release may follow -> constant time that a caller adds to every call [s].
     """
 
     id: str
@@ -123,6 +123,13 @@ class Library:
     def kernel(self, chip: str, algorithm: str) -> Exchange | None:
         """Constants of an algorithm on an accelerator, borrowed where it has none; None = not measured."""
         return self.kernels.get(chip, self.kernels.get(self.borrow.get(chip, ""), {})).get(algorithm)
+
+    def called(self, software: str) -> float:
+        """Time that the caller of a measured row adds to each call, by its label: "torch2.9" begins with torch [s]."""
+        for name, extra in self.callers.items():
+            if software == name or (software.startswith(name) and software[len(name)].isdigit()):
+                return extra
+        return 0.0
 
 
 @dataclass(frozen=True)

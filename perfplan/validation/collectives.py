@@ -97,7 +97,7 @@ def _timed(row: Any, path: network.Path, library: Library | None) -> float:
     if row.software and own.software and not any(name in row.software.lower() for name in own.software):
         raise Unsupported(f"{row.software} is not {own.id}, the library of {path.net.cluster.id}")
     time = {"all_reduce": path.all_reduce, "all_gather": path.all_gather, "all_to_all": path.all_to_all}[op](row.bytes)
-    return float(time) + next((extra for name, extra in own.callers.items() if row.software.startswith(name)), 0.0)
+    return float(time) + own.called(row.software)
 
 
 def _price(row: Any, cluster: Cluster, library: Library | None) -> Priced:
