@@ -12,7 +12,11 @@ from perfplan.formulas import collectives as price
 from perfplan.formulas.core import ceil, ceil_div, log2, maximum, minimum, where
 
 IN_NETWORK = ("nvls", "in_network")
-PRICED = ("ring", "tree", *IN_NETWORK)
+PRICED = {
+    "all_reduce": ("ring", "tree", "hierarchical", *IN_NETWORK),
+    "all_gather": ("ring", "hierarchical"),
+    "all_to_all": ("direct", "two_level"),
+}
 __all__ = ["Group", "Network", "Path", "interpolate"]
 
 
@@ -109,22 +113,24 @@ class Network:
             touched = self.domains(group, level)
         return bandwidth
 
+    def listed(self, operation: str) -> tuple[str, ...]:
+        """Algorithms of the cluster's library for an operation; the first that is always there stands if none is."""
+        library, priced = self.cluster.library, PRICED[operation]
+        names = library.algorithms.get(operation, priced[:1])
+        unknown = [name for name in names if name not in priced]
+        if unknown:
+            raise Unsupported(
+                f"library {library.id} lists the algorithm {unknown[0]!r} for {operation}, which is not priced; known"
+                f" are {', '.join(priced)}"
+            )
+        return names
+
     def choose(self, operation: str, group: Group, domains: Any, size: Any) -> dict[str, Any]:
         """Algorithm -> whether the library takes it, by its own selection model (its smallest tuner time).
 
         Reduction in the network is taken wherever it can be: inside one domain, from its fewest ranks on.
         """
-        names = [
-            n
-            for n in self.cluster.library.algorithms.get(operation, ("ring",))
-            if n not in IN_NETWORK or self.inner.reduction
-        ]
-        unknown = [name for name in names if name not in PRICED]
-        if unknown:
-            raise Unsupported(
-                f"library {self.cluster.library.id} lists the algorithm {unknown[0]!r} for {operation}, which"
-                f" is not priced; known are {', '.join(PRICED)}"
-            )
+        names = [name for name in self.listed(operation) if name not in IN_NETWORK or self.inner.reduction]
         reach = (domains <= 1) & (group.ranks >= self.inner.reduction_ranks)
         switched = {name: reach for name in names if name in IN_NETWORK}
         walked = [name for name in names if name not in IN_NETWORK]
@@ -175,6 +181,8 @@ class Path:
         walk = (inner.launch, inner.latency, self.hop, self._bus("all_reduce"), self._fill(2))
         chosen = self.net.choose("all_reduce", self.group, self.domains, size)
         result = price.ring_all_reduce_time(ranks, self.domains, size, *walk)
+        if "hierarchical" in chosen:
+            result = self._levels(price.hierarchical_all_reduce_time, "all_reduce", size, result)
         if "tree" in chosen:
             result = where(chosen["tree"], price.tree_all_reduce_time(ranks, self.domains, size, *walk), result)
         for name in IN_NETWORK:
@@ -188,9 +196,20 @@ class Path:
     def all_gather(self, size: Any) -> Any:
         """Time of an all-gather whose full buffer has `size` bytes, or of the reduce-scatter of that buffer [s]."""
         inner, bandwidth = self.net.inner, self._bus("all_gather")
-        return price.ring_all_gather_time(
+        ring = price.ring_all_gather_time(
             self.group.ranks, self.domains, size, inner.launch, inner.latency, self.hop, bandwidth, self._fill(1)
         )
+        if self.net.listed("all_gather")[0] == "hierarchical":
+            return self._levels(price.hierarchical_all_gather_time, "all_gather", size, ring)
+        return ring
+
+    def _levels(self, formula: Any, operation: str, size: Any, inside: Any) -> Any:
+        """Time by an algorithm that works inside the domains and between them in turn; `inside` where one holds all."""
+        inner, members = self.net.inner, maximum(self.group.ranks / self.domains, 1.0)
+        near = self.net.inner_bandwidth(self.group, members, operation)
+        far = self.net.reach(self.group, self.domains, near)
+        args = (self.group.ranks, self.domains, size, inner.launch, inner.latency, self.hop, near, far)
+        return where(self.domains > 1, formula(*args), inside)
 
     def all_to_all(self, size: Any) -> Any:
         """Time of an all-to-all with a send buffer of `size` bytes per rank [s]."""
@@ -201,6 +220,8 @@ class Path:
         far = self.net.reach(self.group, self.domains, near)
         fill = inner.fill * (inner.launch + hops)
         direct = price.direct_all_to_all_time(self.group.ranks, self.domains, size, launch, 0.0, 0.0, near, far, fill)
+        if self.net.listed("all_to_all")[0] == "two_level":
+            direct = self._levels(price.two_level_all_to_all_time, "all_to_all", size, direct)
         if not inner.dims:
             return direct
         return where(self.domains > 1, direct, self._torus_all_to_all(size))
