@@ -13,8 +13,8 @@ from perfplan.formulas.core import ceil, ceil_div, log2, maximum, minimum, where
 
 IN_NETWORK = ("nvls", "in_network")
 PRICED = {
-    "all_reduce": ("ring", "tree", "hierarchical", *IN_NETWORK),
-    "all_gather": ("ring", "hierarchical"),
+    "all_reduce": ("ring", "tree", "torus", "hierarchical", *IN_NETWORK),
+    "all_gather": ("ring", "torus", "hierarchical"),
     "all_to_all": ("direct", "two_level"),
 }
 __all__ = ["Group", "Network", "Path", "interpolate"]
@@ -181,6 +181,8 @@ class Path:
         walk = (inner.launch, inner.latency, self.hop, self._bus("all_reduce"), self._fill(2))
         chosen = self.net.choose("all_reduce", self.group, self.domains, size)
         result = price.ring_all_reduce_time(ranks, self.domains, size, *walk)
+        if "torus" in chosen:
+            result = self._torus(price.torus_all_reduce_time, "all_reduce", size, result)
         if "hierarchical" in chosen:
             result = self._levels(price.hierarchical_all_reduce_time, "all_reduce", size, result)
         if "tree" in chosen:
@@ -199,8 +201,11 @@ class Path:
         ring = price.ring_all_gather_time(
             self.group.ranks, self.domains, size, inner.launch, inner.latency, self.hop, bandwidth, self._fill(1)
         )
-        if self.net.listed("all_gather")[0] == "hierarchical":
-            return self._levels(price.hierarchical_all_gather_time, "all_gather", size, ring)
+        match self.net.listed("all_gather")[0]:
+            case "hierarchical":
+                return self._levels(price.hierarchical_all_gather_time, "all_gather", size, ring)
+            case "torus":
+                return self._torus(price.torus_all_gather_time, "all_gather", size, ring)
         return ring
 
     def _levels(self, formula: Any, operation: str, size: Any, inside: Any) -> Any:
@@ -222,15 +227,20 @@ class Path:
         direct = price.direct_all_to_all_time(self.group.ranks, self.domains, size, launch, 0.0, 0.0, near, far, fill)
         if self.net.listed("all_to_all")[0] == "two_level":
             direct = self._levels(price.two_level_all_to_all_time, "all_to_all", size, direct)
-        if not inner.dims:
-            return direct
-        return where(self.domains > 1, direct, self._torus_all_to_all(size))
+        return self._torus(price.torus_all_to_all_time, "all_to_all", size, direct)
 
-    def _torus_all_to_all(self, size: Any) -> Any:
-        level, count = self.net.inner, len(self.net.inner.dims)
-        axes = maximum(ceil(self.net.torus_share(self.group, level) * count), 1)
-        axis = 2 * level.bandwidth * interpolate(level.efficiency, self.group.ranks) / count
-        return price.torus_all_to_all_time(self.group.ranks, axes, size, level.launch, level.latency, axis, 1)
+    def _torus(self, formula: Any, operation: str, size: Any, otherwise: Any) -> Any:
+        """Time over the axes of a torus that the group spans; `otherwise` where the links form none, or one slice.
+
+        An axis that the group does not close to a ring has half of its bandwidth (`torus_share`).
+        """
+        level, ranks = self.net.inner, self.group.ranks
+        if not level.dims:
+            return otherwise
+        axes = maximum(ceil(self.net.torus_share(self.group, level) * len(level.dims)), 1)
+        axis = self.net.inner_bandwidth(self.group, ranks, operation) / axes
+        inside = formula(ranks, axes, size, level.launch, level.latency, axis, 1)
+        return where(self.domains > 1, otherwise, inside)
 
     def send(self, size: Any) -> Any:
         """Time to send `size` bytes to the next rank of the group; 0 for a group of one [s]."""

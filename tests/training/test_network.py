@@ -69,3 +69,14 @@ def test_switches_reduce_from_their_fewest_ranks_on():
     assert 2.0**34 / times[8] == pytest.approx(level.reduction * level.bandwidth, rel=0.05)
     assert times[4] == pytest.approx(1.5 * 2.0**34 / dict(level.efficiency)[4] / level.bandwidth, rel=0.05)
     assert times[16] > times[4] > times[8]
+
+
+def test_a_torus_is_crossed_along_its_axes():
+    pod = CATALOG.cluster("tpu-v5e-pod")
+    level, whole = pod.levels[0], Network(pod, 256).path(Group(256, 1))
+    assert whole.all_gather(0.0) < level.launch + 20 * level.latency  # 2 axes of 16, both directions; a ring has 255 hops
+    links = level.bandwidth * level.efficiency[0][1]
+    assert whole.all_gather(2.0**34) == pytest.approx(255 / 256 * 2.0**34 / links, rel=1e-3)
+    assert whole.all_reduce(2.0**34) == pytest.approx(2 * whole.all_gather(2.0**34))
+    row = Network(pod, 256).path(Group(16, 1))  # a quarter of the all-gather of what all send
+    assert row.all_to_all(2.0**30) == pytest.approx(row.all_gather(16 * 2.0**30) / 4, rel=0.1)
