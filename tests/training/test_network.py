@@ -74,7 +74,7 @@ def test_switches_reduce_from_their_fewest_ranks_on():
 def test_a_torus_is_crossed_along_its_axes():
     pod = CATALOG.cluster("tpu-v5e-pod")
     level, whole = pod.levels[0], Network(pod, 256).path(Group(256, 1))
-    assert whole.all_gather(0.0) < level.launch + 20 * level.latency  # 2 axes of 16, both directions; a ring has 255 hops
+    assert whole.all_gather(0.0) < level.launch + 20 * level.latency  # 2 axes of 16, both ways; a ring: 255 hops
     links = level.bandwidth * level.efficiency[0][1]
     assert whole.all_gather(2.0**34) == pytest.approx(255 / 256 * 2.0**34 / links, rel=1e-3)
     assert whole.all_reduce(2.0**34) == pytest.approx(2 * whole.all_gather(2.0**34))
