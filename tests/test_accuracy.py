@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,26 @@ FACTS = Facts("2024", "gpt", "bf16", 8, 1024, 64, 1e15, 300e12)
 ROW = Outcome("lab-1", "lab", "lab/dense", "g", (1,), "step_time_s", 2.0, 2.2, 1.1, fits=True, facts=FACTS)
 
 
+@cache
+def scores():
+    return accuracy.measure()
+
+
 def test_the_page_is_current():
-    assert accuracy.PAGE.read_text(encoding="utf-8") == accuracy.page(accuracy.measure())
+    assert accuracy.PAGE.read_text(encoding="utf-8") == accuracy.page(scores())
+
+
+def test_what_was_left_out_is_stored_for_the_rows_that_are_scored():
+    scored = {o.id for o in scores().training.outcomes if o.ratio is not None}
+    for study, wanted in (("source", scored), ("model", {name for name in scored if name.startswith("vtrain-")})):
+        stored = set(accuracy.left_out.read(study))
+        assert len(stored & wanted) >= 0.9 * len(wanted), f"run tools/left_out.py again: study {study}"
 
 
 def test_every_mark_has_a_figure_of_its_own():
     names = [entry["figure"] for entry in yaml.safe_load(accuracy.DATA.read_text(encoding="utf-8"))["marks"]]
     assert len(set(names)) == len(names)
+    assert set(accuracy.figures(scores())) <= set(names)
 
 
 @pytest.mark.parametrize(

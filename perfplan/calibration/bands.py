@@ -1,9 +1,9 @@
 """Error bands: how far measurements lie from predictions of their kind, and how far *ratios* of two do.
 
 A log residual is log(measured / predicted) [1]. A band is the interval of log residuals that holds the middle 80 % of
-the measurements of a slice, so a prediction t stands for t*exp(low) .. t*exp(high). The paired band is the same for
-log(measured ratio / predicted ratio) of two layouts of one job, in which errors common to the job cancel: it decides
-ties, never the plain band.
+the measurements of a slice, so a prediction t stands for t*exp(low) .. t*exp(high). The paired band decides ties
+between layouts of one job, in which common errors cancel: -high .. high holds the predicted log ratios of two layouts
+that are too close for the model to tell which is faster in 80 % of cases.
 
 File format (`bands.yaml`), log residuals as plain numbers; a slice is `phase/dense|moe/family`, or a prefix of it:
 
@@ -14,7 +14,10 @@ File format (`bands.yaml`), log residuals as plain numbers; a slice is `phase/de
     bands:
       training/dense/ampere: {low: -0.08, high: 0.11, n: 41, source: ...}
     paired:
-      training/dense/ampere: {low: -0.06, high: 0.06, n: 500, source: ...}
+      training/dense/ampere: {low: -0.06, high: 0.06, n: 500, source: ...,
+        jobs: 40, median_regret: 0.03, worst_regret: 0.2}  # of the slowest layout tied with the first, as measured
+    memory:                  # headroom below which the error of the memory model decides whether a layout fits
+      {margin: 0.07, n: 7, source: ...}
 """
 
 from __future__ import annotations
@@ -30,8 +33,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from perfplan.errors import BadQuantity, MissingField
 
-__all__ = ["Band", "Bands", "band", "bands_from", "coverage", "fit_bands", "left_out_coverage", "load_bands",
-           "paired_band", "paired_residuals", "write_bands"]
+__all__ = ["Band", "Bands", "band", "bands_from", "coverage", "fit_bands", "load_bands", "paired_band",
+           "tie_regrets", "write_bands"]
 
 LOW, HIGH = 0.1, 0.9  # the band holds the middle 80 % (definition of a band, not a fitted number)
 
@@ -58,31 +61,59 @@ def band(residuals: ArrayLike, weights: ArrayLike | None = None) -> tuple[float,
     return float(low), float(high)
 
 
-def paired_residuals(groups: Iterable[ArrayLike]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Differences of log residuals of every two rows of a group, both signs, with weights that sum to 1 per group.
+Jobs = Sequence[tuple[ArrayLike, ArrayLike]]  # per job: log predicted times [ln s] of its layouts, log residuals [1]
 
-    For rows i and j of one job, log(measured_i/measured_j) - log(predicted_i/predicted_j) = residual_i - residual_j.
-    Groups of one row give no pair.
+
+def _pairs(predicted: ArrayLike, residuals: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of every two layouts of a job: predicted |log ratio| [1]; 1 if the order is right, 0 if wrong, 1/2 if equal."""
+    guess = np.asarray(predicted, dtype=float)
+    truth = guess + np.asarray(residuals, dtype=float)
+    first, second = np.triu_indices(len(guess), 1)
+    gap, change = guess[second] - guess[first], truth[second] - truth[first]
+    return np.abs(gap), (np.sign(gap) * np.sign(change) + 1) / 2
+
+
+def _rising(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The non-decreasing sequence closest to the values: neighbours that fall are pooled."""
+    pools: list[tuple[float, float, int]] = []
+    for value, weight in zip(values, weights, strict=True):
+        mean, mass, count = float(value), float(weight), 1
+        while pools and pools[-1][0] >= mean:
+            before, share, size = pools.pop()
+            mean, mass, count = (before * share + mean * mass) / (share + mass), share + mass, size + count
+        pools.append((mean, mass, count))
+    return np.repeat([mean for mean, _, _ in pools], [count for _, _, count in pools])
+
+
+def paired_band(jobs: Jobs) -> float:
+    """Predicted |log ratio| of two layouts of a job from which on the model orders them rightly in 80 % of cases [1].
+
+    The share of right orders is taken to rise with the predicted ratio; jobs count equally.
+
+    >>> paired_band([([0.0, 0.1, 0.3], [0.0, -0.2, 0.0])])  # 0.1 is ordered wrongly, 0.2 and 0.3 rightly
+    0.2
     """
-    differences, weights = [np.empty(0)], [np.empty(0)]
-    for group in groups:
-        values = np.asarray(group, dtype=float)
-        pairs = (values[:, None] - values[None, :])[~np.eye(len(values), dtype=bool)]
-        differences.append(pairs)
-        weights.append(np.full(pairs.size, 1 / max(pairs.size, 1)))
-    return np.concatenate(differences), np.concatenate(weights)
+    parts = [_pairs(*job) for job in jobs]
+    if not sum(len(gaps) for gaps, _ in parts):
+        raise ValueError("a paired band needs a job of at least two layouts")
+    gaps = np.concatenate([gaps for gaps, _ in parts])
+    right = np.concatenate([right for _, right in parts])
+    weights = np.concatenate([np.full(len(gaps), 1 / max(len(gaps), 1)) for gaps, _ in parts])
+    order = np.lexsort((right, gaps))
+    sure = _rising(right[order], weights[order]) >= HIGH - LOW
+    return round(float(gaps[order][np.argmax(sure)] if sure.any() else gaps.max()), 12)
 
 
-def paired_band(groups: Iterable[ArrayLike]) -> tuple[float, float]:
-    """10th and 90th percentile of the residual of log(t_i/t_j) within groups [1]; groups count equally, low = -high.
-
-    >>> paired_band([[0.5, 0.5], [-0.3, -0.3]])  # errors that are common to a job cancel
-    (0.0, 0.0)
-    """
-    differences, weights = paired_residuals(groups)
-    if differences.size == 0:
-        raise ValueError("a paired band needs a group of at least two rows")
-    return band(differences, weights)
+def tie_regrets(jobs: Jobs, high: float, least: int = 4) -> list[float]:
+    """Per job of at least `least` layouts: measured time of the slowest layout tied with the predicted best, over the
+    fastest, minus 1."""
+    found = []
+    for predicted, residuals in jobs:
+        guess = np.asarray(predicted, dtype=float)
+        truth = guess + np.asarray(residuals, dtype=float)
+        if len(guess) >= least:
+            found.append(float(np.expm1(truth[guess <= guess.min() + high].max() - truth.min())))
+    return found
 
 
 def coverage(low: float, high: float, residuals: ArrayLike) -> float:
@@ -94,7 +125,10 @@ def coverage(low: float, high: float, residuals: ArrayLike) -> float:
 # ---------------------------------------------------------------- reading
 @dataclass(frozen=True)
 class Band:
-    """Interval of log residuals [1] of slice `used`, asked for as `asked`; `widened`: factor on its half-width [1]."""
+    """Interval of log residuals [1] of slice `used`, asked for as `asked`; `widened`: factor on its half-width [1].
+
+    Of a paired band: median_regret, worst_regret: measured time of the slowest layout tied with the predicted best over
+    the fastest, minus 1, over `jobs` measured jobs [1]."""
 
     low: float
     high: float
@@ -103,6 +137,9 @@ class Band:
     used: str
     asked: str
     widened: float = 1.0
+    jobs: int = 0
+    median_regret: float | None = None
+    worst_regret: float | None = None
 
     @property
     def caveat(self) -> str:
@@ -137,6 +174,7 @@ class Bands:
     absolute: Mapping[str, Band]
     paired: Mapping[str, Band]
     widening: Mapping[str, float]
+    margin: float = 0.0  # fraction of a memory within which the memory model may err
 
     def find(self, phase: str, moe: bool, family: str, *, borrowed: bool = False, paired: bool = False) -> Band:
         """The band of `phase/dense|moe/family`, else of `phase/dense|moe`, else of `phase`, saying which was used.
@@ -161,7 +199,9 @@ def _read(name: str, entry: Mapping[str, Any]) -> Band:
     low, high = float(entry["low"]), float(entry["high"])
     if not low <= high:
         raise BadQuantity(f"error band {name} has low {low:g} above high {high:g}")
-    return Band(low, high, int(entry["n"]), str(entry["source"]), name, name)
+    regrets = {key: float(entry[key]) for key in ("median_regret", "worst_regret") if key in entry}
+    found = Band(low, high, int(entry["n"]), str(entry["source"]), name, name, jobs=int(entry.get("jobs", 0)))
+    return replace(found, **regrets)  # type: ignore[arg-type]
 
 
 def bands_from(data: Mapping[str, Any]) -> Bands:
@@ -171,7 +211,8 @@ def bands_from(data: Mapping[str, Any]) -> Bands:
         raise MissingField(f"the band file lacks the widening factor of {', '.join(absent)}")
     return Bands({name: _read(name, entry) for name, entry in (data.get("bands") or {}).items()},
                  {name: _read(name, entry) for name, entry in (data.get("paired") or {}).items()},
-                 {name: float(entry["value"]) for name, entry in data["widening"].items()})
+                 {name: float(entry["value"]) for name, entry in data["widening"].items()},
+                 float((data.get("memory") or {}).get("margin", 0.0)))
 
 
 def load_bands(path: Path) -> Bands:
@@ -195,23 +236,30 @@ def _entry(interval: tuple[float, float], n: int, sources: Iterable[str]) -> dic
 
 
 def _paired_entry(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    jobs: dict[tuple[str, str], list[float]] = {}
+    jobs: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for row in rows:
         if row["group"]:
-            jobs.setdefault((str(row["source"]), str(row["group"])), []).append(float(row["log_residual"]))
+            pair = float(row["log_predicted"]), float(row["log_residual"])
+            jobs.setdefault((str(row["source"]), str(row["group"])), []).append(pair)
     jobs = {job: values for job, values in jobs.items() if len(values) > 1}
     if not jobs:
         return None
-    pairs = sum(len(values) * (len(values) - 1) // 2 for values in jobs.values())
-    return _entry(paired_band(jobs.values()), pairs, (source for source, _ in jobs))
+    columns = [([p for p, _ in values], [r for _, r in values]) for values in jobs.values()]
+    high, pairs = paired_band(columns), sum(len(values) * (len(values) - 1) // 2 for values in jobs.values())
+    entry, regrets = _entry((-high, high), pairs, (source for source, _ in jobs)), tie_regrets(columns, high)
+    if not regrets:
+        return entry
+    found = {"median_regret": round(float(np.median(regrets)), 4), "worst_regret": round(max(regrets), 4)}
+    return entry | {"jobs": len(regrets)} | found
 
 
 def fit_bands(rows: Sequence[Mapping[str, Any]], phase: str = "training", minimum: int = 8) -> dict[str, Any]:
     """Bands and paired bands of every slice, ready to be written under `bands:` and `paired:` of a band file.
 
-    rows: mappings with source (text), family (text), moe (bool), log_residual = log(measured/predicted) [1] and group
-    (label of the job, empty = none). Sources count equally in a slice, groups equally in a paired slice. A slice with
-    fewer than `minimum` rows (pairs) gets no entry of its own; the wider slice then stands in for it.
+    rows: mappings with source (text), family (text), moe (bool), log_predicted [ln s], log_residual =
+    log(measured/predicted) [1] and group (label of the job, empty = none). Sources count equally in a slice, groups
+    equally in a paired slice. A slice with fewer than `minimum` rows (pairs) gets no entry of its own; the wider slice
+    then stands in for it.
     """
     members: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -229,32 +277,13 @@ def fit_bands(rows: Sequence[Mapping[str, Any]], phase: str = "training", minimu
     return result
 
 
-def left_out_coverage(rows: Sequence[Mapping[str, Any]], phase: str = "training", minimum: int = 8) -> dict[str, float]:
-    """Source -> fraction of its log residuals inside the bands fitted without that source, without widening [1].
-
-    rows, phase, minimum: as for `fit_bands`. Honest bands give values near 0.8. A source for which no band is left has
-    no entry.
-    """
-    same = {"family": 1.0, "kind": 1.0, "borrowed": 1.0}
-    result = {}
-    for source in sorted({str(row["source"]) for row in rows}):
-        fitted = fit_bands([row for row in rows if str(row["source"]) != source], phase, minimum)
-        table = Bands({name: _read(name, entry) for name, entry in fitted["bands"].items()}, {}, same)
-        inside = []
-        for row in (row for row in rows if str(row["source"]) == source and table.absolute):
-            found = table.find(phase, bool(row["moe"]), str(row["family"]))
-            inside.append(found.low <= float(row["log_residual"]) <= found.high)
-        if inside:
-            result[source] = float(np.mean(inside))
-    return result
-
-
-def write_bands(path: Path, fitted: Iterable[Mapping[str, Any]], widening: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write a band file from results of `fit_bands` (one per phase) and the widening factors with their sources."""
+def write_bands(path: Path, fitted: Iterable[Mapping[str, Any]], widening: Mapping[str, Mapping[str, Any]],
+                memory: Mapping[str, Any] | None = None) -> None:
+    """Write a band file from results of `fit_bands` (one per phase), the widening factors and the memory margin."""
     import yaml
 
     factors = {name: dict(entry) for name, entry in widening.items()}
-    data: dict[str, Any] = {"widening": factors, "bands": {}, "paired": {}}
+    data: dict[str, Any] = {"widening": factors, "memory": dict(memory or {}), "bands": {}, "paired": {}}
     for part in fitted:
         for table in ("bands", "paired"):
             data[table].update(part[table])

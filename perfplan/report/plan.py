@@ -104,15 +104,31 @@ def _layouts(plan: Plan) -> str:
 
 
 def _ties(plan: Plan) -> str:
-    count = sum(plan.tied)
-    if len(plan.tied) == 1:
-        return "ties: not asked for; --top says how many layouts are compared"
-    if count < 2:
-        return "ties: none; the first layout is ahead by more than the model errs between layouts of one job"
-    return (
-        f"ties: the {count} layouts marked = cannot be told from the first; between layouts of one job the model errs"
-        " by more than what parts them"
+    ties, fit = plan.ties, sum(found.feasible for _, _, found in plan.searches)
+    apart = f"{100 * math.expm1(ties.band.high):.0f}%"
+    rule = f"the model orders two layouts of one job rightly in 80% of cases only where it sees them {apart} apart"
+    if ties.count < 2:
+        return f"ties: none of the {fit:,} layouts that fit; {rule}"
+    cost = ""
+    if ties.band.worst_regret is not None and ties.band.median_regret is not None:
+        cost = (
+            f"; in {ties.band.jobs} measured jobs the slowest layout of such a tie took {ties.band.median_regret:.0%}"
+            f" longer than the fastest of the job at the median, {ties.band.worst_regret:.0%} at worst"
+        )
+    tied = f"{ties.count:,} of the {fit:,} layouts that fit cannot be told from the first (= where shown)"
+    return "; ".join(filter(None, [f"ties: {tied}", f"{rule}{cost}", ties.band.caveat]))
+
+
+def _pick(plan: Plan) -> str:
+    """Which of the tied layouts to take."""
+    ties = plan.ties
+    why = (
+        f"of the tied ones shown or on the Pareto front it has at least {ties.margin:.0%} of the memory to spare (the"
+        " error of the memory model) if any has, then the fewest parallel dimensions, then the least step time"
     )
+    e = ties.pick
+    said = f"{short(e.layout)}, {show(float(e.step_time), 's')}, headroom {show(e.headroom, 'B')}"
+    return f"tie broken: {said}; {why}"
 
 
 def _searched(plan: Plan) -> str:
@@ -169,7 +185,9 @@ def _run_text(run: Run) -> str:
 def plan_text(plan: Plan) -> str:
     """The plan for people: layouts, what binds, proof, ties, the best one by part, what matters, what a run costs."""
     best = plan.best
-    remarks = [_binds(best), f"proof: {plan.certificate}", _ties(plan), _matters(plan)]
+    remarks = [_binds(best), f"proof: {plan.certificate}", _ties(plan)]
+    remarks += [_pick(plan)] if plan.ties.count > 1 else []
+    remarks += [_matters(plan)]
     remarks += [_run_text(plan.run)] if plan.run else []
     blocks = [
         paragraph(job_line(best.job)),
@@ -202,6 +220,14 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "layouts": [
             estimate_document(each) | {"tied": tied} for each, tied in zip(plan.estimates, plan.tied, strict=True)
         ],
+        "ties": {
+            "count": plan.ties.count,
+            "ratio": math.exp(plan.ties.band.high),
+            "jobs": plan.ties.band.jobs,
+            "median_regret": plan.ties.band.median_regret,
+            "worst_regret": plan.ties.band.worst_regret,
+            "pick": str(plan.ties.pick.layout),
+        },
         "certificate": {"kind": "exhaustive", "searched": searched},
         "elasticities": dict(plan.sensitivities),
         "front": plan.front().to_dict("records"),

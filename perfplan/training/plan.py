@@ -15,18 +15,22 @@ from perfplan.formulas.accounting import energy_used, money_spent, run_time
 from perfplan.symbolic.sensitivity import elasticities
 from perfplan.training.estimate import Estimate, estimate
 from perfplan.training.job import Job, kernel
-from perfplan.training.search import SCORES, Found, search
+from perfplan.training.layout import Layout
+from perfplan.training.search import NEAR, SCORES, Found, search
 from perfplan.training.space import Axes, declare, restrict
 from perfplan.units import show
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Searches = Sequence[tuple[int, Axes, Found]]
+
 __all__ = [
     "HARDWARE",
     "OBJECTIVES",
     "Plan",
     "Run",
+    "Ties",
     "band_of",
     "banded",
     "gpu_counts",
@@ -34,6 +38,7 @@ __all__ = [
     "run_of",
     "scaled",
     "sensitivity",
+    "unlike",
 ]
 
 OBJECTIVES = tuple(SCORES)
@@ -60,14 +65,28 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Ties:
+    """Layouts that the model cannot tell from the first. band: the paired band; count: how many of those that fit;
+    pick: of those shown or on the Pareto front, one whose headroom exceeds the error of the memory model (`margin`,
+    fraction of the memory), with the fewest parallel dimensions, then the fastest."""
+
+    band: Band
+    count: int
+    margin: float
+    pick: Estimate
+
+
+@dataclass(frozen=True)
 class Plan:
-    """The answer. estimates: best first; tied: whether each cannot be told from the first by the paired band; searches:
-    what was searched at each accelerator count; sensitivities: hardware number -> elasticity of the best step time."""
+    """The answer. estimates: best first; tied: whether each cannot be told from the first by the paired band; ties:
+    what is known of that; searches: what was searched at each accelerator count; sensitivities: hardware number ->
+    elasticity of the best step time."""
 
     job: Job
     objective: str
     estimates: tuple[Estimate, ...]
     tied: tuple[bool, ...]
+    ties: Ties
     searches: tuple[tuple[int, Axes, Found], ...]
     sensitivities: Mapping[str, float]
     tokens: float | None = None
@@ -157,7 +176,7 @@ def _row(e: Estimate, tie: bool) -> dict[str, Any]:
     }
 
 
-def _certificate(searches: Sequence[tuple[int, Axes, Found]]) -> str:
+def _certificate(searches: Searches) -> str:
     rejected = sum((found.rejected for _, _, found in searches), Counter[str]())
     reasons = ", ".join(f"{count:,} for {reason}" for reason, count in rejected.most_common() if count)
     counts = [str(gpus) for gpus, _, _ in searches]
@@ -171,13 +190,18 @@ def _certificate(searches: Sequence[tuple[int, Axes, Found]]) -> str:
 
 
 # ---------------------------------------------------------------- bands and ties
+def unlike(job: Job, offload: bool = False) -> bool:
+    """Whether the bands, which are those of pretraining on the device, do not speak of such a job: its constants are
+    borrowed, something is offloaded, or it is fine-tuning."""
+    borrowed = any(kernel(job, "gemm", dtype).borrowed for dtype in {*job.recipe.gemm.values(), job.recipe.head})
+    return borrowed or job.method != "pretrain" or offload
+
+
 def band_of(job: Job, bands: Bands, paired: bool = False, offload: bool = False) -> Band:
     """The error band of predictions for this job: absolute, or of the ratio of two layouts; wider with offload."""
-    chip = job.cluster.accelerator
-    borrowed = any(kernel(job, "gemm", dtype).borrowed for dtype in {*job.recipe.gemm.values(), job.recipe.head})
     moe = any(isinstance(kind.ffn, Moe) for kind in job.model.kinds)
-    unlike = borrowed or job.method != "pretrain" or offload  # the bands are those of pretraining on the device
-    return bands.find("training", moe, chip.family, borrowed=unlike, paired=paired)
+    family = job.cluster.accelerator.family
+    return bands.find("training", moe, family, borrowed=unlike(job, offload), paired=paired)
 
 
 def banded(e: Estimate, bands: Bands) -> Estimate:
@@ -186,9 +210,34 @@ def banded(e: Estimate, bands: Bands) -> Estimate:
     return replace(e, band=band.around(float(e.step_time)), caveats=e.caveats + ((band.caveat,) if band.caveat else ()))
 
 
-def _ties(estimates: Sequence[Estimate], bands: Bands) -> tuple[bool, ...]:
-    half = band_of(estimates[0].job, bands, paired=True).high
-    return tuple(math.log(e.step_time / estimates[0].step_time) <= half for e in estimates)
+def _score(e: Estimate, objective: str, slower: float = 1.0) -> float:
+    return float(SCORES[objective](float(e.step_time) * slower, e.layout.world))
+
+
+def _dimensions(layout: Layout) -> int:
+    """Parallel dimensions in use."""
+    return sum(degree > 1 for degree in (layout.tp, layout.cp, layout.pp, layout.vpp, layout.ep, layout.etp, layout.dp))
+
+
+def _ties(estimates: Sequence[Estimate], searches: Searches, bands: Bands, objective: str) -> Ties:
+    """What cannot be told from the first, in all that was searched."""
+    first, band = estimates[0], band_of(estimates[0].job, bands, paired=True)
+    limit = min(_score(first, objective, math.exp(band.high)), NEAR * _score(first, objective))
+    shown = {str(e.layout): e for e in estimates}
+    front = {
+        str(p.layout): estimate(replace(first.job, gpus=count), p.layout)
+        for count, _, found in searches
+        for p in found.front
+        if p.score <= limit and str(p.layout) not in shown
+    }
+    able = [e for e in {**shown, **front}.values() if _score(e, objective) <= limit * (1 + 1e-9)]
+
+    def order(e: Estimate) -> tuple[bool, int, float, str]:
+        memory = e.job.cluster.accelerator.memory
+        return (e.headroom < bands.margin * memory, _dimensions(e.layout), _score(e, objective), str(e.layout))
+
+    count = max(sum(found.within(limit) for _, _, found in searches), len(able))
+    return Ties(band, count, bands.margin, banded(min(able, key=order), bands))
 
 
 # ---------------------------------------------------------------- what matters
@@ -299,7 +348,10 @@ def plan(
         raise Infeasible(_nothing_fits(job, searches, tokens, fix, forbid))
     chosen = sorted(found, key=lambda e: SCORES[objective](float(e.step_time), e.layout.world))[:top]
     chosen = [banded(e, bands) for e in chosen]
-    return Plan(job, objective, tuple(chosen), _ties(chosen, bands), tuple(searches), sensitivity(chosen[0]), tokens)
+    ties = _ties(chosen, searches, bands, objective)
+    limit = _score(chosen[0], objective, math.exp(ties.band.high))
+    tied = tuple(_score(e, objective) <= limit for e in chosen)
+    return Plan(job, objective, tuple(chosen), tied, ties, tuple(searches), sensitivity(chosen[0]), tokens)
 
 
 def _tried(gpus: int, objective: str) -> tuple[int, ...]:
@@ -310,7 +362,7 @@ def _tried(gpus: int, objective: str) -> tuple[int, ...]:
 
 
 def _nothing_fits(
-    job: Job, searches: Sequence[tuple[int, Axes, Found]], tokens: float | None, fix: str, forbid: str
+    job: Job, searches: Searches, tokens: float | None, fix: str, forbid: str
 ) -> str:
     """Why nothing is feasible, and the smallest changes that would make it so."""
     fastest = min(found.fastest for _, _, found in searches)

@@ -32,6 +32,7 @@ SCORES: dict[str, Callable[[Any, Any], Any]] = {
 }
 """Objective -> what is minimised, from step time [s] and accelerators used."""
 
+NEAR = 2.0  # layouts slower than the best by this factor are tied with it by no band
 CHUNK = 1 << 16  # rows priced at a time: the columns of a chunk stay in cache
 
 
@@ -48,7 +49,7 @@ class Priced:
 @dataclass
 class Found:
     """What the search saw. rejected: reason -> layouts; the counts and `feasible` add up to `size`. fastest: least step
-    time of a layout that fits, deadline or not [s]."""
+    time of a layout that fits, deadline or not [s]; near: scores of layouts up to `NEAR` times the least."""
 
     size: int
     rejected: Counter[str] = field(default_factory=Counter)
@@ -57,6 +58,11 @@ class Found:
     front: list[Priced] = field(default_factory=list)
     least_memory: Priced | None = None
     fastest: float = math.inf
+    near: list[Any] = field(default_factory=list)
+
+    def within(self, score: float) -> int:
+        """How many layouts that fit score at most `score`, which must lie below `NEAR` times the least."""
+        return sum(int(np.count_nonzero(scores <= score)) for scores in self.near)
 
 
 def _table(job: Job, net: Network, found: Keys) -> Pieces:
@@ -246,6 +252,7 @@ def _note_best(result: Found, block: _Block, found: Keys, times: Any, sizes: Any
 
     result.best += [priced(i) for i in np.argsort(scores, kind="stable")[:top] if scores[i] <= bound]
     result.best = sorted(result.best, key=lambda p: (p.score, p.memory, str(p.layout)))[:top]
+    result.near.append(scores[scores <= NEAR * result.best[0].score])
     result.front += [priced(i) for i in edge]
     if len(result.front) > 4096:
         result.front = _pareto(result.front)

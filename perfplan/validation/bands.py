@@ -1,17 +1,21 @@
-"""Refits the shipped error bands from residuals of the shipped measurements: `python -m perfplan.validation.bands`."""
+"""The error bands that ship, from residuals of steps predicted by fits that left them out, and what they are worth."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
-from perfplan.calibration.bands import fit_bands, write_bands
-from perfplan.catalog import Catalog
-from perfplan.catalog.files import packaged_root
-from perfplan.training.estimate import estimate
-from perfplan.validation.training import Validation, dev_measurements, validate_files
+import numpy as np
 
-__all__ = ["WIDENING", "refit", "residuals"]
+from perfplan.calibration.bands import Band, Bands, fit_bands, write_bands
+from perfplan.training.plan import unlike
+from perfplan.validation.intervals import BandScore, Residual, left_out_bands
+from perfplan.validation.memory import distinct_ratios
+from perfplan.validation.score import Outcome
+from perfplan.validation.steps import Step
+
+__all__ = ["WIDENING", "band_scores", "margin", "refit", "residual"]
 
 WIDENING = {
     "family": {"value": 1.5, "source": "assumption: a chip family without rows of its own; not fitted"},
@@ -24,30 +28,40 @@ WIDENING = {
 }
 
 
-def residuals(validation: Validation, catalog: Catalog) -> list[dict[str, Any]]:
-    """Log residuals of the scored step times of pretraining [1], with source, chip family, dense or MoE, and job."""
-    rows = []
-    for outcome in validation.outcomes:
-        if outcome.time and outcome.measured_time and outcome.method == "pretrain":
-            family = catalog.accelerator(outcome.hardware).family
-            rows.append(
-                {
-                    "source": outcome.source,
-                    "family": family,
-                    "moe": outcome.slice.endswith("/moe"),
-                    "group": outcome.group,
-                    "log_residual": math.log(outcome.measured_time / outcome.time),
-                }
-            )
-    return rows
+def residual(step: Step, predicted: float) -> Residual:
+    """ln(measured / predicted) of a step, with what decides its band."""
+    return Residual(
+        step.row.source,
+        step.job.cluster.accelerator.family,
+        step.moe,
+        step.row.method,
+        step.row.group,
+        math.log(predicted),
+        math.log(step.time / predicted),
+        unlike(step.job, bool(step.layout.offload)),
+    )
 
 
-def refit() -> None:
-    """Validate on the shipped measurements and write `catalogs/bands.yaml`."""
-    catalog = Catalog()
-    validation = validate_files(dev_measurements(), catalog, estimate)
-    write_bands(packaged_root() / "bands.yaml", [fit_bands(residuals(validation, catalog))], WIDENING)
+def _find(bands: Bands, one: Residual) -> Band:
+    return bands.find("training", one.moe, one.family, borrowed=one.unlike)
 
 
-if __name__ == "__main__":
-    refit()
+def band_scores(residuals: Sequence[Residual]) -> list[BandScore]:
+    """Coverage, width and interval score of bands fitted without the source they are scored on."""
+    return left_out_bands(residuals, WIDENING, _find)
+
+
+def margin(outcomes: Sequence[Outcome]) -> dict[str, object]:
+    """How far memory is under-predicted: 90th percentile of measured over predicted, minus 1, of distinct readings."""
+    ratios = distinct_ratios(outcomes)
+    value = max(0.0, float(np.quantile([1 / ratio for ratio, _ in ratios], 0.9)) - 1)
+    source = "90th percentile of measured over predicted, minus 1"
+    return {"margin": round(value, 4), "n": len(ratios), "source": source}
+
+
+def refit(path: Path, absolute: Sequence[Residual], paired: Sequence[Residual], outcomes: Sequence[Outcome]) -> None:
+    """Write the bands of pretraining to `path` (`catalogs/bands.yaml`): the absolute ones from residuals of steps whose
+    source was left out, the paired ones from `paired`, the memory margin from validation outcomes."""
+    fitted = fit_bands([one.as_row() for one in absolute if one.method == "pretrain"])
+    ties = fit_bands([one.as_row() for one in paired if one.method == "pretrain"])
+    write_bands(path, [{"bands": fitted["bands"], "paired": ties["paired"]}], WIDENING, margin(outcomes))

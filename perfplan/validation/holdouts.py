@@ -1,8 +1,8 @@
 """Whole steps predicted with constants that never saw them: which rows are held out together, and on what is fitted.
 
-A row is predicted by a fit without its source. If its accelerator occurs in one source only, that would leave nothing
-to fit: then the fit is without its model. Rows that share neither the family of an accelerator nor a framework with the
-rows held out cannot move their constants, and take no part.
+A row is predicted by a fit without its source. If its accelerator has rows of its class (dense or MoE) in that source
+only, that would leave nothing to fit: then the fit is without its model. Rows that share neither the family of an
+accelerator nor a framework with the rows held out cannot move their constants, and take no part.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from perfplan.validation.steps import Step
 __all__ = ["THIN", "Holdout", "model_holdouts", "source_holdouts"]
 
 THIN = 300  # a source with more rows than this enters a fit with every N-th row, so that about half as many are left
+FOLDS = 5  # parts into which models are dealt
 
 
 @dataclass(frozen=True)
@@ -55,24 +56,33 @@ def model_name(step: Step) -> str:
 
 
 def source_holdouts(steps: Sequence[Step]) -> list[Holdout]:
-    """Every step held out once: with its source, or with its model if its accelerator occurs in one source only."""
-    places: dict[str, set[str]] = defaultdict(set)
+    """Every step held out once: with its source, or, if its accelerator has rows of its class (dense or MoE) in that
+    source only, with a fifth of the models that the source ran on such accelerators."""
+    places: dict[tuple[str, bool], set[str]] = defaultdict(set)
     for step in steps:
-        places[_chip(step)].add(step.row.source)
-    held: dict[tuple[str, str], list[Step]] = defaultdict(list)
+        places[_chip(step), step.moe].add(step.row.source)
+    held: dict[tuple[str, bool, bool], list[Step]] = defaultdict(list)
     for step in steps:
-        alone = len(places[_chip(step)]) == 1
-        held[step.row.source, model_name(step) if alone else ""].append(step)
-    found = []
-    for (source, model), mine in sorted(held.items()):
-        chips = {_chip(step) for step in mine}
-        out = {
-            id(step)
-            for step in steps
-            if step.row.source == source and (not model or (model_name(step) == model and _chip(step) in chips))
-        }
-        rest = [step for step in steps if id(step) not in out]
-        found.append(Holdout(f"{source} {model}".strip(), tuple(mine), _rest(rest, mine)))
+        alone = len(places[_chip(step), step.moe]) == 1
+        held[step.row.source, alone, alone and step.moe].append(step)
+    found: list[Holdout] = []
+    for (source, alone, _), mine in sorted(held.items()):
+        found += _folds(steps, source, mine) if alone else [_without_source(steps, source, mine)]
+    return found
+
+
+def _without_source(steps: Sequence[Step], source: str, held: Sequence[Step]) -> Holdout:
+    rest = [step for step in steps if step.row.source != source]
+    return Holdout(source, tuple(held), _rest(rest, held))
+
+
+def _folds(steps: Sequence[Step], source: str, mine: Sequence[Step]) -> list[Holdout]:
+    models, found = sorted({model_name(step) for step in mine}), []
+    for fold in range(min(FOLDS, len(models))):
+        out = set(models[fold::FOLDS])
+        held = tuple(step for step in mine if model_name(step) in out)
+        rest = [step for step in steps if step.row.source != source or model_name(step) not in out]
+        found.append(Holdout(f"{source}: {', '.join(sorted(out))}", held, _rest(rest, held)))
     return found
 
 

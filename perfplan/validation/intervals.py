@@ -14,28 +14,29 @@ from typing import Any
 
 from perfplan.calibration.bands import HIGH, LOW, Band, Bands, bands_from, fit_bands
 
-__all__ = ["ALPHA", "BandScore", "Residual", "interval_score", "left_out_bands", "paired_coverage"]
+__all__ = ["ALPHA", "BandScore", "Residual", "interval_score", "left_out_bands"]
 
 ALPHA = 1 - (HIGH - LOW)  # share of measurements that may lie outside
 
 
 @dataclass(frozen=True)
 class Residual:
-    """ln(measured / predicted) of one step [1], of which source, family, dense or MoE, method and job; borrowed: its
-    constants are another chip's."""
+    """ln(measured / predicted) of one step [1] and ln predicted [ln s], of which source, family, dense or MoE, method
+    and job; unlike: the bands, which are those of pretraining, widen for it."""
 
     source: str
     family: str
     moe: bool
     method: str
     group: str
+    log_predicted: float
     log_residual: float
-    borrowed: bool = False
+    unlike: bool = False
 
     def as_row(self) -> dict[str, Any]:
         """As `fit_bands` takes it."""
         return {"source": self.source, "family": self.family, "moe": self.moe, "group": self.group,
-                "log_residual": self.log_residual}  # fmt: skip
+                "log_predicted": self.log_predicted, "log_residual": self.log_residual}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,3 @@ def left_out_bands(
         fmean(one.score for one in scores),
     )
     return [*scores, overall]
-
-
-def paired_coverage(groups: Sequence[Sequence[float]], high: float) -> float:
-    """Share of pairs within a job whose |difference of residuals| is at most `high` [1]; jobs count equally."""
-    shares = []
-    for values in groups:
-        pairs = [abs(a - b) <= high for i, a in enumerate(values) for b in values[:i]]
-        if pairs:
-            shares.append(fmean(map(float, pairs)))
-    return fmean(shares)

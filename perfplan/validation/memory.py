@@ -10,7 +10,7 @@ from perfplan.errors import Unsupported
 from perfplan.validation.rows import Row
 from perfplan.validation.score import Outcome
 
-__all__ = ["STATE", "analytic_errors", "component", "component_bytes", "distinct_errors"]
+__all__ = ["STATE", "analytic_errors", "component", "component_bytes", "distinct_errors", "distinct_ratios"]
 
 STATE = ("weights", "gradients", "optimizer")
 _COMPONENTS = {"param+grad+optimizer": STATE, "activations": ("activations",)}
@@ -41,14 +41,20 @@ def analytic_errors(outcomes: Iterable[Outcome]) -> dict[str, list[float]]:
     return found
 
 
-def distinct_errors(outcomes: Iterable[Outcome]) -> tuple[list[float], list[float]]:
-    """Absolute errors [1] of distinct measured configurations, their repeats by the median: of the model, and of
-    weights, gradients and optimizer state alone."""
+def distinct_ratios(outcomes: Iterable[Outcome]) -> list[tuple[float, float]]:
+    """Predicted over measured memory [1] of distinct measured configurations, repeats by the median: of the model, and
+    of weights, gradients and optimizer state alone."""
     groups: dict[tuple[object, ...], list[tuple[float, float]]] = {}
     for o in outcomes:
         if o.memory_ratio is not None and o.state_ratio is not None and o.facts is not None and not o.component:
             f = o.facts
             key = (o.source, o.hardware, o.method, f.model, f.precision, f.seq_len, o.layout[:7], o.layout[8:])
             groups.setdefault(key, []).append((o.memory_ratio, o.state_ratio))
-    middles = [[median(column) for column in zip(*ratios, strict=True)] for ratios in groups.values()]
-    return [abs(model - 1) for model, _ in middles], [abs(state - 1) for _, state in middles]
+    columns = [list(zip(*ratios, strict=True)) for ratios in groups.values()]
+    return [(median(model), median(state)) for model, state in columns]
+
+
+def distinct_errors(outcomes: Iterable[Outcome]) -> tuple[list[float], list[float]]:
+    """Absolute errors [1] of distinct measured configurations: of the model, and of the state alone."""
+    ratios = distinct_ratios(outcomes)
+    return [abs(model - 1) for model, _ in ratios], [abs(state - 1) for _, state in ratios]

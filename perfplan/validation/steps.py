@@ -240,7 +240,7 @@ def _weights(steps: Sequence[Step]) -> Array:
     return np.array([min(1.0, FULL / count[label]) for label in labels])
 
 
-def fitted(steps: Sequence[Step], rounds: int = 8, *, from_catalog: bool = False) -> dict[tuple[str, str, str], float]:
+def fitted(steps: Sequence[Step], rounds: int = 5, *, from_catalog: bool = False) -> dict[tuple[str, str, str], float]:
     """Constants that fit the steps; under ("relatives", family, name) the mean of a family's accelerators.
 
     from_catalog: what no row decides stays as the catalog has it; else as the declaration's `start`, so that nothing

@@ -11,9 +11,9 @@ from perfplan.calibration.bands import (
     bands_from,
     coverage,
     fit_bands,
-    left_out_coverage,
     load_bands,
     paired_band,
+    tie_regrets,
     write_bands,
 )
 from perfplan.errors import BadQuantity, MissingField
@@ -22,8 +22,9 @@ WIDENING = {"family": {"value": 1.5}, "kind": {"value": 2.0}, "borrowed": {"valu
 ENTRY = {"low": -0.1, "high": 0.2, "n": 10, "source": "test"}
 
 
-def row(source="s", family="ampere", moe=False, residual=0.0, group=""):
-    return {"source": source, "family": family, "moe": moe, "log_residual": residual, "group": group}
+def row(source="s", family="ampere", moe=False, residual=0.0, group="", predicted=0.0):
+    return {"source": source, "family": family, "moe": moe, "log_predicted": predicted, "log_residual": residual,
+            "group": group}
 
 
 def test_band_of_normal_residuals():
@@ -46,21 +47,33 @@ def test_equal_weights_change_little_and_zero_weight_removes():
 def test_empty_bands_are_refused():
     with pytest.raises(ValueError, match="at least one"):
         band([])
-    with pytest.raises(ValueError, match="two rows"):
-        paired_band([[0.1], [0.2]])
+    with pytest.raises(ValueError, match="two layouts"):
+        paired_band([([0.1], [0.0]), ([0.2], [0.0])])
 
 
 def test_errors_common_to_a_job_cancel_in_pairs():
     rng = np.random.default_rng(4)
-    groups = [rng.normal(0, 0.5) + rng.normal(0, 0.03, 8) for _ in range(400)]
-    low, high = paired_band(groups)
-    assert high == pytest.approx(1.2816 * 0.03 * math.sqrt(2), rel=0.05)  # a difference of two normals
-    assert low == pytest.approx(-high)
-    assert band(np.concatenate(groups))[1] > 10 * high
+    jobs = [(rng.uniform(0, 0.3, 8), rng.normal(0, 0.5) + rng.normal(0, 0.03, 8)) for _ in range(400)]
+    assert paired_band(jobs) == pytest.approx(0.8416 * 0.03 * math.sqrt(2), rel=0.3)  # 80 % of a difference of normals
+    assert band(np.concatenate([residuals for _, residuals in jobs]))[1] > 10 * paired_band(jobs)
 
 
-def test_groups_count_equally_in_pairs():
-    assert paired_band([[0.0, 0.0]] * 9 + [list(np.linspace(0, 1, 50))])[1] < 0.2
+def test_a_perfect_order_needs_no_gap_and_a_wrong_one_the_largest():
+    assert paired_band([([0.0, 0.01, 0.02], [0.5, 0.5, 0.5])]) == pytest.approx(0.01)
+    assert paired_band([([0.0, 0.1], [0.5, 0.0])]) == pytest.approx(0.1)
+
+
+def test_jobs_count_equally_in_pairs():
+    right = [([0.0, 0.05], [0.0, 0.0])] * 9
+    wrong = [(np.linspace(0, 0.05, 50), -2 * np.linspace(0, 0.05, 50))]
+    assert paired_band(right + wrong) <= 0.05
+
+
+def test_what_a_tie_may_cost():
+    jobs = [([0.0, 0.05, 0.2, 0.4], [0.1, 0.0, 0.0, 0.0])]  # measured 0.1, 0.05, 0.2, 0.4
+    assert tie_regrets(jobs, 0.01) == [pytest.approx(math.expm1(0.05))]
+    assert tie_regrets(jobs, 0.25) == [pytest.approx(math.expm1(0.15))]
+    assert tie_regrets(jobs, 0.25, least=5) == []
 
 
 def test_exact_slice_comes_first_and_stand_ins_are_widened():
@@ -135,28 +148,16 @@ def test_sources_count_equally():
 
 
 def test_rows_of_two_sources_never_form_a_pair():
-    rows = [row("a", residual=0.0, group="g"), row("b", residual=1.0, group="g")] * 5
+    rows = [row("a", predicted=0.0, group="g")] * 5 + [row("b", residual=-1.0, predicted=0.5, group="g")] * 5
     assert fit_bands(rows)["paired"]["training"]["high"] == 0
-
-
-def test_left_out_coverage_exposes_a_source_unlike_the_others():
-    rng = np.random.default_rng(6)
-    rows = [row(name, residual=x) for name in "abc" for x in rng.normal(0, 0.1, 300)]
-    rows += [row("odd", residual=x) for x in rng.normal(2, 0.1, 30)]
-    found = left_out_coverage(rows)
-    assert found["odd"] < 0.05
-    assert left_out_coverage(rows[:900]) == pytest.approx({"a": 0.8, "b": 0.8, "c": 0.8}, abs=0.06)
-
-
-def test_left_out_coverage_without_other_sources_is_empty():
-    assert left_out_coverage([row("a", residual=0.1)] * 20) == {}
 
 
 def test_written_file_reads_back(tmp_path):
     path = tmp_path / "bands.yaml"
     serving = fit_bands([row(residual=0.2)] * 9, phase="serving")
-    write_bands(path, [fit_bands([row(residual=0.1)] * 9), serving], WIDENING)
+    write_bands(path, [fit_bands([row(residual=0.1)] * 9), serving], WIDENING, {"margin": 0.05, "n": 3, "source": "s"})
     table = load_bands(path)
+    assert table.margin == 0.05
     assert table.find("serving", False, "ampere").low == pytest.approx(0.2)
     assert table.widening == {"family": 1.5, "kind": 2.0, "borrowed": 1.5}
 

@@ -1,5 +1,7 @@
 """Plans: objectives, ranges of accelerators, ties, runs, infeasible jobs and what would help, the same answer twice."""
 
+import math
+
 import pytest
 
 from perfplan.api import plan_train, training_job
@@ -36,6 +38,30 @@ def test_a_plan_is_complete():
     [(gpus, axes, found)] = plan.searches
     assert gpus == 16 and found.size == axes.size and f"{found.size:,} layouts" in plan.certificate
     assert plan.best.binding in plan.best.breakdown
+
+
+def test_ties_are_counted_in_all_that_fits_and_broken():
+    plan, more = planned(top=3), planned(top=2000)
+    limit = plan.best.step_time * math.exp(plan.ties.band.high)
+    assert plan.ties.count == more.ties.count == sum(more.tied) == sum(e.step_time <= limit for e in more.estimates)
+    assert 3 < plan.ties.count < 2000 and all(plan.tied)
+    pick, memory = plan.ties.pick, plan.job.cluster.accelerator.memory
+    assert pick.step_time <= limit * (1 + 1e-9) and pick.fits
+    roomy = [e for e in plan.estimates if e.headroom >= plan.ties.margin * memory]
+    assert not roomy or pick.headroom >= plan.ties.margin * memory
+
+    def dimensions(layout):
+        return sum(d > 1 for d in (layout.tp, layout.cp, layout.pp, layout.vpp, layout.ep, layout.etp, layout.dp))
+
+    assert all(dimensions(pick.layout) <= dimensions(e.layout) for e in roomy)
+
+
+@pytest.mark.parametrize("objective", ["cost", "min-gpus"])
+def test_ties_speak_of_the_objective(objective):
+    plan = planned(gpus=(4, 32), objective=objective, top=50)
+    assert plan.tied[0] and plan.ties.count >= sum(plan.tied)
+    if objective == "min-gpus":
+        assert {e.layout.world for e, tied in zip(plan.estimates, plan.tied, strict=True) if tied} == {4}
 
 
 def test_the_same_job_gives_the_same_plan():
