@@ -91,4 +91,4 @@ def fit_steps(price: Price, measured: Array, weights: Array, knobs: Sequence[Kno
     start = np.clip(np.log([k.free.start for k in knobs]), least + 1e-6, most - 1e-6)
     found = least_squares(residuals, start, jac=jacobian, bounds=(least, most), loss="soft_l1", f_scale=NOISE,
                           max_nfev=rounds, ftol=1e-4, xtol=1e-4)  # fmt: skip
-    return np.exp(found.x)
+    return np.asarray(np.exp(found.x))

@@ -13,7 +13,8 @@ from perfplan.training.network import Network
 from perfplan.training.ops import Shape
 from perfplan.training.search import search
 from perfplan.training.space import declare
-from tests.training.jobs import job
+
+from .jobs import job
 
 JOB = {"cluster": "dgx-h100", "global_batch": 16, "seq_len": 8192}
 

@@ -8,7 +8,8 @@ from perfplan.training.layout import Layout
 from perfplan.training.network import Network
 from perfplan.training.sharded import shards
 from perfplan.training.step import replicas
-from tests.training.jobs import job
+
+from .jobs import job
 
 JOB = {"cluster": "dgx-h100", "global_batch": 128, "seq_len": 2048, "framework": "deepspeed"}
 PARAMETERS = 8030261248
