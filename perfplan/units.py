@@ -44,6 +44,8 @@ UNITS: Mapping[str, Mapping[str, float]] = {
     "$/h": {"$/h": 1.0, "USD/h": 1.0, "$/hour": 1.0, "$": 1.0},
     "tokens": _COUNT | {f"{p}tokens": f for p, f in _COUNT.items()},
     "tokens/s": _with(_DECIMAL, "tokens/s", "tok/s"),
+    "1/s": _with(_DECIMAL, "/s", "req/s", "requests/s", "tokens/s", "tok/s")
+    | {"1/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600},
     "1": {"": 1.0, "%": 0.01, "x": 1.0},
 }
 _PLAIN = ("1", "tokens")  # units in which a bare number says it all
@@ -64,7 +66,7 @@ def _number(text: str, shown: str, unit: str) -> tuple[float, str]:
 def _example(unit: str) -> str:
     return {"B": "80 GiB", "B/s": "900 GB/s", "FLOP/s": "989 TFLOP/s", "OP/s": "1979 TOP/s", "s": "5 us", "W": "700 W",
             "$": "2.5 $", "$/h": "2.5 $/h", "tokens": "15T", "1": "0.8", "J": "1 kWh", "Hz": "1.8 GHz",
-            "FLOP": "1 TFLOP", "tokens/s": "400 tokens/s"}[unit]
+            "FLOP": "1 TFLOP", "tokens/s": "400 tokens/s", "1/s": "12 /s"}[unit]
 
 
 def _refuse_traps(name: str, value: float, shown: str) -> None:
@@ -123,7 +125,7 @@ _SHOWN: Mapping[str, Mapping[str, float]] = {
     "FLOP/s": _with(_DECIMAL, "FLOP/s"), "OP/s": _with(_DECIMAL, "OP/s"), "s": _TIME, "W": _with(_DECIMAL, "W"),
     "J": _with(_DECIMAL, "Wh", scale=3600.0), "Hz": _with(_DECIMAL, "Hz"), "$/h": {"$/h": 1.0},
     "$": {"$": 1.0, "k$": 1e3, "M$": 1e6, "B$": 1e9}, "tokens": {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12},
-    "tokens/s": {"tokens/s": 1.0}, "1": {"": 1.0},
+    "tokens/s": {"tokens/s": 1.0}, "1/s": {"/s": 1.0}, "1": {"": 1.0},
 }
 
 

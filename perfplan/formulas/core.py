@@ -22,7 +22,9 @@ __all__ = [
     "Value",
     "ceil",
     "ceil_div",
+    "exp",
     "formula",
+    "ln",
     "log2",
     "maximum",
     "minimum",
@@ -306,6 +308,30 @@ def log2(a: Any) -> Any:
 
         return numpy.log2(a)
     return a.logarithm() if hasattr(a, "dimension") else math.log2(a)
+
+
+def ln(a: Any) -> Any:
+    """Natural logarithm."""
+    kind = _kind(a)
+    if kind == "sympy":
+        import sympy
+
+        return sympy.log(a)
+    return log2(a) * math.log(2)
+
+
+def exp(a: Any) -> Any:
+    """e to the power `a`."""
+    kind = _kind(a)
+    if kind == "sympy":
+        import sympy
+
+        return sympy.exp(a)
+    if kind == "numpy":
+        import numpy
+
+        return numpy.exp(a)
+    return a.exponential() if hasattr(a, "dimension") else math.exp(a)
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:

@@ -7,9 +7,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pkgutil import iter_modules
 from statistics import fmean
 from typing import Any
 
+import perfplan.formulas
 from perfplan.errors import CatalogError, UnknownName, offer
 from perfplan.formulas.core import FORMULAS
 from perfplan.units import parse
@@ -20,7 +22,7 @@ __all__ = ["Check", "StepTime", "check", "reproduce"]
 StepTime = Callable[[Mapping[str, Any]], float]
 """Step time [s] of the job and layout that inputs name: model, cluster, gpus, precision, framework, layout ..."""
 
-_MODULES = ("accounting", "activations", "collectives", "sharding")
+_MODULES = tuple(module.name for module in iter_modules(perfplan.formulas.__path__))
 
 
 @dataclass(frozen=True)

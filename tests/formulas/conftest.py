@@ -23,6 +23,8 @@ _SIZES = {
     "$": (0.1, 10.0),
 }
 
+_SHARES = {"utilisation", "percentile", "saving", "clock"}
+
 
 def sample(formula: Formula, seed: int) -> dict[str, Any]:
     """Random positive arguments of `formula`, whole numbers where the unit is a count; the first seed is all twos."""
@@ -36,6 +38,8 @@ def sample(formula: Formula, seed: int) -> dict[str, Any]:
             if whole and seed == 0
             else (int(low * (high / low) ** chance.random()) if whole else low * (high / low) ** chance.random())
         )
+    for name in _SHARES & set(result):  # one of these at 1 is a pole: a queue that never ends
+        result[name] = chance.uniform(0.05, 0.95)
     if "domains" in result:  # a group has at least one rank in each domain that it touches
         result["ranks"] *= result["domains"]
     return result

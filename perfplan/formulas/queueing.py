@@ -1,0 +1,292 @@
+"""Queues: waits of M/D/1, M/G/1 and G/G/k, their tails, and closed loops of users or agents who think.
+
+`utilisation` is the share of the time that the servers work; below 1 the queue is stable, and every wait grows without
+bound as it nears 1: there a capacity 22 % too high can make the wait three orders of magnitude too short.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perfplan.formulas.core import exp, formula, ln, maximum, minimum
+
+__all__ = [
+    "closed_loop_rate_bound",
+    "closed_loop_response_bound",
+    "closed_loop_users_at_knee",
+    "deterministic_wait",
+    "general_wait",
+    "in_flight",
+    "multi_server_wait",
+    "processor_sharing_response",
+    "quadratic_service_time",
+    "quadratic_service_variance",
+    "server_utilisation",
+    "split_intra_response",
+    "split_inter_response",
+    "squared_variation",
+    "wait_percentile",
+    "wait_probability",
+    "wait_tail",
+]
+
+_PK = "Pollaczek-Khinchine; serving_power_edge.md section 1"
+_KLEINROCK = "asymptotic bounds of closed networks (Lazowska et al. 1984, chapter 5); serving_power_edge.md section 12"
+
+
+@formula("rho", "1", source="definition: arriving work over what the servers can do")
+def server_utilisation(rate: Any, service: Any, servers: Any) -> Any:
+    """Share of the time that servers work.
+
+    rate : arrivals [1/s]
+    service : mean service time [s]
+    servers : servers in parallel [1]
+
+    >>> round(server_utilisation(3.5, 0.4, 2), 2)
+    0.7
+    """
+    return rate * service / servers
+
+
+@formula("C2", "1", source="definition: variance over the square of the mean")
+def squared_variation(mean: Any, variance: Any) -> Any:
+    """Squared coefficient of variation.
+
+    mean : mean [s]
+    variance : variance [s*s]
+
+    >>> squared_variation(2.0, 4.0)
+    1.0
+    """
+    return variance / mean**2
+
+
+@formula("W", "s", source=_PK)
+def general_wait(utilisation: Any, service: Any, variation: Any) -> Any:
+    """Mean wait before service of one server with Poisson arrivals and any service time (M/G/1).
+
+    utilisation : share of the time that the server works [1]
+    service : mean service time [s]
+    variation : squared coefficient of variation of the service time, 0 = always the same [1]
+
+    Prefill of OPT-66B, TP4, on the Azure code trace at 70 % (half of it if service were deterministic):
+
+    >>> round(general_wait(0.7, 0.407, 1.02), 2), round(general_wait(0.7, 0.407, 0), 2)
+    (0.96, 0.47)
+    """
+    return utilisation * service * (1 + variation) / (2 * (1 - utilisation))
+
+
+@formula("TTFT_D", "s", source="M/D/1; DistServe section 3, eq. 1 [recalled], derived from Pollaczek-Khinchine")
+def deterministic_wait(utilisation: Any, service: Any) -> Any:
+    """Mean time from arrival to the end of a service that always takes the same time (M/D/1).
+
+    utilisation : share of the time that the server works [1]
+    service : service time [s]
+
+    >>> deterministic_wait(0.5, 0.2)
+    0.30000000000000004
+    """
+    return service + general_wait(utilisation, service, 0)
+
+
+@formula("TTFT_pp", "s", source="DistServe section 3 [recalled]: two stages of half the time, M/D/1 at the first")
+def split_inter_response(utilisation: Any, service: Any) -> Any:
+    """Mean response of a deterministic service cut into two pipeline stages of half the time each.
+
+    utilisation : share of the time that the unsplit server would work [1]
+    service : service time unsplit [s]
+
+    >>> split_inter_response(0.5, 0.2)
+    0.21666666666666667
+    """
+    return service + general_wait(utilisation / 2, service / 2, 0)
+
+
+@formula("TTFT_tp", "s", source="DistServe section 3 [recalled]: one server K times as fast, M/D/1")
+def split_intra_response(utilisation: Any, service: Any, speedup: Any) -> Any:
+    """Mean response of a deterministic service that tensor parallelism makes `speedup` times as fast.
+
+    utilisation : share of the time that the unsplit server would work [1]
+    service : service time unsplit [s]
+    speedup : how many times as fast it gets, 1 to 2 for two accelerators [1]
+
+    >>> round(split_intra_response(0.5, 0.2, 1.6), 4)
+    0.1534
+    """
+    return service / speedup + general_wait(utilisation / speedup, service / speedup, 0)
+
+
+@formula("P_wait", "1", source="Sakasegawa 1977; Bolch et al., Allen-Cunneen approximation of G/G/k")
+def wait_probability(utilisation: Any, servers: Any) -> Any:
+    """Probability that an arrival finds all servers busy; exact for one server.
+
+    utilisation : share of the time that the servers work [1]
+    servers : servers in parallel [1]
+
+    >>> wait_probability(0.7, 1), round(wait_probability(0.7, 8), 3)
+    (0.7, 0.315)
+    """
+    return utilisation ** ((2 * (servers + 1)) ** 0.5 - 1)
+
+
+@formula("W_k", "s", source="Allen-Cunneen; serving_power_edge.md section 1")
+def multi_server_wait(utilisation: Any, service: Any, servers: Any, arrivals: Any, variation: Any) -> Any:
+    """Mean wait before service of several servers with any arrivals and any service time (G/G/k).
+
+    utilisation : share of the time that the servers work [1]
+    service : mean service time [s]
+    servers : servers in parallel [1]
+    arrivals : squared coefficient of variation of the times between arrivals, 1 = Poisson [1]
+    variation : squared coefficient of variation of the service time [1]
+
+    One server with Poisson arrivals waits as M/G/1 does:
+
+    >>> round(multi_server_wait(0.7, 0.407, 1, 1, 1.02), 4), round(general_wait(0.7, 0.407, 1.02), 4)
+    (0.9592, 0.9592)
+    """
+    busy = wait_probability(utilisation, servers)
+    return (arrivals + variation) / 2 * busy * service / (servers * (1 - utilisation))
+
+
+@formula("P_t", "1", source="exponential tail; serving_power_edge.md section 1")
+def wait_tail(time: Any, probability: Any, wait: Any) -> Any:
+    """Probability that a wait is longer than `time`.
+
+    time : time asked about [s]
+    probability : probability of any wait [1]
+    wait : mean wait [s]
+
+    >>> round(wait_tail(3.0, 0.7, 0.96), 4)
+    0.0785
+    """
+    return probability * exp(-time * probability / wait)
+
+
+@formula("W_p", "s", source="exponential tail solved for the time; serving_power_edge.md section 1")
+def wait_percentile(percentile: Any, probability: Any, wait: Any) -> Any:
+    """Wait that `percentile` of the arrivals do not exceed, 0 if that many do not wait at all.
+
+    percentile : share of the arrivals [1]
+    probability : probability of any wait [1]
+    wait : mean wait [s]
+
+    >>> round(wait_percentile(0.9, 0.7, 0.96), 3), wait_percentile(0.2, 0.7, 0.96)
+    (2.669, 0.0)
+    """
+    return wait / probability * ln(maximum(probability / (1 - percentile), 1))
+
+
+@formula("E_S", "s", source="serving_power_edge.md section 5: E[a + b I + c I^2]")
+def quadratic_service_time(mean: Any, second: Any, constant: Any, linear: Any, quadratic: Any) -> Any:
+    """Mean prefill time of one prompt at a time whose time is constant + linear I + quadratic I^2 at I tokens.
+
+    mean : mean tokens of a prompt [1]
+    second : mean of their square [1]
+    constant : time of any prompt [s]
+    linear : time per token [s]
+    quadratic : time per squared token [s]
+
+    OPT-66B, TP4, on the Azure code trace:
+
+    >>> round(quadratic_service_time(2047.8, 8.09e6, 29.44e-3, 0.15135e-3, 8.32e-9), 3)
+    0.407
+    """
+    return constant + linear * mean + quadratic * second
+
+
+@formula("Var_S", "s*s", source="variance of b I + c I^2 from the moments of I")
+def quadratic_service_variance(mean: Any, second: Any, third: Any, fourth: Any, linear: Any, quadratic: Any) -> Any:
+    """Variance of a prefill time that is constant + linear I + quadratic I^2 at I tokens.
+
+    mean : mean tokens of a prompt [1]
+    second : mean of their square [1]
+    third : mean of their cube [1]
+    fourth : mean of their fourth power [1]
+    linear : time per token [s]
+    quadratic : time per squared token [s]
+
+    Lengths 1 and 3, equally likely, at 1 s per squared token take 1 s and 9 s:
+
+    >>> quadratic_service_variance(2, 5, 14, 41, 0.0, 1.0)
+    16.0
+    """
+    return (
+        linear**2 * (second - mean**2)
+        + 2 * linear * quadratic * (third - mean * second)
+        + quadratic**2 * (fourth - second**2)
+    )
+
+
+@formula("N_fly", "1", source="Little 1961")
+def in_flight(rate: Any, time: Any) -> Any:
+    """Mean number of requests in the system, whatever the order of service.
+
+    rate : requests finished [1/s]
+    time : mean time that a request stays [s]
+
+    Kimi-K2.5 on 8 B200 (aiconfigurator#1396): 192.44 tokens/s/GPU at 44.59 tokens/s per user leave 35 in flight, not
+    384:
+
+    >>> round(in_flight(192.44 * 8 / 1024, 1024 / 44.59))
+    35
+    """
+    return rate * time
+
+
+@formula("X_max", "1/s", source=_KLEINROCK)
+def closed_loop_rate_bound(users: Any, think: Any, demand: Any, largest: Any) -> Any:
+    """Most requests per second of users who think, ask, wait and think again.
+
+    users : users or agents [1]
+    think : think or tool time between an answer and the next request [s]
+    demand : service time of a request over all resources [s]
+    largest : service time of a request at the busiest resource [s]
+
+    >>> closed_loop_rate_bound(10, 9.0, 1.0, 0.5), closed_loop_rate_bound(100, 9.0, 1.0, 0.5)
+    (1.0, 2.0)
+    """
+    return minimum(users / (think + demand), 1 / largest)
+
+
+@formula("A*", "1", source=_KLEINROCK)
+def closed_loop_users_at_knee(think: Any, demand: Any, largest: Any) -> Any:
+    """Users beyond whom the busiest resource is the bound and everyone waits.
+
+    think : think or tool time between an answer and the next request [s]
+    demand : service time of a request over all resources [s]
+    largest : service time of a request at the busiest resource [s]
+
+    >>> closed_loop_users_at_knee(9.0, 1.0, 0.5)
+    20.0
+    """
+    return (think + demand) / largest
+
+
+@formula("R_min", "s", source=_KLEINROCK)
+def closed_loop_response_bound(users: Any, think: Any, demand: Any, largest: Any) -> Any:
+    """Least mean response time of a closed loop.
+
+    users : users or agents [1]
+    think : think or tool time between an answer and the next request [s]
+    demand : service time of a request over all resources [s]
+    largest : service time of a request at the busiest resource [s]
+
+    >>> closed_loop_response_bound(10, 9.0, 1.0, 0.5), closed_loop_response_bound(100, 9.0, 1.0, 0.5)
+    (1.0, 41.0)
+    """
+    return maximum(demand, users * largest - think)
+
+
+@formula("R_PS", "s", source="processor sharing (M/G/1-PS); serving_power_edge.md section 12")
+def processor_sharing_response(utilisation: Any, service: Any) -> Any:
+    """Mean response where all present share the server; shorter than in order of arrival iff service varies by more
+    than its mean.
+
+    utilisation : share of the time that the server works [1]
+    service : mean service time [s]
+
+    >>> processor_sharing_response(0.5, 0.2)
+    0.4
+    """
+    return service / (1 - utilisation)
