@@ -6,7 +6,17 @@ from typing import Any
 
 from perfplan.formulas.core import formula, maximum, minimum
 
-__all__ = ["bubble_time", "in_flight_chunks", "pipeline_latency", "pipeline_latency_interleaved", "steady_time"]
+__all__ = [
+    "bubble_time",
+    "dual_pipe_bubble",
+    "dual_pipe_in_flight",
+    "in_flight_chunks",
+    "one_f_one_b_bubble",
+    "pipeline_latency",
+    "pipeline_latency_interleaved",
+    "steady_time",
+    "zero_bubble_h1_bubble",
+]
 
 _SC21 = "Narayanan et al. 2021 (SC21), section 2.2; uneven stages: training_core.md section 5 [derived, run]"
 
@@ -38,6 +48,70 @@ def bubble_time(all_stages: Any, busiest: Any, chunks: Any) -> Any:
     28.5
     """
     return (all_stages - busiest) / chunks
+
+
+@formula("T_bub", "s", source="deepseek-ai/DualPipe README, table of schedules; SC21 section 2.2")
+def one_f_one_b_bubble(stages: Any, forward: Any, backward: Any) -> Any:
+    """Idle time of a rank under 1F1B with equal stages, any number of micro-batches.
+
+    stages : pipeline stages [1]
+    forward : forward of a micro-batch on a stage [s]
+    backward : whole backward, both gradients [s]
+
+    >>> one_f_one_b_bubble(8, 1.0, 2.0)
+    21.0
+    """
+    return (stages - 1) * (forward + backward)
+
+
+@formula("T_bub", "s", source="Qi et al. 2024 (ZB-H1, or ZB1P); deepseek-ai/DualPipe README, table of schedules")
+def zero_bubble_h1_bubble(stages: Any, forward: Any, backward: Any, weights: Any) -> Any:
+    """Idle time of a rank under ZB-H1 with equal stages: the weight gradients fill the drain.
+
+    Exact against event simulation where there are at least as many micro-batches as stages and the weight gradient
+    takes no longer than the forward or the input gradient.
+
+    stages : pipeline stages [1]
+    forward : forward of a micro-batch on a stage [s]
+    backward : whole backward, both gradients [s]
+    weights : gradient of the weights alone [s]
+
+    A third of 1F1B's bubble where the three passes take as long as each other:
+
+    >>> zero_bubble_h1_bubble(8, 1.0, 2.0, 1.0)
+    7.0
+    """
+    return (stages - 1) * (forward + backward - 2 * weights)
+
+
+@formula("T_bub", "s", source="deepseek-ai/DualPipe README, table of schedules")
+def dual_pipe_bubble(stages: Any, fused: Any, backward: Any, weights: Any) -> Any:
+    """Idle time of the rank that idles most under DualPipe, or DualPipeV, with equal stages.
+
+    Exact against event simulation where forward, input gradient and weight gradient take as long as each other, for any
+    time of the two passes that run together, and at least two micro-batches per stage.
+
+    stages : pipeline stages: the ranks of DualPipe, twice the ranks of DualPipeV [1]
+    fused : a forward and a backward that run together [s]
+    backward : whole backward, both gradients [s]
+    weights : gradient of the weights alone [s]
+
+    >>> dual_pipe_bubble(8, 3.0, 2.0, 1.0)
+    6.0
+    """
+    return (stages / 2 - 1) * (fused + backward - 3 * weights)
+
+
+@formula("n_flight", "1", source="deepseek-ai/DualPipe README, table of schedules")
+def dual_pipe_in_flight(stages: Any) -> Any:
+    """Passes of stages whose activations every rank holds at its peak under DualPipe, or DualPipeV.
+
+    stages : pipeline stages: the ranks of DualPipe, twice the ranks of DualPipeV [1]
+
+    >>> dual_pipe_in_flight(8)
+    9
+    """
+    return stages + 1
 
 
 @formula("T_p2p", "s", source="training_core.md section 5 [derived, run; exact for m a multiple of p]")

@@ -1,0 +1,197 @@
+"""Pipeline schedules: in which order each rank works through forward, backward and weight-gradient passes.
+
+A stage is one chunk of the model; a rank may hold several. Parts of a task that holds more than one run together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from perfplan.errors import OutOfRange, UnknownName, offer
+from perfplan.overlap.dualpipe import dual_pipe
+from perfplan.overlap.passes import Part, Task
+from perfplan.overlap.zero_bubble import h_order, v_order
+
+__all__ = ["SCHEDULES", "Order", "order"]
+
+
+class _Size(NamedTuple):
+    ranks: int
+    micro_batches: int
+    chunks: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """A schedule of a pipeline. orders: tasks of each rank; place: rank of each stage; starts: stages that begin a
+    chain (a second one is walked the other way); copies: times that a rank holds the weights of its share."""
+
+    name: str
+    orders: tuple[tuple[Task, ...], ...]
+    place: tuple[int, ...]
+    starts: frozenset[int]
+    copies: int = 1
+    splits: bool = False
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of all chains together."""
+        return len({part.micro for tasks in self.orders for task in tasks for part in task})
+
+
+def _plain(size: _Size) -> tuple[int, ...]:
+    """Stages dealt out to the ranks in turn."""
+    return tuple(chunk % size.ranks for chunk in range(size.ranks * size.chunks))
+
+
+def _vee(size: _Size) -> tuple[int, ...]:
+    """Stages laid down along the ranks and back again."""
+    return (*range(size.ranks), *reversed(range(size.ranks)))
+
+
+def _singles(passes: Sequence[tuple[str, int, int]]) -> tuple[Task, ...]:
+    return tuple((Part(*each),) for each in passes)
+
+
+def _gpipe(size: _Size) -> Order:
+    p, m = size.ranks, size.micro_batches
+    rows = [[("F", i, r) for i in range(m)] + [("D", i, r) for i in range(m)] for r in range(p)]
+    return Order("gpipe", tuple(map(_singles, rows)), _plain(size), frozenset({0}))
+
+
+def _one_f_one_b(size: _Size) -> Order:
+    p, m = size.ranks, size.micro_batches
+    rows = []
+    for r in range(p):
+        warm = min(m, p - r - 1)
+        steady = [each for i in range(m - warm) for each in (("F", i + warm, r), ("D", i, r))]
+        rows.append([("F", i, r) for i in range(warm)] + steady + [("D", i, r) for i in range(m - warm, m)])
+    return Order("1f1b", tuple(map(_singles, rows)), _plain(size), frozenset({0}))
+
+
+def _depth_first(size: _Size) -> Order:
+    """Interleaved 1F1B: groups of p micro-batches go through all chunks (Megatron-LM schedules.py)."""
+    p, m, v = size
+    passes = m * v
+    rows = []
+    for r in range(p):
+        ahead = [_virtual(k, size, False) for k in range(passes)]
+        behind = [_virtual(k, size, True) for k in range(passes)]
+        warm = min(passes, 2 * (p - r - 1) + (v - 1) * p)
+        forward = [("F", i, chunk * p + r) for chunk, i in ahead]
+        backward = [("D", i, chunk * p + r) for chunk, i in behind]
+        steady = [each for pair in zip(forward[warm:], backward, strict=False) for each in pair]
+        rows.append(forward[:warm] + steady + backward[passes - warm :])
+    return Order("interleaved", tuple(map(_singles, rows)), _plain(size), frozenset({0}))
+
+
+def _virtual(k: int, size: _Size, backward: bool) -> tuple[int, int]:
+    """(chunk, micro-batch) of the k-th pass of a rank."""
+    group, place = divmod(k, size.ranks * size.chunks)
+    chunk, micro = divmod(place, size.ranks)
+    return (size.chunks - 1 - chunk if backward else chunk), group * size.ranks + micro
+
+
+def _breadth_first(size: _Size) -> Order:
+    """Every micro-batch through a chunk before the next chunk begins (Lamy-Poirier 2023)."""
+    p, m, v = size
+    rows = [
+        [("F", i, c * p + r) for c in range(v) for i in range(m)]
+        + [("D", i, c * p + r) for c in reversed(range(v)) for i in range(m)]
+        for r in range(p)
+    ]
+    return Order("breadth-first", tuple(map(_singles, rows)), _plain(size), frozenset({0}))
+
+
+def _handcrafted(name: str, lead: int) -> Callable[[_Size], Order]:
+    def make(size: _Size) -> Order:
+        rows = h_order(size.ranks, size.micro_batches, lead)
+        return Order(name, rows, _plain(size), frozenset({0}), splits=True)
+
+    return make
+
+
+def _v_shaped(name: str) -> Callable[[_Size], Order]:
+    def make(size: _Size) -> Order:
+        rows = v_order(size.ranks, size.micro_batches, name)
+        return Order(name, rows, _vee(size), frozenset({0}), splits=True)
+
+    return make
+
+
+def _dual(name: str, folded: bool) -> Callable[[_Size], Order]:
+    def make(size: _Size) -> Order:
+        rows = dual_pipe(size.ranks, size.micro_batches, folded)
+        starts = {0} if folded else {0, size.ranks}
+        return Order(name, rows, _vee(size), frozenset(starts), 1 if folded else 2, True)
+
+    return make
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How to make a schedule, and where it works. chunks: stages per rank, 0 = as many as the layout says."""
+
+    make: Callable[[_Size], Order]
+    chunks: int
+    wrong: Callable[[_Size], str]
+
+
+def _any(_: _Size) -> str:
+    return ""
+
+
+def _full_groups(size: _Size) -> str:
+    return "" if size.micro_batches % size.ranks == 0 else "micro-batches in whole groups of the pipeline ranks"
+
+
+def _as_many(size: _Size) -> str:
+    return "" if size.micro_batches >= size.ranks else "at least as many micro-batches as ranks"
+
+
+def _twice(size: _Size) -> str:
+    return "" if size.micro_batches >= 2 * size.ranks else "at least twice as many micro-batches as ranks"
+
+
+def _twice_even(size: _Size) -> str:
+    even = size.ranks % 2 == 0 and size.micro_batches % 2 == 0
+    return "" if even and not _twice(size) else "even ranks and micro-batches, at least twice as many of these"
+
+
+SCHEDULES: dict[str, _Kind] = {
+    "gpipe": _Kind(_gpipe, 1, _any),
+    "1f1b": _Kind(_one_f_one_b, 1, _any),
+    "interleaved": _Kind(_depth_first, 0, _full_groups),
+    "breadth-first": _Kind(_breadth_first, 0, _as_many),
+    "zb-h1": _Kind(_handcrafted("zb-h1", 1), 1, _any),
+    "zb-h2": _Kind(_handcrafted("zb-h2", 2), 1, _any),
+    "zb-v": _Kind(_v_shaped("zb-v"), 2, _any),
+    "v-half": _Kind(_v_shaped("v-half"), 2, _any),
+    "v-min": _Kind(_v_shaped("v-min"), 2, _any),
+    "dualpipe": _Kind(_dual("dualpipe", False), 2, _twice_even),
+    "dualpipev": _Kind(_dual("dualpipev", True), 2, _twice),
+}
+ALIASES = {"zb1p": "zb-h1", "zb2p": "zb-h2", "depth-first": "interleaved"}
+
+
+def chunks_of(name: str, vpp: int) -> int:
+    """Stages per rank under a schedule, where the layout has `vpp`; both chains of DualPipe are counted."""
+    return SCHEDULES[ALIASES.get(name, name)].chunks or vpp
+
+
+def order(name: str, ranks: int, micro_batches: int, chunks: int = 1) -> Order:
+    """The order of a schedule by name, for so many ranks, micro-batches and (interleaved only) chunks per rank."""
+    known = ALIASES.get(name, name)
+    if known not in SCHEDULES:
+        raise UnknownName(f"there is no pipeline schedule {name!r}{offer(name, [*SCHEDULES, *ALIASES])}")
+    size = _Size(ranks, micro_batches, chunks)
+    if ranks < 1 or micro_batches < 1 or chunks < 1:
+        raise OutOfRange(f"schedule {name} with {ranks} ranks, {micro_batches} micro-batches and {chunks} chunks:"
+                         " each must be at least 1")
+    needs = SCHEDULES[known].wrong(size)
+    if needs:
+        raise OutOfRange(f"schedule {name} needs {needs}, but there are {ranks} ranks and {micro_batches}"
+                         " micro-batches; choose another schedule or batch")
+    return SCHEDULES[known].make(size)

@@ -1,0 +1,136 @@
+"""Zero-bubble orders (Qi et al. 2024, arXiv 2401.10241 and 2405.15362), built from blocks repeated every interval.
+
+A building block says when the passes of one micro-batch run on each rank if all passes take one unit of time; it is
+repeated for every micro-batch, and the order in which the passes then stand on a rank is the schedule. Run as early
+as that order allows, the gaps between the blocks close.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import permutations, product
+
+from perfplan.overlap.passes import Part, Task
+
+__all__ = ["h_order", "v_order"]
+
+Placed = tuple[str, int, int]
+"""(kind, stage, time) of one pass of the block."""
+
+_OFFSETS = {"v-min": (1, 1, 1, 1), "v-half": (1, 2, 1, 2), "zb-v": (3, 3, 3, 3)}
+# steps between neighbouring ranks of: forward down, forward back, backward down, backward back
+
+
+def _repeated(ranks: int, micro_batches: int, interval: int, block: Callable[[int], Sequence[Placed]]) -> tuple[
+    tuple[Task, ...], ...
+]:
+    rows = []
+    for rank in range(ranks):
+        passes = [(at + interval * i, kind, i, stage) for kind, stage, at in block(rank) for i in range(micro_batches)]
+        rows.append(tuple((Part(kind, i, stage),) for _, kind, i, stage in sorted(passes)))
+    return tuple(rows)
+
+
+def h_order(ranks: int, micro_batches: int, lead: int) -> tuple[tuple[Task, ...], ...]:
+    """ZB-H1 (`lead` 1: as many micro-batches in flight as 1F1B) or ZB-H2 (2: about twice as many)."""
+    step = 3 * lead - 1
+
+    def block(rank: int) -> Sequence[Placed]:
+        backward = ranks + (ranks - 1 - rank) * step
+        return ("F", rank, rank), ("B", rank, backward), ("W", rank, backward + 1 + 3 * rank * lead)
+
+    return _repeated(ranks, micro_batches, 3, block)
+
+
+def _v_block(ranks: int, offsets: tuple[int, int, int, int], turns: tuple[int, int, int], rank: int) -> list[Placed]:
+    """Passes of one micro-batch on a rank of a V-shaped pipeline; fewer than six where two of them collide."""
+    down, up, back_down, back_up = offsets
+    last, far = ranks - 1, 2 * ranks - 1 - rank
+    turned = last * down + turns[0]
+    behind = turned + last * up + turns[1]
+    first = rank * down
+    second = turned + (last - rank) * up
+    gradient = behind + rank * back_down
+    end = behind + last * back_down + turns[2] + (last - rank) * back_up
+    free = sorted(set(range(6)) - {at % 6 for at in (first, second, gradient, end)})
+    if len(free) != 2:
+        return []
+    late = min(
+        ((gradient + 1 + (a - gradient - 1) % 6, end + 1 + (b - end - 1) % 6) for a, b in permutations(free)), key=sum
+    )
+    return [("F", rank, first), ("F", far, second), ("B", far, gradient), ("B", rank, end),
+            ("W", far, late[0]), ("W", rank, late[1])]
+
+
+def v_order(ranks: int, micro_batches: int, name: str) -> tuple[tuple[Task, ...], ...]:
+    """V-Min, V-Half or ZB-V: the block with the shortest turns in which no two passes collide on any rank."""
+    if name == "zb-v":
+        return _greedy_v(ranks, micro_batches, 2 * ranks)
+    for turns in sorted(product(range(1, 7), repeat=3), key=lambda turns: (sum(turns), turns)):
+        blocks = [_v_block(ranks, _OFFSETS[name], turns, rank) for rank in range(ranks)]
+        if all(blocks):
+            return _repeated(ranks, micro_batches, 6, blocks.__getitem__)
+    raise AssertionError(f"no block of {name} for {ranks} ranks")
+
+
+class _Rank:
+    """What one rank of the V has done: passes by chunk, weight gradients that it owes, chunks held."""
+
+    def __init__(self) -> None:
+        self.now, self.held = 0, 0
+        self.forward, self.backward = [0, 0], [0, 0]
+        self.owed: list[tuple[int, int]] = []
+        self.tasks: list[Task] = []
+
+
+def _greedy_v(ranks: int, micro_batches: int, most: int) -> tuple[tuple[Task, ...], ...]:
+    """List scheduling in unit time with at most `most` chunks held: input gradients first, then forward passes (the
+    way back before the way down, room kept for it), then weight gradients."""
+    done: dict[Part, int] = {}
+    rows = [_Rank() for _ in range(ranks)]
+    for _ in range(6 * ranks * micro_batches):
+        choices = [
+            (at, urgency, rank, part)
+            for rank, row in enumerate(rows)
+            for at, urgency, part in _options(row, rank, ranks, micro_batches, most, done)
+        ]
+        at, _, rank, part = min(choices)
+        _take(rows[rank], part, int(part.stage >= ranks), at, done)
+    return tuple(tuple(row.tasks) for row in rows)
+
+
+def _options(
+    row: _Rank, rank: int, ranks: int, micro_batches: int, most: int, done: dict[Part, int]
+) -> list[tuple[int, int, Part]]:
+    """(earliest time, urgency, pass) of all that a rank could do next."""
+    last = 2 * ranks - 1
+    found = []
+    for chunk, stage in ((1, last - rank), (0, rank)):
+        i = row.backward[chunk]
+        if i < row.forward[chunk]:
+            before = Part("F", i, stage) if stage == last else Part("B", i, stage + 1)
+            if before in done:
+                found.append((max(row.now, done[before]), 0, Part("B", i, stage)))
+        i = row.forward[chunk]
+        reserved = row.forward[0] - row.forward[1] + (1 if chunk == 0 else -1)
+        if i < micro_batches and row.held + 1 + reserved <= most:
+            start = 0 if stage == 0 else done.get(Part("F", i, stage - 1))
+            if start is not None:
+                found.append((max(row.now, start), 2 - chunk, Part("F", i, stage)))
+    if row.owed:
+        found.append((row.now, 3, Part("W", *row.owed[0])))
+    return found
+
+
+def _take(row: _Rank, part: Part, chunk: int, at: int, done: dict[Part, int]) -> None:
+    row.now = done[part] = at + 1
+    row.tasks.append((part,))
+    if part.kind == "F":
+        row.forward[chunk] += 1
+        row.held += 1
+    elif part.kind == "B":
+        row.backward[chunk] += 1
+        row.owed.append((part.micro, part.stage))
+    else:
+        row.owed.pop(0)
+        row.held -= 1

@@ -1,0 +1,148 @@
+"""Pipeline schedules: closed forms against event simulation, memory, and what a schedule cannot do."""
+
+import random
+
+import pytest
+
+from perfplan.errors import OutOfRange, UnknownName
+from perfplan.formulas import pipeline as forms
+from perfplan.overlap.graph import Graph, Op
+from perfplan.overlap.orders import SCHEDULES, order
+from perfplan.overlap.pipeline import Passes, run
+from perfplan.overlap.simulate import simulate
+
+INSTANCES = 200
+
+
+def equal(stages, forward, inputs, weights, **more):
+    return Passes([forward] * stages, [inputs] * stages, [weights] * stages, [1.0] * stages, **more)
+
+
+def instances(seed):
+    rng = random.Random(seed)
+    for _ in range(INSTANCES):
+        yield rng, rng.randint(1, 8), [rng.uniform(0.2, 2.0) for _ in range(3)]
+
+
+@pytest.mark.parametrize("name", ["gpipe", "1f1b"])
+def test_gpipe_and_1f1b_for_any_number_of_micro_batches(name):
+    for rng, p, (f, b, w) in instances(1):
+        m = rng.randint(1, 20)
+        ran = run(order(name, p, m), equal(p, f, b, w))
+        assert ran.bubble == pytest.approx(forms.one_f_one_b_bubble(p, f, b + w), abs=1e-9)
+        whole = forms.steady_time(m, f + b + w) + forms.bubble_time(p * (f + b + w), f + b + w, 1)
+        assert ran.time == pytest.approx(whole)
+        held = m if name == "gpipe" else None
+        for r in range(p):
+            assert ran.in_flight[r] == (held or forms.in_flight_chunks(p, 1, r, m))
+
+
+def test_1f1b_with_a_heavy_last_stage():
+    for rng, p, _ in instances(2):
+        m = rng.randint(1, 20)
+        f, b = ([rng.uniform(0.5, 1.0) for _ in range(p)] for _ in range(2))
+        f[-1], b[-1] = max(f), max(b)
+        total = [x + y for x, y in zip(f, b, strict=True)]
+        ran = run(order("1f1b", p, m), Passes(f, b, [0.0] * p))
+        form = forms.steady_time(m, max(total)) + forms.bubble_time(sum(total), max(total), 1)
+        assert ran.time <= form * (1 + 1e-9)
+        if f[-1] == max(f) and b[-1] == max(b):
+            assert ran.time == pytest.approx(form)
+
+
+@pytest.mark.parametrize("name", ["interleaved", "breadth-first"])
+def test_interleaved_orders(name):
+    for rng, p, (f, b, w) in instances(3):
+        v = rng.randint(1, 4)
+        m = p * rng.randint(1, 3) if name == "interleaved" else rng.randint(p, 3 * p)
+        ran = run(order(name, p, m, v), equal(p * v, f / v, b / v, w / v))
+        assert ran.bubble == pytest.approx(forms.bubble_time(p * (f + b + w), f + b + w, v), abs=1e-9)
+        if name == "interleaved" and v > 1:
+            assert ran.in_flight == tuple(forms.in_flight_chunks(p, v, r, m) for r in range(p))
+
+
+def test_zero_bubble_h1_inside_its_domain():
+    for rng, p, (f, b, _) in instances(4):
+        w, m = rng.uniform(0.1, min(f, b)), rng.randint(p, 4 * p)
+        ran = run(order("zb-h1", p, m), equal(p, f, b, w))
+        assert ran.bubble == pytest.approx(forms.zero_bubble_h1_bubble(p, f, b + w, w), abs=1e-9)
+        assert max(ran.in_flight) <= p  # no more than 1F1B's first rank
+
+
+@pytest.mark.parametrize("name", ["dualpipe", "dualpipev"])
+def test_the_table_of_dualpipe(name):
+    for rng, half, (unit, _, _) in instances(5):
+        p, fused = 2 * ((half + 1) // 2), rng.choice([0.7, 0.85, 1.0])
+        m, stages = 2 * rng.randint(p, 3 * p), p if name == "dualpipe" else 2 * p
+        ran = run(order(name, p, m), equal(2 * p, unit, unit, unit, fused=fused))
+        assert ran.most_idle == pytest.approx(forms.dual_pipe_bubble(stages, 3 * unit * fused, 2 * unit, unit), abs=1e-9)
+        assert set(ran.in_flight) == {forms.dual_pipe_in_flight(stages)}
+    assert order("dualpipe", 4, 8).copies == 2
+
+
+def test_sends_that_hide_behind_nothing():
+    for rng, p, (f, b, w) in instances(6):
+        m, hop = p * rng.randint(1, 4), rng.uniform(0, 0.02)
+        ran = run(order("1f1b", p, m), equal(p, f, b, w, hop=hop))
+        late = ran.time - forms.steady_time(m, f + b + w) - forms.one_f_one_b_bubble(p, f, b + w)
+        assert late == pytest.approx(forms.pipeline_latency(p, m, hop), abs=1e-9)
+
+
+def test_numbers_of_the_reference():
+    assert run(order("1f1b", 8, 16), equal(8, 1, 2, 0)).time == 69
+    assert run(order("1f1b", 8, 3), equal(8, 1, 2, 0)).time == 30
+    assert run(order("interleaved", 8, 16, 3), equal(24, 1 / 3, 2 / 3, 0)).time == pytest.approx(55)
+    assert run(order("interleaved", 4, 4, 4), equal(16, 1 / 4, 2 / 4, 0)).time == pytest.approx(14.25)
+    heavy = [1.0] * 7 + [1.3]
+    assert run(order("1f1b", 8, 32), Passes(heavy, [2 * x for x in heavy], [0] * 8)).time == pytest.approx(145.8)
+    heavy.reverse()
+    assert run(order("1f1b", 8, 32), Passes(heavy, [2 * x for x in heavy], [0] * 8)).time == pytest.approx(139.5)
+
+
+@pytest.mark.parametrize(("name", "stages", "share"), [("v-min", 1 / 3, 1.5), ("v-half", 1 / 2, 1.5), ("zb-v", 1, 0)])
+def test_v_shaped_schedules_hold_their_share_of_activations(name, stages, share):
+    for p in (2, 3, 4, 7, 8, 16):
+        ran = run(order(name, p, 2 * p), equal(2 * p, 0.5, 0.5, 0.5))
+        assert max(ran.in_flight) / 2 <= stages * p + share
+        assert ran.bubble < forms.one_f_one_b_bubble(p, 1, 2)
+
+
+def test_zero_bubble_h2_leaves_no_rank_idle_in_its_own_span():
+    for p in range(2, 9):
+        ran = run(order("zb-h2", p, 2 * p), equal(p, 1, 1, 1))
+        assert ran.idle_inside == pytest.approx(0)
+        assert max(ran.in_flight) == 2 * p - 1
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULES))
+def test_every_schedule_runs_every_pass_once(name):
+    o = order(name, 4, 8, SCHEDULES[name].chunks or 2)
+    passes = [part for tasks in o.orders for task in tasks for part in task]
+    assert len(passes) == len(set(passes))
+    gradients = {(kind, part.micro, part.stage) for part in passes for kind in ("BW" if part.kind == "D" else part.kind)}
+    chains = 2 if name == "dualpipe" else 1
+    assert len(gradients) == 3 * 8 * len(o.place) // chains
+
+
+def test_the_pipeline_is_the_graph_with_a_lane_per_rank():
+    p, m, f, b = 3, 5, 1.0, 2.0
+    o = order("1f1b", p, m)
+    ops = [Op(f"F{i}.{r}", f, {"sm": 1.0}, (f"F{i}.{r - 1}",) if r else (), rank=r) for i in range(m) for r in range(p)]
+    ops += [
+        Op(f"D{i}.{r}", b, {"sm": 1.0}, (f"F{i}.{r}", *([f"D{i}.{r + 1}"] if r < p - 1 else [])), rank=r)
+        for i in range(m) for r in range(p)
+    ]
+    lanes = {str(r): [f"{part.kind}{part.micro}.{part.stage}" for task in o.orders[r] for part in task]
+             for r in range(p)}
+    assert simulate(Graph.of(ops), lanes).time == pytest.approx(run(o, equal(p, f, b, 0)).time)
+
+
+def test_what_a_schedule_cannot_do_is_told():
+    with pytest.raises(UnknownName, match="no pipeline schedule '1f1bb'; did you mean 1f1b"):
+        order("1f1bb", 4, 8)
+    with pytest.raises(OutOfRange, match="interleaved needs micro-batches in whole groups"):
+        order("interleaved", 4, 6, 2)
+    with pytest.raises(OutOfRange, match="dualpipe needs even ranks"):
+        order("dualpipe", 3, 12)
+    with pytest.raises(OutOfRange, match="each must be at least 1"):
+        order("1f1b", 0, 12)
