@@ -1,4 +1,4 @@
-"""A step, or a layer, as a graph of operations that share the resources of their rank, and how fast it can be at all."""
+"""A step, or a layer, as a graph of operations that share the resources of their rank, and bounds on its time."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _sorted(by_name: Mapping[str, Op]) -> list[Op]:
     """Operations in an order of their dependencies, the given order kept where it is free."""
     waiting = {name: dict.fromkeys(op.after) for name, op in by_name.items()}
     following: dict[str, list[str]] = defaultdict(list)
-    for name, op in by_name.items():
+    for name in by_name:
         for before in waiting[name]:
             following[before].append(name)
     ready = [name for name, left in waiting.items() if not left]

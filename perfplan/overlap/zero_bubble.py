@@ -42,7 +42,7 @@ def h_order(ranks: int, micro_batches: int, lead: int) -> tuple[tuple[Task, ...]
     return _repeated(ranks, micro_batches, 3, block)
 
 
-def _v_block(ranks: int, offsets: tuple[int, int, int, int], turns: tuple[int, int, int], rank: int) -> list[Placed]:
+def _v_block(ranks: int, offsets: Sequence[int], turns: Sequence[int], rank: int) -> list[Placed]:
     """Passes of one micro-batch on a rank of a V-shaped pipeline; fewer than six where two of them collide."""
     down, up, back_down, back_up = offsets
     last, far = ranks - 1, 2 * ranks - 1 - rank
