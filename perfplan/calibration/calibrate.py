@@ -8,12 +8,12 @@ with a soft-L1 loss; the error left out is that of rows whose group (matrix, hea
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from perfplan.calibration import links
+from perfplan.calibration import decode, links
 from perfplan.calibration.fit import Array, Fit, mape, quantiles
 from perfplan.calibration.kernels import BYTES, Rate, attention_columns, fit_kernel, gemm_columns
 from perfplan.calibration.tables import is_custom
@@ -45,6 +45,14 @@ class Chip(Protocol):
     @property
     def memory_bandwidth(self) -> float:
         """Memory bandwidth [B/s]."""
+
+    @property
+    def units(self) -> int | None:
+        """Its SMs, CUs or cores."""
+
+    @property
+    def l2(self) -> float | None:
+        """Its second-level cache [B]."""
 
     @property
     def kernels(self) -> Mapping[str, Mapping[str, Any]]:
@@ -181,8 +189,6 @@ def _fitted(kind: str, dtype: str, software: str, found: Fit, held: float | None
 
 def _best(fitted: Sequence[Fitted]) -> tuple[Fitted, ...]:
     """Of several softwares that measured one kind and format, the catalog takes the one with most rows, then error."""
-    from dataclasses import replace
-
     def first(one: Fitted) -> Fitted:
         rivals = [f for f in fitted if (f.kind, f.dtype) == (one.kind, one.dtype)]
         return min(rivals, key=lambda f: (-f.rows, f.mape, f.software))
@@ -245,7 +251,53 @@ def calibrate_attention(table: pd.DataFrame, chip: Chip, resolve: Callable[[str]
     tasks = [task("attention", "attention_fwd", 1.0), task("attention_backward", "attention_bwd", 2.5)]
     if len(together):
         tasks += [task(one.kind, "attention_fwd_bwd", 3.5) for one in tasks if one.kernel not in alone]
-    return _kernels(tasks, table, chip, resolve, "attention")
+    decoded = _decode(table, chip, resolve)
+    if decoded and not alone - {"attention_decode"}:
+        return decoded
+    found = _kernels(tasks, table, chip, resolve, "attention")
+    return Calibration(found.fitted + decoded.fitted, found.rejected + decoded.rejected) if decoded else found
+
+
+def _decode(table: pd.DataFrame, chip: Chip, resolve: Callable[[str], str]) -> Calibration | None:
+    """Constants of decode attention per format of the cache and engine; None if the file has no such rows."""
+    table = _of_chip(table[table["kernel"] == "attention_decode"], resolve, chip.id)
+    if not len(table):
+        return None
+    peak = chip.peak.get("bf16") or chip.peak.get("fp16")
+    if not peak or not chip.units:
+        raise OutOfRange(f"{chip.id} states no {'units' if peak else '16-bit peak'}, which decode attention needs")
+    device = decode.Device(peak, chip.memory_bandwidth, chip.units, chip.l2 or 0.0)
+    good, rejected = _split(table, _doubts(table))
+    fitted: list[Fitted] = []
+    cache = good["kv_dtype"].where(good["kv_dtype"] != "", good["dtype"])
+    for (kv_dtype, software), rows in good.groupby([cache, good["software"]], sort=True):
+        found, bad = _decoded(rows, str(kv_dtype), str(software), device)
+        rejected += bad
+        fitted += [found] if found else []
+    return Calibration(_named(fitted), tuple(rejected))
+
+
+def _decoded(rows: pd.DataFrame, kv_dtype: str, software: str, device: decode.Device
+             ) -> tuple[Fitted | None, list[Rejected]]:
+    if kv_dtype not in decode.CACHE:
+        return None, [Rejected(str(row), f"caches in {kv_dtype} are not fitted") for row in rows["row"]]
+    reasons = _beats(rows["latency_us"].to_numpy() * US, decode.decode_columns(rows, kv_dtype),
+                     Rate(device.peak, device.bandwidth))
+    good, bad = _split(rows, reasons)
+    if len(good) < _COUNTS["attention"]:
+        return None, bad + [Rejected(str(row), f"too few attention_decode rows with a {kv_dtype} cache")
+                            for row in good["row"]]
+    labels = [str(key) for key in good[["heads", "kv_heads", "head_dim"]].itertuples(index=False, name=None)]
+    found, held = decode.fit_decode(device, decode.decode_columns(good, kv_dtype), good["latency_us"].to_numpy() * US,
+                                    labels)
+    return _fitted("attention_decode", kv_dtype, software, found, held), bad
+
+
+def _named(fitted: Sequence[Fitted]) -> tuple[Fitted, ...]:
+    """The engine with most rows stands for all, a further one has a key of its own."""
+    chosen = _best(fitted)
+    return tuple(one if one.written else replace(one, dtype=f"{one.dtype}@{one.software}", written=bool(one.software))
+                 for one in chosen)
 
 
 # ---------------------------------------------------------------------------------------------------- streams

@@ -30,7 +30,7 @@ def accelerator_yaml(name: str, entry: Mapping[str, Any], found: Calibration, fi
     kernels = data["kernels"] = dict(data.get("kernels") or {})
     for one in found.fitted:
         if one.written:
-            constants = {key: _microseconds(value) if key == "overhead" else value
+            constants = {key: _microseconds(value) if key in ("overhead", "ramp") else value
                          for key, value in sorted(one.constants.items())}
             kernels[one.kind] = dict(kernels.get(one.kind) or {}) | {
                 one.dtype: constants | {"source": one.says(files, date)}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from perfplan.catalog import schemas, specs
+from perfplan.catalog.constants import plain_dtype
 from perfplan.errors import BadQuantity, CatalogError, MissingField, UnknownName, offer
 
 if TYPE_CHECKING:
@@ -82,8 +83,11 @@ def _borrow(kernels: dict[str, dict[str, specs.Kernel]], file: schemas.Accelerat
             relative: specs.Accelerator) -> None:
     for kind, table in relative.kernels.items():
         own = kernels.setdefault(kind, {})
+        stated = {*own, "any"} if "any" in own else set(own)
         for dtype, kernel in table.items():
-            if (dtype in file.peak or dtype == "any") and dtype not in own and "any" not in own:
+            plain = plain_dtype(dtype)
+            known = plain in (*file.peak, "any") or kind == "attention_decode"  # a cache may have a format of its own
+            if known and not {dtype, plain, "any"} & stated:
                 own[dtype] = replace(kernel, borrowed=kernel.borrowed or relative.id)
         if not own:
             del kernels[kind]

@@ -22,7 +22,7 @@ __all__ = ["DTYPES", "KERNEL_KINDS", "SCHEMAS", "AcceleratorFile", "ClusterFile"
 DTYPES = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp8-block", "mxfp8", "fp6", "fp4", "nvfp4", "mxfp4", "int8",
           "int4")
 KERNEL_KINDS = ("gemm", "grouped_gemm", "attention", "attention_backward", "attention_flash1", "unfused_attention",
-                "scan", "stream")
+                "attention_decode", "scan", "stream")
 PASSES = ("forward", "dgrad", "wgrad")
 WIRES = ("tp", "cp", "pp", "ep_dispatch", "ep_combine", "dp_reduce", "dp_gather")
 
@@ -113,6 +113,11 @@ class KernelFile(_Part):
     memory: Annotated[float, Quantity("1", 1e-6, 1.5)]
     overhead: Duration
     half: Annotated[float, Quantity("1", 0, 1e6)] = 0.0
+    start: Annotated[float, Quantity("1", 1e-3, 1e3)] = Field(
+        1.0, description="decode attention: fraction of the bandwidth while the pipelines fill")
+    ramp: Duration = Field(0.0, description="decode attention: longest time that filling them costs")
+    spread: Annotated[float, Quantity("1", 0, 1e6)] = Field(
+        0.0, description="decode attention: units that one head of one sequence keeps busy, 0 = all of them")
     source: str
     borrowed: str = ""
 
@@ -133,8 +138,9 @@ class AcceleratorFile(_File):
     peak: Peaks
     sources: dict[str, str] = Field(description="field -> publication; every number wants one")
     kernels: dict[Literal["gemm", "grouped_gemm", "attention", "attention_backward", "attention_flash1",
-                          "unfused_attention", "scan", "stream"],
-                  dict[str, KernelFile]] = Field({}, description="kind -> dtype, or any for all dtypes -> constants")
+                          "unfused_attention", "attention_decode", "scan", "stream"],
+                  dict[str, KernelFile]] = Field(
+        {}, description="kind -> dtype, dtype:KV dtype, or any for all; @software after it for one engine -> constants")
     borrow: str | None = Field(None, description="accelerator whose kernel constants are used where there are none")
     same_constants: dict[str, str] = Field({}, description="dtype without kernel constants -> dtype whose it uses")
     sustained: Annotated[dict[str, PositiveFraction], BeforeValidator(_for_all), WithJsonSchema(

@@ -16,12 +16,17 @@ class Kernel:
 
     compute, memory: fractions of the dense peak and of the memory bandwidth [1]; overhead: time per kernel [s];
     half: work size at which half of `compute` is reached (attention: query length in tokens; 0 = no such term).
+    Decode attention (formulas.attention.decode_time): start: fraction of the bandwidth while its pipelines fill [1];
+    ramp: longest time that this costs [s]; spread: units that one head of one sequence keeps busy (0 = all: it splits).
     """
 
     compute: float
     memory: float
     overhead: float
     half: float = 0.0
+    start: float = 1.0
+    ramp: float = 0.0
+    spread: float = 0.0
     source: str = ""
     borrowed: str = ""  # id of the accelerator these constants were fitted on, if not this one
 
@@ -37,7 +42,7 @@ class Accelerator:
     memory: float  # B, as the driver reports
     memory_bandwidth: float  # B/s
     peak: Mapping[str, float]  # dtype -> dense FLOP/s (OP/s for int8)
-    kernels: Mapping[str, Mapping[str, Kernel]]  # kind (gemm, grouped_gemm, attention, stream) -> dtype -> constants
+    kernels: Mapping[str, Mapping[str, Kernel]]  # kind -> dtype[:kv dtype][@software] -> constants
     sustained: Mapping[str, float] = field(default_factory=dict)
     # dtype (any = the others) -> clock in a long step over clock in an isolated kernel, compute-bound work only [1]
     units: int | None = None  # SMs, CUs, cores

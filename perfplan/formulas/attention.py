@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfplan.formulas.core import formula
+from perfplan.formulas.core import formula, maximum, minimum
 
-__all__ = ["attention_flops", "attention_traffic", "causal_pairs", "windowed_pairs"]
+__all__ = ["attention_flops", "attention_traffic", "causal_pairs", "decode_time", "decode_traffic",
+           "latent_decode_flops", "latent_decode_traffic", "windowed_pairs"]
 
 
 @formula("N_pairs", "1", source="counting: token i sees i tokens (training_core.md section 1.2)")
@@ -64,3 +65,95 @@ def attention_traffic(tokens: Any, heads: Any, kv_heads: Any, key_width: Any, va
     20480
     """
     return tokens * element * (heads + kv_heads) * (key_width + value_width)
+
+
+@formula("B_dec", "B", source="definition: the cache is read once, queries read and outputs written in 16 bits")
+def decode_traffic(batch: Any, context: Any, heads: Any, kv_heads: Any, key_width: Any, value_width: Any, element: Any,
+                   query: Any) -> Any:
+    """Memory traffic of decode attention: every cached key and value once, whatever the number of query heads.
+
+    batch : queries, one per sequence (several where drafts are checked) [1]
+    context : cached tokens that one query sees [1]
+    heads : query heads on the rank [1]
+    kv_heads : key-value heads on the rank [1]
+    key_width : width of a query or key head [1]
+    value_width : width of a value head [1]
+    element : bytes per cached element [B]
+    query : bytes per element of queries and outputs [B]
+
+    >>> decode_traffic(32, 8192, 64, 8, 128, 128, 2, 2) / 1e9
+    1.0747904
+    """
+    return batch * (key_width + value_width) * (context * kv_heads * element + heads * query)
+
+
+@formula("t_dec", "s", source="perfplan decode form: bandwidth that few heads cannot use, a ramp, work beside, a floor")
+def decode_time(traffic: Any, flops: Any, work: Any, memory: Any, bandwidth: Any, units: Any, spread: Any, start: Any,
+                ramp: Any, compute: Any, peak: Any, overhead: Any) -> Any:
+    """Time of one decode-attention kernel: cache over bandwidth, short of what too few heads can draw.
+
+    Kernels that split a long cache over all units have `spread` = `units`; one that does not reads a sequence's head
+    on one unit. While the pipelines fill, the first bytes come slower: `start` of the bandwidth, for at most `ramp`.
+    The products of one query per head use the matrix units badly and do not hide behind the reads, which is why the
+    fraction of the bandwidth reached falls as more query heads share a key-value head.
+
+    traffic : bytes read and written [B]
+    flops : floating-point operations [FLOP]
+    work : sequences times key-value heads on the rank [1]
+    memory : fraction of the bandwidth that long caches reach [1]
+    bandwidth : memory bandwidth [B/s]
+    units : units (SMs, CUs) of the chip [1]
+    spread : units that one key-value head of one sequence keeps busy [1]
+    start : fraction of the bandwidth while the pipelines fill, counted beside `memory` [1]
+    ramp : longest time that filling costs [s]
+    compute : fraction of the dense peak that single-query products reach [1]
+    peak : dense peak of the dtype [FLOP/s]
+    overhead : constant per call [s]
+
+    32 sequences of 8192 tokens, 64 query and 8 key-value heads on an H100 (365.7 us measured with TensorRT-LLM):
+
+    >>> t = decode_time(1.0748e9, 8.59e9, 256, 0.95, 3.35e12, 132, 132, 2.0, 13.7e-6, 0.35, 989e12, 11e-6)
+    >>> round(t * 1e6)
+    387
+    """
+    stream = traffic / (memory * bandwidth) * maximum(units / (spread * work), 1)
+    return stream + minimum(traffic / (start * bandwidth), ramp) + flops / (compute * peak) + overhead
+
+
+@formula("B_mla", "B", source="absorbed attention reads one latent per token for all heads (training_core.md 1.2)")
+def latent_decode_traffic(batch: Any, context: Any, heads: Any, latent: Any, rope: Any, element: Any, query: Any
+                          ) -> Any:
+    """Memory traffic of absorbed latent decode attention: the latent cache once for all heads, on every rank.
+
+    batch : queries, one per sequence [1]
+    context : cached tokens that one query sees [1]
+    heads : query heads on the rank [1]
+    latent : width of the latent [1]
+    rope : width of the rotary key [1]
+    element : bytes per cached element [B]
+    query : bytes per element of queries and outputs [B]
+
+    DeepSeek-V3 in bf16, cache alone 1152 B per token:
+
+    >>> latent_decode_traffic(1, 8192, 128, 512, 64, 2, 2) - 2 * 128 * (2 * 512 + 64)
+    9437184
+    """
+    return batch * (context * (latent + rope) * element + query * heads * (2 * latent + rope))
+
+
+@formula("F_mla", "FLOP", source="scores over latent and rotary key, values over the latent (training_core.md 1.2)")
+def latent_decode_flops(batch: Any, context: Any, heads: Any, latent: Any, rope: Any) -> Any:
+    """FLOPs of absorbed latent decode attention, the absorbed projections not counted.
+
+    batch : queries, one per sequence [1]
+    context : cached tokens that one query sees [1]
+    heads : query heads on the rank [1]
+    latent : width of the latent [1]
+    rope : width of the rotary key [1]
+
+    DeepSeek-V3, one pair (training_core.md 1.2):
+
+    >>> latent_decode_flops(1, 1, 128, 512, 64)
+    278528
+    """
+    return 2 * batch * context * heads * (2 * latent + rope)

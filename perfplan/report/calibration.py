@@ -25,7 +25,7 @@ FIT_COLUMNS = (
     Column("written"),
 )
 _SHOWN = 12  # refused rows named one by one in the text
-_TIMES = ("overhead", "launch", "hop")
+_TIMES = ("overhead", "ramp", "launch", "hop")
 
 
 def _constant(name: str, value: float) -> str:

@@ -87,6 +87,10 @@ def _text(path: str, value: Any) -> str:
 
 def _kernel(kernel: Kernel) -> str:
     half = f", half at {kernel.half:g}" if kernel.half else ""
+    if kernel.ramp:
+        half += f", ramp {show(kernel.ramp, 's')} at {kernel.start:.3g} of bandwidth"
+    if kernel.spread:
+        half += f", {kernel.spread:.3g} units per head"
     borrowed = f" (borrowed from {kernel.borrowed})" if kernel.borrowed else ""
     return (
         f"{kernel.compute:.3g} of peak, {kernel.memory:.3g} of bandwidth, {show(kernel.overhead, 's')}{half}{borrowed}"

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from perfplan.calibration.decode import decode_columns
 from perfplan.calibration.fit import Array
 from perfplan.calibration.kernels import BYTES, Rate, attention_columns, experts_columns, gemm_columns, kernel_model
 from perfplan.calibration.tables import read_experts, read_kernels
 from perfplan.catalog import Catalog
 from perfplan.catalog.files import packaged_root
 from perfplan.errors import MissingField, PerfplanError, Unsupported
+from perfplan.serving.attention import decode_kernel, plain_decode
 from perfplan.validation.routing import loads
 from perfplan.validation.score import Outcome, overall, score
 from perfplan.validation.training import Validation
@@ -142,11 +144,16 @@ def _unfused(chip: Accelerator, dtype: str, rows: pd.DataFrame) -> Priced:
 
 def _decode(chip: Accelerator, dtype: str, software: str, rows: pd.DataFrame) -> Priced:
     """Decode attention reads keys and values once."""
-    kernel, rate = _constants(chip, "attention_decode", dtype), _rate(chip, dtype)
-    cache = str(rows["kv_dtype"].iloc[0]) or dtype
-    columns = attention_columns(rows.assign(causal=0), cache)
-    columns["length"] = rows["batch"].to_numpy() * rows["kv_heads"].fillna(rows["heads"]).to_numpy()
-    return _times(kernel, rate, columns), _sheet(rate, columns)
+    time, sheet = np.zeros(len(rows)), np.zeros(len(rows))
+    stated = rows["kv_dtype"].where(rows["kv_dtype"] != "", dtype)
+    for cache in stated.unique():
+        some = np.asarray(stated == cache, dtype=bool)
+        part = rows[some].fillna({"kv_heads": rows["heads"]})
+        shape = [part[name].to_numpy() for name in ("batch", "seq_len_kv", "heads", "kv_heads", "head_dim", "head_dim")]
+        constants = decode_kernel(chip, str(cache), software)
+        time[some] = plain_decode(chip, constants, *shape, kv_dtype=str(cache))
+        sheet[some] = _sheet(_rate(chip, dtype), decode_columns(part, str(cache)))
+    return time, sheet
 
 
 def _small(chip: Accelerator, dtype: str, software: str, rows: pd.DataFrame) -> Priced:
