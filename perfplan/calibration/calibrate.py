@@ -15,7 +15,7 @@ import numpy as np
 
 from perfplan.calibration import decode, links
 from perfplan.calibration.fit import Array, Fit, mape, quantiles
-from perfplan.calibration.kernels import BYTES, Rate, attention_columns, fit_kernel, gemm_columns
+from perfplan.calibration.kernels import BYTES, Rate, attention_columns, experts_columns, fit_kernel, gemm_columns
 from perfplan.calibration.tables import is_custom
 from perfplan.errors import OutOfRange
 
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Calibration", "Chip", "Fitted", "Rejected", "calibrate_attention", "calibrate_collectives",
-           "calibrate_gemm", "calibrate_streams"]
+           "calibrate_experts", "calibrate_gemm", "calibrate_streams"]
 
 US = 1e-6  # s
 _WRITTEN = 4  # significant digits of a constant
 _SIZES = 3  # fewest message sizes of a sweep
+_LASTING = r"sustained over .*ratio (\d+\.?\d*)"  # note of the measuring script on its long run
 _COUNTS = {"gemm": 4, "attention": 4}  # fewest rows: constants and one more
 
 
@@ -102,6 +103,7 @@ class Calibration:
     fitted: tuple[Fitted, ...]
     rejected: tuple[Rejected, ...] = ()
     levels: Mapping[str, Any] = field(default_factory=dict)  # constants of a cluster's innermost level
+    sustained: Mapping[str, float] = field(default_factory=dict)  # format -> clock that lasts over that of one kernel
 
 
 def _significant(value: float) -> float:
@@ -123,14 +125,17 @@ def _split(table: pd.DataFrame, reasons: Sequence[str]) -> tuple[pd.DataFrame, l
 def _doubts(table: pd.DataFrame) -> list[str]:
     """Why rows are not used before anything is computed: no time, marked suspect, of low quality."""
 
-    def why(latency: float, suspect: float, quality: str) -> str:
+    def why(latency: float, suspect: float, quality: str, doubt: str) -> str:
+        if doubt:
+            return doubt
         if not latency > 0:
             return "it has no time"
         if suspect == 1:
             return "it is marked suspect"
         return f"its quality is {quality}, not A" if quality not in ("", "A") else ""
 
-    return [why(*cells) for cells in zip(table["latency_us"], table["suspect"], table["quality"], strict=True)]
+    doubts = table["doubt"] if "doubt" in table else [""] * len(table)
+    return [why(*cells) for cells in zip(table["latency_us"], table["suspect"], table["quality"], doubts, strict=True)]
 
 
 def _beats(seconds: Array, columns: Mapping[str, Array], rate: Rate) -> list[str]:
@@ -232,7 +237,15 @@ def calibrate_gemm(table: pd.DataFrame, chip: Chip, resolve: Callable[[str], str
 
     tasks = (_Task("gemm", "gemm", columns, ("n", "k")),
              _Task("grouped_gemm", "grouped_gemm", columns, ("n", "k", "groups"), half=True))
-    return _kernels(tasks, table, chip, resolve, "GEMM")
+    long = table["note"].str.contains(_LASTING.replace("(", "(?:")) & (table["kernel"] == "gemm")
+    return replace(_kernels(tasks, table[~long], chip, resolve, "GEMM"),
+                   sustained=_sustained(_of_chip(table[long], resolve, chip.id)))
+
+
+def _sustained(rows: pd.DataFrame) -> dict[str, float]:
+    """Per format the burst time over the lasting time of one product, as the measuring script notes it."""
+    ratios = rows["note"].str.extract(_LASTING)[0].astype(float)
+    return {str(dtype): min(float(_significant(one.median())), 1.0) for dtype, one in ratios.groupby(rows["dtype"])}
 
 
 def calibrate_attention(table: pd.DataFrame, chip: Chip, resolve: Callable[[str], str] = str) -> Calibration:
@@ -298,6 +311,22 @@ def _named(fitted: Sequence[Fitted]) -> tuple[Fitted, ...]:
     chosen = _best(fitted)
     return tuple(one if one.written else replace(one, dtype=f"{one.dtype}@{one.software}", written=bool(one.software))
                  for one in chosen)
+
+
+def calibrate_experts(table: pd.DataFrame, chip: Chip, resolve: Callable[[str], str] = str) -> Calibration:
+    """Constants of grouped GEMMs from whole expert layers with balanced routing, per number format and engine.
+
+    table: as `read_experts` gives it; the kernels around the products (permutation, activation, casts) are counted
+    apart, at the memory bandwidth. Raises OutOfRange when nothing can be fitted.
+    """
+    balanced = (table["distribution"] == "balanced").to_numpy()
+    rows = table.assign(kernel=np.where(balanced, "experts", "skewed"), software=table["engine"], suspect=0.0,
+                        quality="A")
+    skewed = [Rejected(str(row), "its routing is skewed") for row in _of_chip(rows[~balanced], resolve, chip.id)["row"]]
+    shape = ("hidden_size", "moe_ffn_hidden_size", "experts")
+    task = _Task("grouped_gemm", "experts", experts_columns, shape, half=True)
+    found = _kernels((task,), rows, chip, resolve, "expert layer")
+    return replace(found, rejected=found.rejected + tuple(skewed))
 
 
 # ---------------------------------------------------------------------------------------------------- streams

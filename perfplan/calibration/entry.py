@@ -35,6 +35,12 @@ def accelerator_yaml(name: str, entry: Mapping[str, Any], found: Calibration, fi
             kernels[one.kind] = dict(kernels.get(one.kind) or {}) | {
                 one.dtype: constants | {"source": one.says(files, date)}
             }
+    if found.sustained:
+        known = data.get("sustained") or {}
+        data["sustained"] = (dict(known) if isinstance(known, Mapping) else {"any": known}) | dict(found.sustained)
+        data["sources"] = dict(data.get("sources") or {}) | {
+            "sustained": f"perfplan calibrate, {files}, {date}: burst over lasting time of one product"
+        }
     return _dump(data)
 
 

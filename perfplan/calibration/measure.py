@@ -2,10 +2,12 @@
 
     python measure.py --hardware my-chip > mine.csv      # about half an hour on one GPU, --quick a few minutes
     perfplan calibrate gemm --measured mine.csv --accelerator my-chip --save mine/accelerators/my-chip.yaml
+    # a chip new to the catalog: the first time with --peak, --bandwidth, --memory and --like, see README.md
 
-Sweeps of matrix products and attention, streams, launches with and without graphs, copies, and one long run that shows
-the clock that lasts. This file needs PyTorch and nothing else. Operands rotate through more memory than the cache
-holds, a time is the median of several runs, and rows go out as they come: an interrupted run is still of use.
+Sweeps of matrix products, plain and grouped, and of attention, forward, backward and decode; streams, launches with and
+without graphs, copies, and one long run that shows the clock that lasts. This file needs PyTorch and nothing else.
+Operands rotate through more memory than the cache holds, a time is the median of several runs, and rows go out as they
+come: an interrupted run is still of use.
 """
 
 from __future__ import annotations
@@ -30,6 +32,9 @@ MATRICES = ((4096, 4096), (14336, 4096), (4096, 14336), (8192, 8192), (28672, 81
             (2048, 7168))  # (n, k) of common models  # fmt: skip
 ROWS = (1, 16, 64, 256, 1024, 4096, 8192, 16384)  # m
 HEADS = ((32, 8), (64, 8), (32, 32))  # query heads, key heads
+GROUPED = ((32, 2048, 7168), (32, 7168, 2048), (8, 14336, 4096), (128, 768, 2048))  # experts, n, k of common models
+GROUP_ROWS = (1, 16, 64, 256, 1024, 4096)  # m of one expert
+DECODE = ((1, 16384), (8, 2048), (8, 16384), (32, 4096), (64, 1024), (64, 8192), (256, 2048))  # sequences, length
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 TOKENS = 16384  # per call, batch x length
 HEAD_DIM = 128
@@ -164,7 +169,51 @@ class Bench:
             return a.to(self.torch.float8_e4m3fn), b.to(self.torch.float8_e4m3fn).t()
         return a, b.t()
 
+    def grouped(self) -> None:
+        """Products of experts, each with the same number of rows, in bf16."""
+        for groups, n, k in self.some(GROUPED):
+            for m in self.some(GROUP_ROWS):
+                self._attempt(f"grouped gemm {groups} x {m}x{n}x{k}", partial(self._grouped, groups, m, n, k))
+
+    def _grouped(self, groups: int, m: int, n: int, k: int) -> None:
+        """One call of PyTorch's grouped kernel where it has one, else of its batched one."""
+        torch, kind = self.torch, self.torch.bfloat16
+        many, kernel = self.copies(2.0 * groups * (m * k + k * n)), getattr(self.torch, "_grouped_mm", None)
+        weights = [torch.randn(groups, n, k, device=self.device, dtype=kind).transpose(1, 2) for _ in range(many)]
+        rows = torch.randn(groups * m, k, device=self.device, dtype=kind)
+        ends = torch.arange(m, groups * m + 1, m, device=self.device, dtype=torch.int32)
+
+        def call(i: int) -> Any:
+            if kernel:
+                return kernel(rows, weights[i % many], offs=ends)
+            return torch.bmm(rows.view(groups, m, k), weights[i % many])
+
+        self.row("grouped_gemm", "bf16", self.time(call), m=m, n=n, k=k, groups=groups,
+                 flops=2.0 * groups * m * n * k, note="" if kernel else "batched kernel")  # fmt: skip
+
     # ------------------------------------------------------------------ attention
+    def decodes(self) -> None:
+        """Fused attention of one new token per sequence over the keys and values before it, in bf16."""
+        for heads, kv_heads in self.some(HEADS):
+            for batch, length in self.some(DECODE):
+                what = f"decode {heads}/{kv_heads} heads, {batch} x {length} tokens"
+                self._attempt(what, partial(self._decode, heads, kv_heads, batch, length))
+
+    def _decode(self, heads: int, kv_heads: int, batch: int, length: int) -> None:
+        torch, moved = self.torch, 4.0 * batch * length * kv_heads * HEAD_DIM
+        attend = torch.nn.functional.scaled_dot_product_attention
+
+        def operand(count: int, tokens: int) -> Any:
+            return torch.randn(batch, count, tokens, HEAD_DIM, device=self.device, dtype=torch.bfloat16)
+
+        q = operand(heads, 1)
+        caches = [(operand(kv_heads, length), operand(kv_heads, length)) for _ in range(self.copies(moved))]
+        grouped = {"enable_gqa": True} if heads != kv_heads else {}
+        with self._fused(), torch.no_grad():
+            took = self.time(lambda i: attend(q, *caches[i % len(caches)], **grouped))
+        self.row("attention_decode", "bf16", took, moved=moved, kv_dtype="bf16", batch=batch, seq_len_q=1, heads=heads,
+                 seq_len_kv=length, kv_heads=kv_heads, head_dim=HEAD_DIM, causal=0)  # fmt: skip
+
     def attentions(self) -> None:
         """Fused causal attention of whole sequences, forward and backward, in bf16."""
         for heads, kv_heads in self.some(HEADS):
@@ -264,14 +313,15 @@ class Bench:
     def parts(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """Name and function of every part, in the order in which they run."""
         yield from (("stream", self.streams), ("launch", self.launches), ("copy", self.transfers),
-                    ("gemm", self.gemms), ("attention", self.attentions), ("sustained", self.lasting))  # fmt: skip
+                    ("gemm", self.gemms), ("grouped", self.grouped), ("attention", self.attentions),
+                    ("decode", self.decodes), ("sustained", self.lasting))  # fmt: skip
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure kernels of one accelerator; CSV goes to standard output.")
     parser.add_argument("--hardware", default="", help="id of the accelerator in perfplan's catalog")
     parser.add_argument("--quick", action="store_true", help="every second shape and shorter runs")
-    parser.add_argument("--only", default="", help="some of stream,launch,copy,gemm,attention,sustained")
+    parser.add_argument("--only", default="", help="some of stream,launch,copy,gemm,grouped,attention,decode,sustained")
     return parser.parse_args(arguments)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["COLLECTIVE_COLUMNS", "EXPERT_COLUMNS", "KERNEL_COLUMNS", "file_date", "is_custom", "read_collectives",
-           "read_experts", "read_kernels"]
+           "read_experts", "read_kernels", "typed"]
 
 KERNEL_COLUMNS = {
     "id": "", "kernel": "", "hardware_id": "", "dtype": "", "kv_dtype": "", "m": 0.0, "n": 0.0, "k": 0.0,
@@ -73,10 +73,10 @@ def _frame(path: Path, columns: dict[str, Any], needed: Iterable[str]) -> pd.Dat
         raise CatalogError(f"{path} cannot be read as a CSV table: {reason.lower()}") from None
     if missing := [name for name in needed if name not in raw]:
         raise MissingField(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
-    return _typed(raw, columns, path)
+    return typed(raw, columns, path)
 
 
-def _typed(raw: pd.DataFrame, columns: dict[str, Any], path: Path) -> pd.DataFrame:
+def typed(raw: pd.DataFrame, columns: dict[str, Any], path: Path) -> pd.DataFrame:
     """The known columns, numbers as floats (empty = NaN), and `row`: what a report calls the row."""
     import pandas as pd
 
@@ -149,7 +149,7 @@ def _collective_rows(path: Path, found: str, hosts: Sequence[str], software: str
     fixed = {"op": operation, "algo": "unknown", "software": software, "n_ranks": str(count),
              "ranks_per_node": str(per_node), "quality": "A", "suspect": "0"}
     raw = pd.DataFrame([fixed | {"bytes": repr(size), "latency_us": repr(time)} for size, time in sweep])
-    table = _typed(raw, COLLECTIVE_COLUMNS, path)
+    table = typed(raw, COLLECTIVE_COLUMNS, path)
     table["row"] = [f"{operation} of {int(size)} B" for size in table["bytes"]]
     return table
 

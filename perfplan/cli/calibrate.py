@@ -15,7 +15,11 @@ app = typer.Typer(name="calibrate", help="Fit constants to measurements of one's
 Measured = Annotated[
     str,
     typer.Option(
-        "--measured", metavar="FILE.csv", show_default=False, help="Measurements in the schema of kernels_measured.csv."
+        "--measured",
+        metavar="FILE",
+        show_default=False,
+        help="Measurements: CSV in the schema of kernels_measured.csv, a PyTorch profiler trace (.json, .json.gz), or"
+        " an operator table of aiconfigurator (CSV; .parquet with pip install 'perfplan[operators]').",
     ),
 ]
 Accelerator = Annotated[
@@ -34,6 +38,29 @@ Date = Annotated[
 Quantised = Annotated[
     bool,
     typer.Option("--quantised", help="Times below 16 bits include quantising the activations, a kernel of its own."),
+]
+
+Peak = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--peak", metavar="FORMAT=RATE", show_default=False, help="New accelerator: dense peak, such as 'bf16=800"
+        " TFLOP/s'; may be repeated."
+    ),
+]
+Bandwidth = Annotated[
+    str, typer.Option("--bandwidth", metavar="RATE", show_default=False, help="New accelerator: memory bandwidth.")
+]
+Memory = Annotated[
+    str, typer.Option("--memory", metavar="SIZE", show_default=False, help="New accelerator: memory.")
+]
+Like = Annotated[
+    str,
+    typer.Option(
+        "--like",
+        metavar="ID",
+        show_default=False,
+        help="New accelerator: the one whose links, and whose constants until they are measured, it uses.",
+    ),
 ]
 
 
@@ -56,23 +83,24 @@ def _kernels(
     fit: Any,
     measured: str,
     accelerator: str,
+    facts: tuple[list[str] | None, str, str, str],
     folders: list[str] | None,
     date: str | None,
-    save: str | None,
-    csv: str | None,
-    json: bool,
+    output: tuple[str | None, str | None, bool],
+    experts: bool = False,
 ) -> None:
     from pathlib import Path
 
     from perfplan.calibration.entry import accelerator_yaml
-    from perfplan.calibration.tables import file_date, read_kernels
+    from perfplan.calibration.readers import read_experts, read_kernels
+    from perfplan.calibration.tables import file_date
     from perfplan.catalog import Catalog
+    from perfplan.catalog.new import NewAccelerator, measured_accelerator
 
-    catalog = Catalog(folders or ())
-    chip, day = catalog.accelerator(accelerator), date or file_date(measured)
-    found = fit(read_kernels(measured), chip, catalog.hardware)
-    entry = accelerator_yaml(chip.id, catalog.raw("accelerator", chip.id)[0], found, Path(measured).name, day)
-    _report(found, entry, day, save, csv, json)
+    catalog, day = Catalog(folders or ()), date or file_date(measured)
+    chip, raw = measured_accelerator(catalog, accelerator, NewAccelerator(facts[0] or (), *facts[1:]), day)
+    found = fit((read_experts if experts else read_kernels)(measured), chip, catalog.hardware)
+    _report(found, accelerator_yaml(chip.id, raw, found, Path(measured).name, day), day, *output)
 
 
 @app.command()
@@ -80,6 +108,10 @@ def gemm(
     measured: Measured,
     accelerator: Accelerator,
     quantised: Quantised = False,
+    peak: Peak = None,
+    bandwidth: Bandwidth = "",
+    memory: Memory = "",
+    like: Like = "",
     date: Date = None,
     folders: options.Folders = None,
     csv: options.Csv = None,
@@ -92,13 +124,18 @@ def gemm(
     from perfplan.calibration.calibrate import calibrate_gemm
 
     fit = partial(calibrate_gemm, quantised=quantised)
-    _kernels(fit, measured, accelerator, folders, date, save, csv, json)
+    facts, output = (peak, bandwidth, memory, like), (save, csv, json)
+    _kernels(fit, measured, accelerator, facts, folders, date, output)
 
 
 @app.command()
 def attention(
     measured: Measured,
     accelerator: Accelerator,
+    peak: Peak = None,
+    bandwidth: Bandwidth = "",
+    memory: Memory = "",
+    like: Like = "",
     date: Date = None,
     folders: options.Folders = None,
     csv: options.Csv = None,
@@ -108,13 +145,47 @@ def attention(
     """Attention forward and backward: fraction of peak reached, and the length at which half of it is."""
     from perfplan.calibration.calibrate import calibrate_attention
 
-    _kernels(calibrate_attention, measured, accelerator, folders, date, save, csv, json)
+    facts, output = (peak, bandwidth, memory, like), (save, csv, json)
+    _kernels(calibrate_attention, measured, accelerator, facts, folders, date, output)
+
+
+@app.command()
+def moe(
+    measured: Annotated[
+        str,
+        typer.Option(
+            "--measured",
+            metavar="FILE",
+            show_default=False,
+            help="Expert layers in the schema of ops_moe.csv, or an operator table of aiconfigurator.",
+        ),
+    ],
+    accelerator: Accelerator,
+    peak: Peak = None,
+    bandwidth: Bandwidth = "",
+    memory: Memory = "",
+    like: Like = "",
+    date: Date = None,
+    folders: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: SaveEntry = None,
+) -> None:
+    """Grouped matrix products of experts, from whole expert layers with balanced routing."""
+    from perfplan.calibration.calibrate import calibrate_experts
+
+    facts, output = (peak, bandwidth, memory, like), (save, csv, json)
+    _kernels(calibrate_experts, measured, accelerator, facts, folders, date, output, experts=True)
 
 
 @app.command()
 def stream(
     measured: Measured,
     accelerator: Accelerator,
+    peak: Peak = None,
+    bandwidth: Bandwidth = "",
+    memory: Memory = "",
+    like: Like = "",
     date: Date = None,
     folders: options.Folders = None,
     csv: options.Csv = None,
@@ -124,7 +195,8 @@ def stream(
     """Memory-bound kernels: fraction of the bandwidth reached, and what one costs when a graph launches it."""
     from perfplan.calibration.calibrate import calibrate_streams
 
-    _kernels(calibrate_streams, measured, accelerator, folders, date, save, csv, json)
+    facts, output = (peak, bandwidth, memory, like), (save, csv, json)
+    _kernels(calibrate_streams, measured, accelerator, facts, folders, date, output)
 
 
 @app.command()
@@ -167,12 +239,17 @@ def step(
 
 
 @app.command()
-def script() -> None:
+def script(
+    example: Annotated[
+        bool, typer.Option("--example", help="Print measurements of a chip called my-chip, in place of the script.")
+    ] = False,
+) -> None:
     """Print a Python script that measures all this with PyTorch: `perfplan calibrate script > measure.py`."""
     from perfplan.calibration.script import measuring_script
+    from perfplan.catalog.new import example_measurements
     from perfplan.report import STDOUT, write
 
-    write(STDOUT, measuring_script())
+    write(STDOUT, example_measurements() if example else measuring_script())
 
 
 @app.command()
@@ -184,7 +261,7 @@ def collectives(
             metavar="FILE",
             show_default=False,
             help="Measurements in the schema of collectives_measured.csv, or the output of nccl-tests (text, or JSON"
-            " of -J).",
+            " of -J), or an operator table of aiconfigurator.",
         ),
     ],
     accelerator: Accelerator,
@@ -212,7 +289,8 @@ def collectives(
     from perfplan.calibration.calibrate import calibrate_collectives
     from perfplan.calibration.entry import cluster_yaml
     from perfplan.calibration.links import Domain
-    from perfplan.calibration.tables import file_date, read_collectives
+    from perfplan.calibration.readers import read_collectives
+    from perfplan.calibration.tables import file_date
     from perfplan.catalog import Catalog
 
     catalog = Catalog(folders or ())

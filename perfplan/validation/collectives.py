@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from perfplan.calibration.links import steps
-from perfplan.calibration.tables import is_custom, read_collectives
+from perfplan.calibration.readers import read_collectives
+from perfplan.calibration.tables import is_custom
 from perfplan.catalog import Catalog
 from perfplan.catalog.specs import Cluster, Level, Library
 from perfplan.errors import MissingField, PerfplanError, Unsupported

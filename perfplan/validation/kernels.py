@@ -19,7 +19,7 @@ import numpy as np
 from perfplan.calibration.decode import decode_columns
 from perfplan.calibration.fit import Array
 from perfplan.calibration.kernels import BYTES, Rate, attention_columns, experts_columns, gemm_columns, kernel_model
-from perfplan.calibration.tables import read_experts, read_kernels
+from perfplan.calibration.readers import read_experts, read_kernels
 from perfplan.catalog import Catalog
 from perfplan.catalog.files import packaged_root
 from perfplan.errors import MissingField, PerfplanError, Unsupported

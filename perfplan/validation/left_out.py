@@ -15,7 +15,8 @@ import numpy as np
 
 from perfplan.calibration.fit import Array
 from perfplan.calibration.links import OPERATIONS, Domain, columns_of, left_out_ranks, left_out_sizes, steps
-from perfplan.calibration.tables import is_custom, read_collectives
+from perfplan.calibration.readers import read_collectives
+from perfplan.calibration.tables import is_custom
 from perfplan.catalog import Catalog
 from perfplan.validation.kernels import shipped
 

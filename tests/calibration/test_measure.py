@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from perfplan.calibration import measure
-from perfplan.calibration.calibrate import calibrate_gemm, calibrate_streams
+from perfplan.calibration.calibrate import calibrate_attention, calibrate_gemm, calibrate_streams
 from perfplan.calibration.script import measuring_script
 from perfplan.calibration.tables import KERNEL_COLUMNS, read_kernels
 from perfplan.catalog.files import packaged_root
@@ -17,7 +17,7 @@ from perfplan.errors import PerfplanError
 
 KNOWN = SimpleNamespace(overhead=3e-6)
 CHIP = SimpleNamespace(id="mine", peak={"bf16": 1e15, "fp16": 1e15, "fp8": 2e15}, memory_bandwidth=4e12,
-                       kernels={"stream": {"any": KNOWN}})
+                       kernels={"stream": {"any": KNOWN}}, units=100, l2=5e7)
 
 
 class Event:
@@ -86,6 +86,79 @@ def test_what_it_writes_calibrates(written):
     assert found["bf16"].constants == pytest.approx({"compute": 0.7, "memory": 0.8, "overhead": 5e-6}, rel=0.02)
     assert found["fp8"].constants["compute"] == pytest.approx(0.7, rel=0.02)
     assert found["bf16"].software == "PyTorch 9.9, CUDA 13"
+
+
+class Tensor:
+    """A shape with a width in bytes, and the few views that the script takes of it."""
+
+    def __init__(self, *shape, width=2):
+        self.shape, self.width = shape, width
+
+    def transpose(self, *axes):
+        return Tensor(self.shape[0], self.shape[2], self.shape[1])
+
+    def view(self, *shape):
+        return Tensor(*shape)
+
+
+def bmm(a, b):
+    (groups, m, k), n = a.shape, b.shape[2]
+    flops, moved = 2 * groups * m * n * k, 2 * groups * (m * k + k * n + m * n)
+    Event.now += max(flops / (0.6 * m / (m + 100) * 1e15), moved / (0.8 * 4e12)) + 9e-6
+
+
+def attend(q, k, v, **rest):
+    batch, heads, length, width = q.shape
+    keys, kv_heads = k.shape[2], k.shape[1]
+    moved = 2 * batch * width * (2 * heads * length + 2 * kv_heads * keys)
+    flops = 2 * batch * heads * length * keys * width
+    compute = flops / (0.6 * length / (length + 500) * 1e15) if length > 1 else 0.0
+    Event.now += max(compute, moved / (0.7 * 4e12)) + 8e-6
+    return Tensor(*q.shape)
+
+
+def gradient(result, operands, given, **rest):
+    Event.now += 2.5 * 2 * operands[0].shape[0] * operands[0].shape[1] * operands[0].shape[2] ** 2 * 128 / 4e14
+
+
+class Nothing:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return False
+
+
+ATTENTION = SimpleNamespace(SDPBackend=SimpleNamespace(FLASH_ATTENTION=1), sdpa_kernel=lambda kinds: Nothing())
+WHOLE = SimpleNamespace(**{
+    **vars(TORCH), "bmm": bmm, "int32": 4, "arange": lambda *a, **k: None, "no_grad": Nothing,
+    "randn": lambda *shape, **rest: Tensor(*shape), "randn_like": lambda x: x,
+    "autograd": SimpleNamespace(grad=gradient),
+    "nn": SimpleNamespace(functional=SimpleNamespace(scaled_dot_product_attention=attend)),
+})
+
+
+def test_grouped_products_and_attention_calibrate(tmp_path, monkeypatch):
+    out, real = io.StringIO(), measure.importlib.import_module
+    monkeypatch.setattr(measure.importlib, "import_module",
+                        lambda name: ATTENTION if name == "torch.nn.attention" else real(name))
+    bench = measure.Bench(WHOLE, "mine", out)
+    bench.grouped()
+    bench.attentions()
+    bench.decodes()
+    (tmp_path / "mine.csv").write_text(out.getvalue())
+    table = read_kernels(tmp_path / "mine.csv")
+    counts = {"grouped_gemm": len(measure.GROUPED) * len(measure.GROUP_ROWS),
+              "attention_decode": len(measure.HEADS) * len(measure.DECODE)}
+    counts |= dict.fromkeys(("attention_fwd", "attention_bwd"), len(measure.HEADS) * len(measure.LENGTHS))
+    assert table["kernel"].value_counts().to_dict() == counts and set(table["quality"]) == {"A"}
+    (grouped,) = calibrate_gemm(table, CHIP).fitted
+    assert grouped.kind == "grouped_gemm" and grouped.constants["compute"] == pytest.approx(0.6, rel=0.05)
+    decode = table[table["kernel"] == "attention_decode"]
+    assert decode["gb_per_s"].max() == pytest.approx(0.7 * 4e3, rel=0.05) and set(decode["seq_len_q"]) == {1}
+    found = {one.kind: one.constants for one in calibrate_attention(table, CHIP).fitted}
+    assert found["attention"]["compute"] == pytest.approx(0.6, rel=0.02)
+    assert found["attention"]["half"] == pytest.approx(500, rel=0.1)
 
 
 def test_what_fails_is_left_out_and_said(capsys, monkeypatch):

@@ -48,6 +48,65 @@ def test_a_saved_cluster_is_ready_for_the_catalog(tmp_path, capsys):
     assert level.reduction * 14 / 8 == pytest.approx(300 / 450, rel=0.01)
 
 
+NEW = ["--peak", "bf16=800 TFLOP/s", "--bandwidth", "3.35 TB/s", "--memory", "96 GiB", "--like", "h100-sxm"]
+
+
+def test_a_new_chip_from_its_data_sheet_and_a_script_to_a_plan(tmp_path, capsys):
+    """Peak and bandwidth once, then every kind fitted on top; what is not measured is borrowed and said so."""
+    path = tmp_path / "mine.csv"
+    gemm_table(path, compute=0.4)
+    path.write_text(path.read_text().replace(",h100,", ",my-chip,"))
+    folder = tmp_path / "mine" / "accelerators"
+    folder.mkdir(parents=True)
+    words = ["calibrate", "gemm", "--measured", str(path), "--accelerator", "my-chip"]
+    assert run([*words, *NEW, "--save", str(folder / "my-chip.yaml")]) == 0
+    chip = Catalog([tmp_path / "mine"]).accelerator("my-chip")
+    assert chip.kernels["gemm"]["bf16"].compute == pytest.approx(0.4 * 989.4 / 800, rel=0.01)
+    assert chip.kernels["attention"]["bf16"].borrowed == "h100-sxm" and not chip.kernels["gemm"]["bf16"].borrowed
+    assert chip.memory == 96 * 2**30 and "fp8" not in chip.peak
+    job = ["--cluster", "my-chip", "--gpus", "8", "--global-batch", "32", "--seq-len", "4096", "--catalog",
+           str(tmp_path / "mine")]
+    capsys.readouterr()
+    assert run(["plan", "train", "llama-3-8b", *job]) == 0
+    assert "8 x my-chip" in capsys.readouterr().out
+    assert run([*words, "--catalog", str(tmp_path / "mine"), "--save", str(folder / "my-chip.yaml")]) == 0
+    assert Catalog([tmp_path / "mine"]).accelerator("my-chip").memory == 96 * 2**30
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ([], "a new one needs its data sheet too: --peak"),
+    (NEW[:4], "needs --memory, --like too"),
+    ([*NEW[:1], "bf16", *NEW[2:]], "'bf16' is not of the form FORMAT=RATE"),
+    ([*NEW[:1], "bf16=fast", *NEW[2:]], "the new accelerator my-chip: peak: 'fast' is not a quantity"),
+])
+def test_what_a_new_chip_lacks_is_one_sentence(tmp_path, capsys, words, said):
+    table = gemm_table(tmp_path / "g.csv")
+    assert run(["calibrate", "gemm", "--measured", table, "--accelerator", "my-chip", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("perfplan: ") and said in error and len(error.strip().splitlines()) == 1
+
+
+def test_facts_of_a_known_chip_are_not_taken(tmp_path, capsys):
+    table = gemm_table(tmp_path / "g.csv")
+    assert run(["calibrate", "gemm", "--measured", table, "--accelerator", "h100", *NEW]) == 2
+    assert "h100-sxm is in the catalog" in capsys.readouterr().err
+
+
+def test_a_long_run_becomes_the_sustained_clock(tmp_path, capsys):
+    path = tmp_path / "g.csv"
+    gemm_table(path)
+    head, *rows = path.read_text().splitlines()
+    long = "gemm,h100,bf16,8192,8192,8192,1800,test,sustained over 30 s; burst 1700.0 us; ratio 0.9021"
+    path.write_text("\n".join([f"{head},note", *(f"{row}," for row in rows), long]) + "\n")
+    folder = tmp_path / "mine" / "accelerators"
+    folder.mkdir(parents=True)
+    words = ["calibrate", "gemm", "--measured", str(path), "--accelerator", "h100-sxm"]
+    assert run([*words, "--save", str(folder / "h100-sxm.yaml")]) == 0
+    chip = Catalog([tmp_path / "mine"]).accelerator("h100-sxm")
+    assert chip.sustained["bf16"] == 0.9021 and chip.sustained["any"] == 0.8714
+    assert chip.kernels["gemm"]["bf16"].compute == pytest.approx(0.5, rel=0.01)
+
+
 def test_the_same_file_gives_the_same_bytes(tmp_path, capsys):
     words = ["calibrate", "gemm", "--measured", gemm_table(tmp_path / "g.csv"), "--accelerator", "h100", "--json"]
     outputs = []
