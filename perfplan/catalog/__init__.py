@@ -20,6 +20,7 @@ from perfplan.errors import CatalogError, MissingField, UnknownName, offer
 if TYPE_CHECKING:
     from perfplan.calibration.bands import Bands
     from perfplan.catalog.specs import Accelerator, Cluster, Framework, Library, Model, Optimizer, Recipe
+    from perfplan.catalog.workloads import Workload
 
 __all__ = ["Catalog"]
 
@@ -175,6 +176,22 @@ class Catalog:
         """The published technique or system `name`: its mapping as written in the file."""
         found: Mapping[str, Any] = self._once("technique", name, lambda: self.raw("technique", name)[0])
         return found
+
+    def workload(self, name: str) -> Workload:
+        """The workload `name`, or the trace that the CSV file of that path holds."""
+        found: Workload = self._once("workload", name, lambda: self._workload(name))
+        return found
+
+    def _workload(self, name: str) -> Workload:
+        from perfplan.catalog import workloads
+
+        if not self._names("workload", name):
+            if name.endswith(".csv") or Path(name).is_file():
+                return workloads.workload_from_csv(Path(name))
+            raise UnknownName(f"there is neither a workload {name!r} nor a CSV file of that path"
+                              f"{offer(name, self.ids('workload'))}")
+        id_, file = self._read("workload", name)
+        return workloads.workload_from_file(id_, file, str(self.source("workload", name)))
 
     def bands(self) -> Bands:
         """Error bands of predictions, from the first catalog that has them."""

@@ -11,7 +11,7 @@ from perfplan.errors import PerfplanError, UnknownName, offer
 
 __all__ = ["Fault", "KINDS", "check", "find_kind", "listing", "refuse_unused", "singular"]
 
-KINDS = ("accelerator", "cluster", "model", "recipe", "framework", "optimizer", "library", "technique")
+KINDS = ("accelerator", "cluster", "model", "recipe", "framework", "optimizer", "library", "technique", "workload")
 
 
 @dataclass(frozen=True)
@@ -115,5 +115,10 @@ def _model(entry: Any) -> Mapping[str, Any]:
             "published_params": entry.published_params}
 
 
+def _workload(entry: Any) -> Mapping[str, Any]:
+    return {"name": entry.name, "input": entry.isl.mean, "output": entry.osl.mean,
+            "arrivals": entry.arrivals**0.5, "rate": entry.rate}
+
+
 _ROWS: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {"accelerator": _accelerator, "cluster": _cluster,
-                                                           "model": _model}
+                                                           "model": _model, "workload": _workload}

@@ -28,7 +28,7 @@ WIRES = ("tp", "cp", "pp", "ep_dispatch", "ep_combine", "dp_reduce", "dp_gather"
 
 _EXAMPLES = {"B": ["80 GiB", "141 GB"], "B/s": ["3.35 TB/s", "400 Gb/s"], "FLOP/s": ["989 TFLOP/s"],
              "OP/s": ["1979 TOP/s"], "s": ["5 us", "1 ms"], "W": ["700 W", "14.3 kW"], "$/h": ["2.5 $/h"],
-             "1": ["0.8", "80 %"]}
+             "1": ["0.8", "80 %"], "1/s": ["12 /s"]}
 
 
 @dataclass(frozen=True)
@@ -321,6 +321,36 @@ class FrameworkFile(_File):
     source: str
 
 
+Tokens = Annotated[float, Field(ge=0, le=1 << 24)]
+
+
+class LengthsFile(_Part):
+    """Lengths of prompts or outputs in tokens: mean, standard deviation, percentiles."""
+
+    mean: Annotated[float, Field(gt=0, le=1 << 24)]
+    deviation: Annotated[float, Field(gt=0, le=1 << 24)]
+    p50: Tokens
+    p90: Tokens
+    p99: Tokens
+    max: Tokens
+
+
+class WorkloadFile(_File):
+    """Requests as a population: lengths of prompts and outputs, and how they arrive."""
+
+    name: str
+    input: LengthsFile
+    output: LengthsFile
+    correlation: Annotated[float, Field(ge=-1, le=1)] = 0.0
+    limit: Annotated[int, Field(ge=0, le=1 << 24, strict=True)] = Field(
+        0, description="most tokens of prompt and output together; longer requests are left out, 0 = none are")
+    arrival_variation: Annotated[float, Field(ge=0, le=1000)] = Field(
+        1.0, description="coefficient of variation of the times between arrivals, 1 = Poisson")
+    rate: Annotated[float, Quantity("1/s", 0, 1e9)] | None = None
+    requests: Annotated[int, Field(ge=0, strict=True)] = 0
+    source: str
+
+
 SCHEMAS: dict[str, type[BaseModel]] = {"accelerator": AcceleratorFile, "cluster": ClusterFile, "library": LibraryFile,
                                        "recipe": RecipeFile, "framework": FrameworkFile,
-                                       "optimizer": OptimizerFile}
+                                       "optimizer": OptimizerFile, "workload": WorkloadFile}

@@ -17,10 +17,12 @@ from perfplan.formulas.core import FORMULAS
 from perfplan.units import parse
 from perfplan.validation.techniques import Published, Technique
 
-__all__ = ["Check", "StepTime", "check", "reproduce"]
+__all__ = ["Check", "Prices", "StepTime", "check", "reproduce"]
 
 StepTime = Callable[[Mapping[str, Any]], float]
 """Step time [s] of the job and layout that inputs name: model, cluster, gpus, precision, framework, layout ..."""
+Prices = Mapping[str, StepTime]
+"""By name, what a whole room computes from inputs: a step time, the moments of a workload ..."""
 
 _MODULES = tuple(module.name for module in iter_modules(perfplan.formulas.__path__))
 
@@ -59,10 +61,10 @@ def _number(value: Any, unit: str, where: str) -> float:
     return parse(str(value), unit)
 
 
-def _value(name: str, inputs: Mapping[str, Any], step_time: StepTime, where: str) -> float:
-    """The quantity `name` at `inputs`: a step time, or a formula whose inputs may be quantities themselves."""
-    if name == "step_time":
-        return step_time(inputs)
+def _value(name: str, inputs: Mapping[str, Any], prices: Prices, where: str) -> float:
+    """The quantity `name` at `inputs`: one of `prices`, or a formula whose inputs may be quantities themselves."""
+    if name in prices:
+        return prices[name](inputs)
     if name not in FORMULAS:
         raise UnknownName(f"{where}: there is no formula {name!r}{offer(name, FORMULAS)}")
     body = FORMULAS[name].body
@@ -70,16 +72,16 @@ def _value(name: str, inputs: Mapping[str, Any], step_time: StepTime, where: str
     if set(units) != set(inputs):
         wrong = sorted(set(units) ^ set(inputs))
         raise CatalogError(f"{where}: formula {name} takes {', '.join(units)}; {', '.join(wrong)} does not match")
-    values = {key: _input(value, units[key], step_time, f"{where}, {key}") for key, value in inputs.items()}
+    values = {key: _input(value, units[key], prices, f"{where}, {key}") for key, value in inputs.items()}
     return float(body(**values))
 
 
-def _input(value: Any, unit: str, step_time: StepTime, where: str) -> float:
+def _input(value: Any, unit: str, prices: Prices, where: str) -> float:
     """A number, or a mapping {quantity: name, over: divisor, and its own inputs}."""
     if not isinstance(value, Mapping):
         return _number(value, unit, where)
     rest = {key: inner for key, inner in value.items() if key not in ("quantity", "over")}
-    return _value(str(value.get("quantity")), rest, step_time, where) / _number(value.get("over", 1), "1", where)
+    return _value(str(value.get("quantity")), rest, prices, where) / _number(value.get("over", 1), "1", where)
 
 
 def _within(predicted: float, published: float, tolerance: str, unit: str, where: str) -> bool:
@@ -91,12 +93,13 @@ def _within(predicted: float, published: float, tolerance: str, unit: str, where
     return abs(predicted - published) <= _number(tolerance, unit, where)
 
 
-def check(system: str, row: Published, step_time: StepTime) -> Check:
-    """Predict one published figure. `step_time` prices the rows whose quantity is a step time."""
+def check(system: str, row: Published, step_time: StepTime, others: Prices | None = None) -> Check:
+    """Predict one published figure. `step_time` prices the rows whose quantity is a step time, `others` those that it
+    names."""
     where = f"technique {system}, {row.name}"
     for module in _MODULES:
         import_module(f"perfplan.formulas.{module}")
-    predicted = _value(row.quantity, row.inputs, step_time, where)
+    predicted = _value(row.quantity, row.inputs, {**(others or {}), "step_time": step_time}, where)
     published = _number(row.value, row.unit, where)
     passed = _within(predicted, published, row.tolerance, row.unit, where)
     return Check(
@@ -125,15 +128,15 @@ def _mean_check(system: str, rows: Sequence[Published], checks: Sequence[Check])
     )
 
 
-def reproduce(technique: Technique, step_time: StepTime) -> list[Check]:
+def reproduce(technique: Technique, step_time: StepTime, others: Prices | None = None) -> list[Check]:
     """Every published row of a system, each block followed by its mean error where one is stated."""
     blocks: dict[int, list[Published]] = defaultdict(list)
     for row in technique.published:
         blocks[row.block].append(row)
-    return [c for rows in blocks.values() for c in _block(technique.id, rows, step_time)]
+    return [c for rows in blocks.values() for c in _block(technique.id, rows, step_time, others or {})]
 
 
-def _block(system: str, rows: Sequence[Published], step_time: StepTime) -> Iterable[Check]:
-    checks = [check(system, row, step_time) for row in rows]
+def _block(system: str, rows: Sequence[Published], step_time: StepTime, others: Prices) -> Iterable[Check]:
+    checks = [check(system, row, step_time, others) for row in rows]
     mean = _mean_check(system, rows, checks)
     return [*checks, *([mean] if mean else [])]

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from perfplan.catalog import Catalog
 from perfplan.catalog.files import read_yaml
 from perfplan.errors import CatalogError, UnknownName
 from perfplan.validation.jobs import CaseBuilder
 from perfplan.validation.reproduce import reproduce
+from perfplan.validation.serving_figures import serving_prices
 from perfplan.validation.techniques import apply, technique_from_yaml
 
 FOLDER = Path(__file__).parents[2] / "catalogs" / "techniques"
@@ -24,7 +26,7 @@ def shipped(name):
 def test_exact_and_fitted_formulas_reproduce(name):
     technique = shipped(name)
     rows = [row for row in technique.published if row.quantity != "step_time" and row.kind != "trend"]
-    checks = reproduce(replace(technique, published=tuple(rows)), lambda inputs: 1.0)
+    checks = reproduce(replace(technique, published=tuple(rows)), lambda inputs: 1.0, serving_prices(Catalog()))
     assert rows
     assert [c.name for c in checks if not c.passed] == []
 
