@@ -19,7 +19,7 @@ from perfplan.errors import CatalogError, MissingField, UnknownName, offer
 
 if TYPE_CHECKING:
     from perfplan.calibration.bands import Bands
-    from perfplan.catalog.specs import Accelerator, Cluster, Framework, Library, Model, Optimizer, Recipe
+    from perfplan.catalog.specs import Accelerator, Cluster, Engine, Framework, Library, Model, Optimizer, Recipe
     from perfplan.catalog.workloads import Workload
 
 __all__ = ["Catalog"]
@@ -171,6 +171,16 @@ class Catalog:
 
         found: Framework = self._once("framework", name, lambda: build.framework(*self._read("framework", name)))
         return found
+
+    def engine(self, name: str, release: str = "", family: str = "") -> Engine:
+        """The serving engine `name` in a release (`trtllm`, or `trtllm-0.17`) on a family of chips."""
+        from perfplan.catalog import build
+
+        if not release and not self._names("engine", name):
+            name, _, release = name.partition("-")
+        id_, file = self._once("engine", name, lambda: self._read("engine", name))
+        library = self.library(file.library)
+        return build.engine(id_, file, release, family, library)
 
     def technique(self, name: str) -> Mapping[str, Any]:
         """The published technique or system `name`: its mapping as written in the file."""

@@ -15,7 +15,8 @@ from perfplan.errors import BadQuantity, CatalogError, MissingField, UnknownName
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-__all__ = ["UNBOUNDED", "accelerator", "check", "cluster", "framework", "kernels_of", "library", "optimizer", "recipe"]
+__all__ = ["UNBOUNDED", "accelerator", "check", "cluster", "engine", "framework", "kernels_of", "library", "optimizer",
+           "recipe"]
 
 UNBOUNDED = 1 << 20  # an outermost level that states no size has about so many: more than any machine
 _File = TypeVar("_File", bound=BaseModel)
@@ -156,3 +157,22 @@ def optimizer(name: str, file: schemas.OptimizerFile) -> specs.Optimizer:
 def framework(name: str, file: schemas.FrameworkFile) -> specs.Framework:
     """The spec of a training framework."""
     return specs.Framework(id=name, **file.model_dump(exclude={"id", "notes"}))
+
+
+def engine(name: str, file: schemas.EngineFile, release: str, family: str, kernels: specs.Library) -> specs.Engine:
+    """The spec of a release of an engine on a family of chips: the longest name of a release that `release` begins
+    with says what differs from the engine in general, then the family, then `RELEASE/FAMILY`."""
+    plain = file.model_dump(exclude={"id", "releases", "families", "source", "notes"})
+    known = [key for key in file.releases if "/" not in key and release.startswith(key)]
+    best = max(known, key=len, default="")
+    applied = [file.families.get(family), file.releases.get(best), file.releases.get(f"{best}/{family}")]
+    sources, notes = [file.source], list(file.notes)
+    for fields in filter(None, applied):
+        plain |= {key: value for key, value in fields.model_dump(exclude={"source", "notes"}).items()
+                  if value is not None}
+        sources += [fields.source] if fields.source else []
+        notes += fields.notes
+    if release and not best:
+        notes.append(f"release {release} of {file.name} has no constants of its own; those of the engine are used")
+    return specs.Engine(id=f"{name}-{best}" if best else name, kernels=kernels, source="; ".join(sources),
+                        notes=tuple(notes), **plain)

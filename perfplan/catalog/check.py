@@ -11,7 +11,8 @@ from perfplan.errors import PerfplanError, UnknownName, offer
 
 __all__ = ["Fault", "KINDS", "check", "find_kind", "listing", "refuse_unused", "singular"]
 
-KINDS = ("accelerator", "cluster", "model", "recipe", "framework", "optimizer", "library", "technique", "workload")
+KINDS = ("accelerator", "cluster", "model", "recipe", "framework", "optimizer", "library", "technique", "workload",
+         "engine")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ __all__ = ["FOLDERS", "MAX_BYTES", "MAX_DEPTH", "find", "known_ids", "packaged_r
 FOLDERS: Mapping[str, str] = {
     "accelerator": "accelerators", "cluster": "clusters", "model": "models", "recipe": "recipes",
     "framework": "frameworks", "optimizer": "optimizers", "library": "libraries",
-    "technique": "techniques", "workload": "workloads",
+    "technique": "techniques", "workload": "workloads", "engine": "engines",
 }
 MAX_BYTES = 1 << 20  # B, larger files are no catalog entries
 MAX_DEPTH = 24  # nested mappings and lists

@@ -26,7 +26,7 @@ def model_schema() -> dict[str, Any]:
             "post_norm": {"type": "boolean"}})},
         "layers": {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/run"}},
         "published": _closed({"total": _count(1, 10**15), "active": _count(1, 10**15)})}
-    texts = dict.fromkeys(("id", "name", "hf_name", "source"), {"type": "string"})
+    texts = dict.fromkeys(("id", "name", "hf_name", "dtype", "source"), {"type": "string"})
     counts = {key: _count(1 if key in REQUIRED else 0) for key in KEYS if key not in texts and key not in special}
     return {"title": "Model", "$defs": {"run": _run()}, **_closed({**texts, **counts, **special}, REQUIRED)}
 

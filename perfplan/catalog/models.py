@@ -21,7 +21,7 @@ __all__ = ["KEYS", "check_model", "hf_names", "model_from_yaml"]
 Part = Attention | Mamba | LinearAttention | Mlp | Moe
 PARTS: dict[str, type[Part]] = {"attention": Attention, "mamba": Mamba, "linear_attention": LinearAttention,
                                 "mlp": Mlp, "moe": Moe}
-KEYS = ("id", "name", "hf_name", "hf_aliases", "hidden", "vocab", "tied", "max_position", "norm", "positional",
+KEYS = ("id", "name", "hf_name", "hf_aliases", "dtype", "hidden", "vocab", "tied", "max_position", "norm", "positional",
         "mtp_layers", "residual_streams", "parts", "kinds", "layers", "published", "source", "confidence", "notes")
 NORMS = ("rms", "layer")
 POSITIONS = ("rope", "learned", "alibi", "relative", "none")
@@ -45,6 +45,7 @@ def model_from_yaml(data: Any, where: str) -> Model:
     known_keys(published, ("total", "active"), f"{where}, published")
     model = Model(
         id=text(data, "id", where), name=text(data, "name", where), hf_name=str(data.get("hf_name", "")),
+        dtype=str(data.get("dtype", "bf16")),
         hidden=count(required(data, "hidden", where), f"{where}, hidden"),
         vocab=count(required(data, "vocab", where), f"{where}, vocab"),
         tied=flag(required(data, "tied", where), f"{where}, tied"),

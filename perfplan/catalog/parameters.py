@@ -10,7 +10,8 @@ from typing import Any
 from perfplan.catalog.specs import Attention, LayerKind, LinearAttention, Mamba, Mlp, Model, Moe
 from perfplan.formulas import parameters as count
 
-__all__ = ["MATRIX_PARTS", "ParameterCount", "layer_parameters", "parameters"]
+__all__ = ["MATRIX_PARTS", "ParameterCount", "layer_parameters", "norm_elements",
+           "parameters"]
 
 MATRIX_PARTS = ("embedding", "head", "position", "attention", "indexer", "mamba", "linear_attention", "mlp", "shared",
                 "experts", "router", "latent", "streams")
@@ -57,7 +58,7 @@ def layer_parameters(model: Model, kind: LayerKind) -> dict[str, int]:
     parts.update(_ffn(model, kind.ffn))
     present = (kind.mixer is not None) + (kind.ffn is not None)
     norms = (1 if kind.parallel else present) * (2 if kind.post_norm else 1)
-    parts["norm"] += norms * _norm(model)
+    parts["norm"] += norms * norm_elements(model)
     if model.residual_streams > 1:
         parts["streams"] = present * count.residual_stream_parameters(model.hidden, model.residual_streams)
     return {part: int(size) for part, size in parts.items()}
@@ -65,12 +66,12 @@ def layer_parameters(model: Model, kind: LayerKind) -> dict[str, int]:
 
 def _outside_layers(model: Model) -> dict[str, int]:
     table = count.embedding_parameters(model.vocab, model.hidden)
-    return {"embedding": table, "head": 0 if model.tied else table, "norm": _norm(model),
+    return {"embedding": table, "head": 0 if model.tied else table, "norm": norm_elements(model),
             "position": count.embedding_parameters(model.max_position, model.hidden)
             if model.positional == "learned" else 0}
 
 
-def _norm(model: Model) -> int:
+def norm_elements(model: Model) -> int:
     """Elements of one norm: a scale, with LayerNorm also a shift [1]."""
     return model.hidden * (2 if model.norm == "layer" else 1)
 

@@ -16,7 +16,8 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from perfplan.errors import BadQuantity
 from perfplan.units import parse, show
 
-__all__ = ["DTYPES", "KERNEL_KINDS", "SCHEMAS", "AcceleratorFile", "ClusterFile", "FrameworkFile", "KernelFile",
+__all__ = ["DTYPES", "KERNEL_KINDS", "SCHEMAS", "AcceleratorFile", "ClusterFile", "EngineFields", "EngineFile",
+           "FrameworkFile", "KernelFile",
            "LevelFile", "LibraryFile", "RecipeFile"]
 
 DTYPES = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp8-block", "mxfp8", "fp6", "fp4", "nvfp4", "mxfp4", "int8",
@@ -351,6 +352,63 @@ class WorkloadFile(_File):
     source: str
 
 
+class EngineFields(_Part):
+    """What one release of an engine may change."""
+
+    library: str | None = None
+    page: Count | None = None
+    memory_fraction: Fraction | None = None
+    memory_basis: Literal["total", "free"] | None = None
+    context: Bytes | None = None
+    max_batch: Count | None = None
+    token_budget: Count | None = None
+    chunked: bool | None = None
+    mixed: bool | None = None
+    padding: tuple[Count, ...] | None = None
+    step: Duration | None = None
+    prompt: Duration | None = None
+    sequence: Duration | None = None
+    layer: Duration | None = None
+    overhead: Annotated[float, Quantity("1", 0, 10)] | None = None
+    eager: Annotated[float, Quantity("1", 0, 10)] | None = None
+    compute: Annotated[float, Quantity("1", 1e-3, 2)] | None = None
+    burst: Fraction | None = None
+    waiting: Number | None = None
+    reads: dict[str, Annotated[float, Quantity("1", 1e-3, 1.5)]] | None = None
+    source: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class EngineFile(_File):
+    """A serving engine: what all its releases share, and per release and family of chips what differs."""
+
+    name: str
+    library: str
+    page: Count
+    memory_fraction: Fraction
+    memory_basis: Literal["total", "free"]
+    context: Bytes
+    max_batch: Count
+    token_budget: Count
+    chunked: bool
+    mixed: bool
+    padding: tuple[Count, ...] = ()
+    step: Duration
+    prompt: Duration
+    sequence: Duration = 0.0
+    layer: Duration = 0.0
+    overhead: Annotated[float, Quantity("1", 0, 10)] = 1.0
+    eager: Annotated[float, Quantity("1", 0, 10)] = 1.0
+    compute: Annotated[float, Quantity("1", 1e-3, 2)] = 1.0
+    burst: Fraction = 0.0
+    waiting: Number = 0.0
+    reads: dict[str, Annotated[float, Quantity("1", 1e-3, 1.5)]] = {}
+    releases: dict[str, EngineFields] = Field({}, description="how a release begins -> what it does differently")
+    families: dict[str, EngineFields] = Field({}, description="family of chips -> constants of its own")
+    source: str
+
+
 SCHEMAS: dict[str, type[BaseModel]] = {"accelerator": AcceleratorFile, "cluster": ClusterFile, "library": LibraryFile,
                                        "recipe": RecipeFile, "framework": FrameworkFile,
-                                       "optimizer": OptimizerFile, "workload": WorkloadFile}
+                                       "optimizer": OptimizerFile, "workload": WorkloadFile,
+                                       "engine": EngineFile}

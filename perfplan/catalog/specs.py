@@ -263,6 +263,7 @@ class Model:
     positional: str = "rope"
     mtp_layers: int = 0
     hf_name: str = ""
+    dtype: str = "bf16"  # number format of the published weights
     residual_streams: int = 1  # > 1: hyper-connections (DeepSeek-V4)
     published_params: float | None = None
     published_active: float | None = None
@@ -344,3 +345,47 @@ class Framework:
     host_update: float | None = None  # parameters that Adam updates per second on an accelerator's share of the CPU
     scatter_gather: bool = False  # pipeline sends split the activation over the tensor-parallel group even without sp
     source: str = ""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One release of a serving engine: what it reserves, how it forms batches, and the times that are its own.
+
+    library: collective library with its all-reduce kernels; page: tokens of a cache page; memory_fraction: of the
+    device (`memory_basis` total) or of what the loaded model leaves free (free); context: memory outside the
+    allocator [B]; max_batch: sequences per attention rank; token_budget: tokens of one step; chunked: whether prompts
+    beyond the budget are split; mixed: whether prompts share a step with decodes; padding: batches up to which graphs
+    are captured: smaller ones are padded to the next of them; kv: dtype of the cache unless told;
+    step: host time of a decode step that the device waits for [s]; prompt: the same for a step with prompts [s];
+    sequence: host time per sequence and step [s]; layer: time of a layer beyond its kernels [s]; overhead: share of an
+    isolated kernel's constant that is left inside a captured graph [1]; eager: the same for prompts, launched one by
+    one [1]; reads: number format -> fraction of the memory bandwidth of its decode kernels, where they are its own;
+    compute: fraction of the matrix rate of the catalog's kernels that its prompts reach [1]; burst: share of the
+    requests of a closed loop that arrive together [1]; waiting: requests that wait for a place in the batch [1].
+    """
+
+    id: str
+    name: str
+    library: str
+    page: int
+    memory_fraction: float
+    memory_basis: str
+    context: float
+    max_batch: int
+    token_budget: int
+    chunked: bool
+    mixed: bool
+    padding: tuple[int, ...]
+    step: float
+    prompt: float
+    sequence: float
+    layer: float
+    overhead: float
+    eager: float
+    compute: float
+    burst: float
+    waiting: float = 0.0
+    reads: Mapping[str, float] = field(default_factory=dict)
+    kernels: Library | None = None  # the collective library, loaded
+    source: str = ""
+    notes: tuple[str, ...] = ()

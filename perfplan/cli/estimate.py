@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from perfplan.cli import options
+from perfplan.cli import options, serving
 
 __all__ = ["app"]
 
@@ -75,3 +77,53 @@ def train(
     output.emit(
         estimate_text(estimate), [estimate_row(estimate)], estimate_columns(estimate), estimate_document(estimate)
     )
+
+
+@app.command("serve")
+def serve(
+    model: options.Model,
+    cluster: options.Cluster,
+    layout: serving.LayoutText,
+    isl: serving.Isl,
+    osl: serving.Osl,
+    concurrency: Annotated[
+        int | None, typer.Option("--concurrency", metavar="N", show_default=False, help="Requests in flight.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", metavar="B", show_default=False, help="Requests of one fixed batch.")
+    ] = None,
+    rate: Annotated[
+        str, typer.Option("--rate", metavar="R/s", show_default=False, help="Requests that arrive per second.")
+    ] = "",
+    engine: serving.Engine = "trtllm",
+    weights: serving.Weights = "",
+    kv: serving.Kv = "",
+    routing_skew: options.Skew = 1.0,
+    drafts: Annotated[
+        int, typer.Option("--drafts", metavar="N", help="Draft tokens per step of speculative decoding or MTP.")
+    ] = 0,
+    acceptance: Annotated[
+        float, typer.Option("--acceptance", metavar="X", help="Chance that one draft token is accepted.")
+    ] = 0.0,
+    settings: options.Settings = None,
+    catalog: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: options.Save = None,
+) -> None:
+    """Tell what a deployment delivers: TTFT, TPOT, tokens per second, by op. Without a load all requests are queued."""
+    from perfplan.catalog import Catalog
+    from perfplan.catalog.check import refuse_unused
+    from perfplan.report import Output
+    from perfplan.report.serving import DEPLOYMENT_COLUMNS, deployment_document, deployment_row, deployment_text
+    from perfplan.serving.deploy import deployment, serving_job
+    from perfplan.serving.layout import ServingLayout
+    from perfplan.serving.words import rate_of, tokens
+
+    source, output = Catalog(catalog or (), settings or ()), Output(csv, json, save)
+    job = serving_job(model, cluster, source, engine=engine, weights=weights, kv=kv, routing_skew=routing_skew,
+                      drafts=drafts, acceptance=acceptance)
+    refuse_unused(source)
+    found = deployment(job, ServingLayout.parse(layout), tokens(isl), tokens(osl),
+                       concurrency=concurrency, batch=batch, rate=rate_of(rate) if rate else None)
+    output.emit(deployment_text(found), [deployment_row(found)], DEPLOYMENT_COLUMNS, deployment_document(found))

@@ -16,6 +16,7 @@ import typer
 
 from perfplan.cli import calibrate, catalog, estimate, plan, reproduce, validate, why
 from perfplan.cli.explain import explain
+from perfplan.cli.fit import fit
 from perfplan.errors import ExportError, PerfplanError
 
 __all__ = ["app", "main", "run"]
@@ -51,6 +52,7 @@ def perfplan(
 app.add_typer(plan.app, name="plan")
 app.add_typer(estimate.app, name="estimate")
 app.add_typer(why.app, name="why")
+app.command()(fit)
 app.command()(explain)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(validate.app, name="validate")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from perfplan.catalog.specs import Attention, Cluster, Framework, Kernel, Model, Moe, Optimizer, Recipe
+from perfplan.catalog.specs import Accelerator, Attention, Cluster, Framework, Kernel, Model, Moe, Optimizer, Recipe
 from perfplan.errors import MissingField, OutOfRange, Unsupported, offer
 
-__all__ = ["GRAPHS", "METHODS", "ORDERS", "Job", "host_link", "kernel"]
+__all__ = ["GRAPHS", "METHODS", "ORDERS", "Job", "constants", "host_link", "kernel"]
 
 ORDERS = ("tp-cp-dp-pp", "tp-cp-pp-dp")
 METHODS = ("pretrain", "sft", "lora")
@@ -30,6 +30,7 @@ _RELATED = {
     "unfused_attention": "gemm",
     "attention_backward": "attention",
     "attention_flash1": "attention",
+    "attention_decode": "attention",
     "scan": "attention",
 }
 
@@ -177,9 +178,13 @@ def host_link(job: Job) -> tuple[float, float]:
 
 
 def kernel(job: Job, kind: str, dtype: str) -> Kernel:
+    """Constants of a kernel kind for a dtype on the accelerator of the job, see `constants`."""
+    return constants(job.cluster.accelerator, kind, dtype)
+
+
+def constants(chip: Accelerator, kind: str, dtype: str) -> Kernel:
     """Constants of a kernel kind for a dtype: its own, else the nearest format's of the same kind."""
-    kinds = job.cluster.accelerator.kernels
-    table = kinds.get(kind) or kinds.get(_RELATED.get(kind, kind), {})
+    table = chip.kernels.get(kind) or chip.kernels.get(_RELATED.get(kind, kind), {})
     for name in (
         dtype,
         *_FAMILY.get(dtype, ()),
@@ -189,6 +194,4 @@ def kernel(job: Job, kind: str, dtype: str) -> Kernel:
     ):
         if name in table:
             return table[name]
-    raise Unsupported(
-        f"accelerator {job.cluster.accelerator.id} has no constants for {kind} kernels in {dtype}; add them to its YAML"
-    )
+    raise Unsupported(f"accelerator {chip.id} has no constants for {kind} kernels in {dtype}; add them to its YAML")

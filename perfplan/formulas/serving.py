@@ -1,0 +1,287 @@
+"""Serving: cached keys and values, how many requests they leave room for, and the steps of continuous batching."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perfplan.formulas.core import ceil_div, formula, maximum, minimum
+
+__all__ = ["attended_tokens", "burst_wait", "cached_bytes", "cached_pages", "closed_rate", "decode_stall",
+           "drafted_tokens", "kv_head_share", "latent_bytes", "linear_state_bytes", "mamba_state_bytes",
+           "page_tokens", "paged_cache", "pool_of_free", "pool_of_total", "queued_time", "queueing_wait",
+           "touched_experts"]
+
+_KV = "definition: one key and one value per token, head and layer (serving_power_edge.md section 2)"
+
+
+@formula("n_kv", "1", source="heads are split over the ranks and repeated where there are more ranks than heads")
+def kv_head_share(kv_heads: Any, tp: Any) -> Any:
+    """Key-value heads that one tensor-parallel rank keeps.
+
+    kv_heads : key-value heads of the layer [1]
+    tp : ranks that split the attention heads [1]
+
+    >>> kv_head_share(8, 4), kv_head_share(4, 8)
+    (2, 1)
+    """
+    return ceil_div(kv_heads, tp)
+
+
+@formula("b_kv", "B", source=_KV)
+def cached_bytes(kv_heads: Any, key_width: Any, value_width: Any, element: Any) -> Any:
+    """Cache of one token in one layer on one rank.
+
+    kv_heads : key-value heads on the rank [1]
+    key_width : width of a key head [1]
+    value_width : width of a value head that is cached beside it, 0 if keys serve as values [1]
+    element : bytes per element of the cache [B]
+
+    Qwen2.5-7B (28 layers, 4 heads of 128, fp16) keeps 57344 B per token (vllm-project/vllm#22291):
+
+    >>> 28 * cached_bytes(4, 128, 128, 2)
+    57344
+    """
+    return kv_heads * (key_width + value_width) * element
+
+
+@formula("b_mla", "B", source="DeepSeek-V2 report: latent and rotary key are cached, on every rank of a tp group")
+def latent_bytes(rank: Any, rope: Any, element: Any, shards: Any) -> Any:
+    """Cache of one token in one layer of latent attention (MLA).
+
+    rank : width of the compressed latent [1]
+    rope : width of the rotary key [1]
+    element : bytes per element of the cache [B]
+    shards : ranks that share the cache of a sequence; tensor parallelism does not, it repeats it [1]
+
+    DeepSeek-V3 in bf16, 61 layers:
+
+    >>> 61 * latent_bytes(512, 64, 2, 1)
+    70272.0
+    """
+    return (rank + rope) * element / shards
+
+
+@formula("b_ssm", "B", source="Dao and Gu 2024 (Mamba-2): one state per head, and the last inputs of the convolution")
+def mamba_state_bytes(heads: Any, head_dim: Any, state: Any, groups: Any, conv: Any, element: Any, tp: Any) -> Any:
+    """State of one sequence in one Mamba-2 layer on one rank, whatever the context.
+
+    heads : heads of the layer [1]
+    head_dim : width of a head [1]
+    state : state size [1]
+    groups : groups that share B and C [1]
+    conv : taps of the convolution [1]
+    element : bytes per element [B]
+    tp : tensor-parallel ranks [1]
+
+    >>> mamba_state_bytes(64, 64, 128, 8, 4, 4, 1)
+    2170880.0
+    """
+    return (heads * head_dim * state + (conv - 1) * (heads * head_dim + 2 * groups * state)) * element / tp
+
+
+@formula("b_lin", "B", source="Yang et al. 2024 (gated delta networks): a matrix per head, inputs of the convolution")
+def linear_state_bytes(heads: Any, key_width: Any, value_width: Any, keys: Any, conv: Any, element: Any,
+                       tp: Any) -> Any:
+    """State of one sequence in one layer of linear attention on one rank, whatever the context.
+
+    heads : value heads [1]
+    key_width : width of a key head [1]
+    value_width : width of a value head [1]
+    keys : width of all key heads together [1]
+    conv : taps of the convolution [1]
+    element : bytes per element [B]
+    tp : tensor-parallel ranks [1]
+
+    >>> linear_state_bytes(64, 128, 128, 2048, 4, 4, 1)
+    4341760.0
+    """
+    return (heads * key_width * value_width + (conv - 1) * (2 * keys + heads * value_width)) * element / tp
+
+
+@formula("N_att", "1", source="a window keeps the last tokens only")
+def attended_tokens(context: Any, window: Any) -> Any:
+    """Tokens that a layer with a sliding window caches and reads.
+
+    context : tokens of the sequence [1]
+    window : tokens that one query sees [1]
+
+    >>> attended_tokens(4096, 128), attended_tokens(100, 128)
+    (128, 100)
+    """
+    return minimum(context, window)
+
+
+@formula("M_pool", "B", source="vLLM and SGLang: a fraction of the whole memory holds weights, activations and cache")
+def pool_of_total(memory: Any, fraction: Any, weights: Any, activations: Any, other: Any) -> Any:
+    """Memory left for the cache by an engine that takes a fraction of the whole device; 0 if nothing is left.
+
+    memory : device memory [B]
+    fraction : fraction of it that the engine may use [1]
+    weights : weights of the rank [B]
+    activations : peak of activations [B]
+    other : memory outside the engine's allocator, the driver context among it [B]
+
+    23.58 GiB at 0.9 with 17.06 GiB in use at the peak and 0.35 GiB beside it (vllm-project/vllm#10517):
+
+    >>> round(pool_of_total(23.58, 0.90, 17.06, 0, 0.35), 2)
+    3.81
+    """
+    return maximum(fraction * memory - weights - activations - other, 0)
+
+
+@formula("M_pool", "B", source="TensorRT-LLM: a fraction of the memory that is free once the model is loaded")
+def pool_of_free(memory: Any, fraction: Any, weights: Any, activations: Any, other: Any) -> Any:
+    """Memory left for the cache by an engine that takes a fraction of what is free; 0 if nothing is left.
+
+    memory : device memory [B]
+    fraction : fraction of the free memory that the cache takes [1]
+    weights : weights of the rank [B]
+    activations : peak of activations [B]
+    other : driver context and other workspaces [B]
+
+    >>> pool_of_free(80, 0.5, 40, 10, 10)
+    10.0
+    """
+    return maximum(fraction * (memory - weights - activations - other), 0)
+
+
+@formula("N_blk", "1", source="pages are whole (Kwon et al. 2023, PagedAttention)")
+def cached_pages(pool: Any, page: Any, per_token: Any) -> Any:
+    """Whole pages that a pool holds.
+
+    pool : memory of the cache [B]
+    page : tokens of one page [1]
+    per_token : cache of one token, all layers of the rank [B]
+
+    Llama-3.1-8B in 16 bits, 2.89 GiB (vllm-project/vllm#10517 prints 1478):
+
+    >>> cached_pages(2.89 * 2**30, 16, 131072)
+    1479
+    """
+    return -ceil_div(-pool, page * per_token)
+
+
+@formula("N_page", "1", source="pages are whole (Kwon et al. 2023, PagedAttention)")
+def page_tokens(tokens: Any, page: Any) -> Any:
+    """Tokens for which a sequence of `tokens` takes pages.
+
+    tokens : tokens of the sequence [1]
+    page : tokens of one page [1]
+
+    >>> page_tokens(17, 16)
+    32
+    """
+    return page * ceil_div(tokens, page)
+
+
+@formula("N_seq", "1", source="definition; a sequence also keeps states that do not grow")
+def paged_cache(pool: Any, sequence: Any) -> Any:
+    """Sequences that a pool holds, as a real number: less than 1 means that not even one fits.
+
+    pool : memory of the cache [B]
+    sequence : cache of one sequence at the length in question [B]
+
+    1952 pages of 16 tokens hold 1.56 sequences of 20000 tokens, 1478 hold 0.82 of 29000 (vllm-project/vllm#10517):
+
+    >>> round(paged_cache(1952 * 16, 20000), 2), round(paged_cache(1478 * 16, 29000), 2)
+    (1.56, 0.82)
+    """
+    return pool / sequence
+
+
+@formula("E_hit", "1", source="derived: an expert stays idle if every token leaves it out; picks without skew")
+def touched_experts(experts: Any, picks: Any, tokens: Any) -> Any:
+    """Experts that at least one of the tokens meets: those whose weights are read.
+
+    experts : experts of the layer [1]
+    picks : experts per token [1]
+    tokens : tokens of the whole expert-parallel group [1]
+
+    >>> touched_experts(256, 8, 1), round(touched_experts(256, 8, 64), 1)
+    (8.0, 222.4)
+    """
+    return experts * (1 - (1 - picks / experts) ** tokens)
+
+
+@formula("T_stall", "s", source="derived: in a cycle every other request computes its prompt once, some before mine")
+def decode_stall(others: Any, prompt: Any, steps: Any, burst: Any) -> Any:
+    """Time that the prompts of other requests add to each decode step of mine.
+
+    others : other requests in flight [1]
+    prompt : time of one prompt, beside the decodes that share its step [s]
+    steps : decode steps of a request [1]
+    burst : 0 = requests arrive spread out, 1 = all at once, so that half of the others come before me [1]
+
+    >>> decode_stall(15, 0.1, 100, 0), decode_stall(15, 0.1, 100, 1)
+    (0.015, 0.0075)
+    """
+    return (1 - burst / 2) * others * prompt / steps
+
+
+@formula("W_burst", "s", source="derived: of requests that arrive together the mean one waits for half of the others")
+def burst_wait(others: Any, prompt: Any, burst: Any) -> Any:
+    """Time that a prompt waits for prompts that arrived with it.
+
+    others : other requests in flight [1]
+    prompt : time of one prompt [s]
+    burst : share of the requests that arrive together [1]
+
+    >>> burst_wait(15, 0.1, 1)
+    0.75
+    """
+    return burst * others * prompt / 2
+
+
+@formula("X", "1/s", source="derived: work of one cycle, every request one prompt and its decode steps (Little's law)")
+def closed_rate(requests: Any, prompt: Any, steps: Any, step: Any) -> Any:
+    """Requests per second of a closed loop with so many in flight.
+
+    requests : requests in flight [1]
+    prompt : time of one prompt, beside the decodes that share its step [s]
+    steps : decode steps of a request [1]
+    step : time of a step without prompts [s]
+
+    >>> closed_rate(10, 0.1, 100, 0.01)
+    5.0
+    """
+    return requests / (requests * prompt + steps * step)
+
+
+@formula("W_slot", "s", source="Little's law: requests that wait over the rate at which requests finish")
+def queued_time(waiting: Any, rate: Any) -> Any:
+    """Time that a request waits for a place in the batch.
+
+    waiting : requests that wait on average [1]
+    rate : requests that finish per second [1/s]
+
+    >>> queued_time(2, 4.0)
+    0.5
+    """
+    return waiting / rate
+
+
+@formula("W_q", "s", source="Pollaczek-Khinchine with one kind of prompt (M/D/1)")
+def queueing_wait(rate: Any, service: Any) -> Any:
+    """Mean wait of prompts that arrive at random before one server; valid below saturation.
+
+    rate : arrivals [1/s]
+    service : time of one prompt [s]
+
+    >>> queueing_wait(5.0, 0.125)
+    0.10416666666666667
+    """
+    return rate * service**2 / (2 * (1 - rate * service))
+
+
+@formula("N_acc", "1", source="Leviathan et al. 2023, equation 1: tokens of a verification, each draft accepted alike")
+def drafted_tokens(acceptance: Any, drafts: Any) -> Any:
+    """Tokens that one step of speculative decoding yields on average.
+
+    acceptance : chance that one draft token is accepted, below 1 [1]
+    drafts : draft tokens per step [1]
+
+    >>> drafted_tokens(0.5, 1), drafted_tokens(0, 3)
+    (1.5, 1.0)
+    """
+    chance = minimum(1.0 * acceptance, 0.999999)
+    return (1 - chance ** (drafts + 1)) / (1 - chance)

@@ -1,0 +1,164 @@
+"""From names of the catalog to jobs, fits and estimates of a deployment: what the command line and `api` call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from perfplan.errors import MissingField, OutOfRange
+from perfplan.formulas.accounting import energy_used, money_spent
+from perfplan.serving import estimate as price
+from perfplan.serving.formats import number_format
+from perfplan.serving.job import ServingJob, unmodelled
+from perfplan.serving.layout import ServingLayout, check
+from perfplan.serving.memory import Fit, check_context, fit, fits, smallest
+from perfplan.serving.step import whole
+
+if TYPE_CHECKING:
+    from perfplan.catalog import Catalog
+
+__all__ = ["Deployment", "Room", "deployment", "room", "serving_job"]
+
+MILLION = 1e6
+
+
+def serving_job(
+    model: str,
+    cluster: str,
+    catalog: Catalog,
+    *,
+    engine: str = "trtllm",
+    weights: str = "",
+    kv: str = "",
+    **settings: Any,
+) -> ServingJob:
+    """The job of these names. weights: number format, the checkpoint's own unless given; kv: 16 bits unless given."""
+    machine, found = catalog.cluster(cluster), catalog.model(model)
+    release = catalog.engine(engine, "", machine.accelerator.family)
+    caveats = (*release.notes, *(() if weights else (f"weights in {found.dtype}, as the checkpoint has them",)))
+    return ServingJob(found, machine, release, number_format(weights or found.dtype), kv or "bf16",
+                      caveats=caveats, **settings)
+
+
+@dataclass(frozen=True)
+class Room:
+    """Whether a model fits on so many accelerators: every legal layout, best first, and the fewest that would do."""
+
+    job: ServingJob
+    gpus: int
+    context: int
+    users: int
+    layouts: tuple[Fit, ...]
+    least: int | None
+    used: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether some layout holds as many users as wanted."""
+        return any(one.fits for one in self.layouts)
+
+
+def room(job: ServingJob, gpus: int, context: int, users: int = 1, expected: int | None = None) -> Room:
+    """Every way to place the model on `gpus` accelerators, or, where none is legal, on the most that have one."""
+    if gpus < 1 or users < 1:
+        raise OutOfRange(f"accelerators ({gpus}) and users ({users}) must be at least 1")
+    check_context(job, context)
+    limit = job.cluster.size
+    if limit is not None and gpus > limit:
+        raise OutOfRange(f"gpus is {gpus}, but cluster {job.cluster.id} has {limit} accelerators")
+    used, found = gpus, fits(job, gpus, context, users, expected)
+    while used > 1 and not any(one.fits for one in found) and not found:
+        used -= 1
+        found = fits(job, used, context, users, expected)
+    return Room(job, gpus, context, users, tuple(found), smallest(job, context, users), used)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One layout under one load: what it delivers, what it costs, whether it fits."""
+
+    job: ServingJob
+    layout: ServingLayout
+    isl: int
+    osl: int
+    load: str
+    steady: price.Steady
+    fit: Fit
+    band: tuple[float, float]
+    caveats: tuple[str, ...]
+
+    @property
+    def tokens_per_s_per_gpu(self) -> float:
+        """Generated tokens per second and accelerator."""
+        return float(self.steady.tokens_per_s) / self.layout.world
+
+    @property
+    def request(self) -> Mapping[str, float]:
+        """Seconds by part of the mean latency of a request; they add up to TTFT + (osl - 1) TPOT."""
+        steps = max(self.osl - 1, 0)
+        parts = {f"decode: {name}": steps * float(time) * self._per_token for name, time in self.steady.decode.items()}
+        parts["decode: prompts of others"] = steps * float(self.steady.tpot) - sum(parts.values())
+        own = float(whole(self.steady.prompt))
+        first = {f"prompt: {name}": float(time) for name, time in self.steady.prompt.items()}
+        return parts | first | {"waiting": float(self.steady.ttft) - own}
+
+    @property
+    def _per_token(self) -> float:
+        from perfplan.formulas.serving import drafted_tokens
+
+        return float(1 / drafted_tokens(self.job.acceptance, self.job.drafts))
+
+    @property
+    def joules_per_million(self) -> float:
+        """Energy of a million generated tokens at the meter, accelerators at full board power [J]."""
+        chip, cluster = self.job.cluster.accelerator, self.job.cluster
+        if chip.tdp is None:
+            raise MissingField(f"accelerator {chip.id} states no tdp, which energy needs; add it to its YAML")
+        return float(energy_used(chip.tdp + cluster.overhead_power, self.layout.world, self._million, cluster.pue))
+
+    @property
+    def dollars_per_million(self) -> float:
+        """Money for a million generated tokens at the catalog's price [$]."""
+        chip = self.job.cluster.accelerator
+        if chip.price_per_hour is None:
+            raise MissingField(f"accelerator {chip.id} states no price_per_hour; add it to its YAML")
+        return float(money_spent(chip.price_per_hour, self.layout.world, self._million))
+
+    @property
+    def _million(self) -> float:
+        return MILLION / float(self.steady.tokens_per_s)
+
+
+def deployment(
+    job: ServingJob,
+    layout: ServingLayout,
+    isl: int,
+    osl: int,
+    *,
+    concurrency: int | None = None,
+    batch: int | None = None,
+    rate: float | None = None,
+    band: tuple[float, float] = (1.0, 1.0),
+) -> Deployment:
+    """Price a layout under one of: a closed loop of `concurrency`, one fixed `batch`, arrivals at `rate` [1/s]; all
+    requests queued at once if none is given. band: factors around TPOT that the error band takes."""
+    check(job.model, layout)
+    if isl < 1 or osl < 1:
+        raise OutOfRange(f"lengths are {isl} and {osl} tokens, but each must be at least 1")
+    check_context(job, isl + osl)
+    if sum(value is not None for value in (concurrency, batch, rate)) > 1:
+        raise OutOfRange("give one of concurrency, batch and rate, not several")
+    for name, count in (("concurrency", concurrency), ("batch", batch)):
+        if count is not None and not 1 <= count <= 1 << 20:
+            raise OutOfRange(f"{name} is {count}, but must be between 1 and {1 << 20}")
+    if concurrency is not None:
+        steady, load = price.steady(job, layout, isl, osl, float(concurrency)), f"{concurrency} requests in flight"
+    elif batch is not None:
+        steady, load = price.static_batch(job, layout, isl, osl, batch), f"one batch of {batch}"
+    elif rate is not None:
+        steady, load = price.at_rate(job, layout, isl, osl, rate), f"{rate:g} requests/s"
+    else:
+        steady, load = price.saturated(job, layout, isl, osl), "all requests queued"
+    return Deployment(job, layout, isl, osl, load, steady, fit(job, layout, isl + osl, 1, isl + osl // 2), band,
+                      job.caveats + unmodelled(job))

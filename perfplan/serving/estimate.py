@@ -1,0 +1,156 @@
+"""What a deployment delivers: TTFT, TPOT and throughput of a static batch, a closed loop or an open stream of requests.
+
+Lengths and concurrency may be NumPy columns except in `at_rate`, which solves for one load.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from perfplan.errors import Infeasible, OutOfRange
+from perfplan.formulas import serving as formulas
+from perfplan.formulas.core import ceil, ceil_div, maximum, minimum, where
+from perfplan.serving.job import ServingJob
+from perfplan.serving.layout import ServingLayout
+from perfplan.serving.memory import pool, sequence_cache
+from perfplan.serving.step import decode_step, network, prompt_step, whole
+from perfplan.training.network import Network
+
+__all__ = ["Steady", "at_rate", "capacity", "prompt_time", "saturated", "static_batch", "steady"]
+
+HALF = 0.5  # of the step in progress is left, on average, when a request arrives
+
+
+@dataclass(frozen=True)
+class Steady:
+    """What one load gives. ttft: mean time to the first token [s]; tpot: mean time per further token [s]; rate:
+    requests per second of all replicas [1/s]; tokens_per_s: generated, of all replicas; in_flight: requests in the
+    batches of one replica; decode, prompt: seconds by op of a decode step, and of the prompt of one request; binding:
+    what limits."""
+
+    ttft: Any
+    tpot: Any
+    rate: Any
+    tokens_per_s: Any
+    in_flight: Any
+    decode: dict[str, Any]
+    prompt: dict[str, Any]
+    binding: str = ""
+
+    @property
+    def tokens_per_s_per_user(self) -> Any:
+        """Generated tokens per second that one user sees after the first."""
+        return 1 / self.tpot
+
+
+def capacity(job: ServingJob, layout: ServingLayout, isl: int, osl: int) -> float:
+    """Sequences that one attention rank holds on average: by the cache, at their mean length, and by the engine."""
+    room = pool(job, layout, isl + osl)
+    mean = sequence_cache(job, layout, int(isl + osl / 2))
+    held = float(formulas.paged_cache(room, mean)) if mean else float(job.engine.max_batch)
+    whole_one = float(formulas.paged_cache(room, sequence_cache(job, layout, isl + osl))) if mean else 1.0
+    if whole_one < 1:
+        raise Infeasible(f"layout {str(layout)!r} leaves {room / 2**30:.3g} GiB for the cache of {job.model.id}, which"
+                         f" does not hold one request of {isl}+{osl} tokens; use more accelerators per replica, shorter"
+                         " requests or narrower weights")
+    return min(held, float(job.engine.max_batch))
+
+
+def prompt_time(job: ServingJob, net: Network, layout: ServingLayout, isl: Any, together: Any = 1.0) -> dict[str, Any]:
+    """Seconds by op of the prompt of one request when `together` are computed at once, in steps of the budget."""
+    budget = job.engine.token_budget
+    group = maximum(minimum(together, budget // maximum(isl, 1)), 1.0) if job.engine.chunked else together
+    pieces = ceil_div(isl, budget) if job.engine.chunked else 1.0
+    length = isl / pieces
+    past = isl * (pieces - 1) / (2 * pieces)
+    parts = prompt_step(job, net, layout, group * length, length, past)
+    return {name: pieces * time / group for name, time in parts.items()}
+
+
+def _slots(job: ServingJob, layout: ServingLayout, concurrency: Any) -> Any:
+    """Requests of the fullest attention rank of one replica."""
+    each = concurrency / (layout.dp * layout.adp) * (job.imbalance if layout.adp > 1 else 1.0)
+    return maximum(each, 1.0 / layout.adp)
+
+
+def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurrency: Any, held: Any = None) -> Steady:
+    """A closed loop that keeps `concurrency` requests with the deployment; held: sequences that a rank has room for."""
+    net = network(job, layout)
+    room = capacity(job, layout, int(isl), int(osl)) if held is None else held
+    slots = _slots(job, layout, concurrency)
+    active = minimum(slots, room)
+    decode = decode_step(job, net, layout, active, isl + osl / 2)
+    engine, steps = job.engine, maximum(osl - 1, 1) / formulas.drafted_tokens(job.acceptance, job.drafts)
+    clump = 1 + engine.burst * (active - 1)
+    prompt = prompt_time(job, net, layout, isl, clump)
+    alone = prompt_time(job, net, layout, isl)
+    own, step = whole(prompt), whole(decode)
+    others = maximum(active * layout.adp - 1, 0.0) / layout.adp
+    stalled = step + formulas.decode_stall(others, own, steps, engine.burst)
+    rate = formulas.closed_rate(active * layout.adp, own / layout.adp, steps, step)
+    tpot = where(osl > 1, stalled * steps / maximum(osl - 1, 1), 0.0)
+    waiting = maximum(slots - active, 0.0) * layout.adp + engine.waiting
+    ttft = (where(clump > 1, maximum(whole(alone), own), whole(alone)) + formulas.burst_wait(others, own, engine.burst)
+            + formulas.queued_time(waiting, rate) + HALF * step * minimum(others, 1.0))
+    total = rate * layout.dp
+    binding = _binding(decode, prompt, steps, slots, active)
+    return Steady(ttft, tpot, total, total * osl, active * layout.adp, decode, prompt, binding)
+
+
+def _binding(decode: dict[str, Any], prompt: dict[str, Any], steps: Any, slots: Any, active: Any) -> str:
+    """The largest part of a request's time in the batch; the cache if it keeps requests out. For one load only."""
+    if any(getattr(value, "ndim", 0) for value in (steps, slots, active)):
+        return ""
+    if slots > active:
+        return "cache memory"
+    share = {name: float(steps * decode.get(name, 0.0) / active + prompt.get(name, 0.0)) for name in decode}
+    return max(share, key=lambda name: share[name])
+
+
+def saturated(job: ServingJob, layout: ServingLayout, isl: int, osl: int, requests: int | None = None) -> Steady:
+    """All requests queued from the start: the batch is as large as the memory and the engine allow."""
+    room = capacity(job, layout, isl, osl)
+    queued = room * layout.adp * layout.dp if requests is None else min(requests, room * layout.adp * layout.dp)
+    return steady(replace(job, engine=replace(job.engine, burst=0.0, waiting=0.0)), layout, isl, osl, queued, room)
+
+
+def static_batch(job: ServingJob, layout: ServingLayout, isl: int, osl: int, batch: int) -> Steady:
+    """One fixed batch: all prompts, then all decode steps; what exceeds the memory runs in further rounds."""
+    net = network(job, layout)
+    per_rank = ceil_div(batch, layout.adp * layout.dp)
+    room = min(max(int(capacity(job, layout, isl, osl)), 1), per_rank)
+    rounds = ceil(per_rank / room)
+    prompt = {name: time * room for name, time in prompt_time(job, net, layout, isl, room).items()}
+    decode = decode_step(job, net, layout, room, isl + osl / 2)
+    steps = (osl - 1) / formulas.drafted_tokens(job.acceptance, job.drafts)
+    once = whole(prompt) + steps * whole(decode)
+    latency = rounds * once
+    return Steady(whole(prompt) + (rounds - 1) * once / 2, whole(decode) * steps / max(osl - 1, 1), batch / latency,
+                  batch * osl / latency, room * layout.adp, decode, {k: v / room for k, v in prompt.items()},
+                  _binding(decode, prompt, steps, per_rank, room))
+
+
+def at_rate(job: ServingJob, layout: ServingLayout, isl: int, osl: int, rate: float) -> Steady:
+    """Open-loop arrivals at `rate` requests per second, below saturation; Infeasible beyond it."""
+    if rate <= 0:
+        raise OutOfRange(f"rate is {rate:g} requests/s, but must be above 0")
+    room = capacity(job, layout, isl, osl)
+    plain = replace(job, engine=replace(job.engine, burst=0.0, waiting=0.0))
+    top = steady(plain, layout, isl, osl, room * layout.adp * layout.dp, room)
+    if rate >= top.rate:
+        raise Infeasible(f"{rate:g} requests/s of {isl}+{osl} tokens are beyond layout {str(layout)!r}, which saturates"
+                         f" at {top.rate:.3g} requests/s; use more replicas")
+    low, high = 1e-9, room * layout.adp * layout.dp
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _flow(plain, layout, isl, osl, middle, room) > rate else (middle, high)
+    found = steady(plain, layout, isl, osl, max(high, 1e-9), room)
+    service = whole(found.prompt) / layout.adp
+    wait = formulas.queueing_wait(rate / layout.dp, service) if rate / layout.dp * service < 1 else float("inf")
+    return replace(found, ttft=found.ttft + wait, rate=rate, tokens_per_s=rate * osl)
+
+
+def _flow(job: ServingJob, layout: ServingLayout, isl: int, osl: int, concurrency: float, room: float) -> float:
+    found = steady(job, layout, isl, osl, concurrency, room)
+    return float(concurrency / (found.ttft + (osl - 1) * found.tpot))

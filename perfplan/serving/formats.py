@@ -1,0 +1,69 @@
+"""Number formats of served weights: bytes per weight with scales, what the matrix units compute in, what stays wide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from perfplan.errors import Unsupported, offer
+
+__all__ = ["CACHES", "FORMATS", "Format", "cache_width", "number_format"]
+
+CACHES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5 + 4 / 128, "nvfp4": 0.5625}
+"""Bytes per element of a cache; int4 with a scale and a zero point in 16 bits per head of 128 (QServe)."""
+QUANTISED = ("attention", "indexer", "mamba", "linear_attention", "mlp", "shared", "experts", "latent")
+
+
+@dataclass(frozen=True)
+class Format:
+    """weight: bytes per quantised weight, scales included; units: dtype that the matrix units compute in; inputs: bytes
+    per element of their inputs; head, embedding: bytes per weight of the vocabulary matrices; parts: what is quantised,
+    the rest has two bytes; kind: kernels that read it, where they are not those of `units`."""
+
+    id: str
+    weight: float
+    units: str
+    inputs: float = 2.0
+    head: float = 2.0
+    embedding: float = 2.0
+    parts: tuple[str, ...] = QUANTISED
+    source: str = "definition"
+
+
+_GGUF = "llama.cpp k-quants: q4_K 4.5 bits, q6_K 6.5625 bits; 0.6 B per layer weight makes the published file sizes"
+FORMATS = {one.id: one for one in (
+    Format("fp32", 4.0, "fp32", 4.0, 4.0, 4.0),
+    Format("bf16", 2.0, "bf16"),
+    Format("fp16", 2.0, "fp16"),
+    Format("fp8", 1.0, "fp8", 1.0),
+    Format("fp8-block", 1 + 4 / 128**2, "fp8-block", 1.0, source="one fp32 scale per block of 128 x 128 (DeepSeek-V3)"),
+    Format("mxfp8", 1 + 1 / 32, "mxfp8", 1.0, source="OCP microscaling: one byte per 32 elements"),
+    Format("int8", 1.0, "int8", 1.0),
+    Format("int8-weight", 1.0, "fp16", source="weights alone in int8, products in 16 bits"),
+    Format("int4", 0.5 + 4 / 128, "fp16", source="AWQ and GPTQ: a 16-bit scale and zero point per 128 weights"),
+    Format("int4-int8", 0.5 + 4 / 128, "int8", 1.0, source="QServe W4A8: as int4, products in int8"),
+    Format("q4_k_m", 0.6, "fp16", 2.0, 0.8203, 0.5625, source=_GGUF),
+    Format("q8_0", 1.0625, "fp16", 2.0, 1.0625, 1.0625, source="llama.cpp: a 16-bit scale per 32 weights"),
+    Format("nvfp4", 0.5625, "nvfp4", 0.5625, source="one fp8 scale per 16 weights"),
+    Format("mxfp4", 0.53125, "mxfp4", 2.0, parts=("experts",), source="gpt-oss: experts alone, a byte per 32 weights"),
+)}
+_ALIASES = {"awq": "int4", "gptq": "int4", "w4a16": "int4", "w4a8": "int4-int8", "fp4": "nvfp4", "half": "fp16",
+            "w8a8": "int8", "fp8-tensor": "fp8", "fp8_block": "fp8-block"}
+
+
+def number_format(name: str) -> Format:
+    """The format of that name or alias.
+
+    >>> number_format("awq").weight
+    0.53125
+    """
+    found = FORMATS.get(_ALIASES.get(name, name))
+    if found is None:
+        raise Unsupported(f"weights in {name!r} are not modelled{offer(name, (*FORMATS, *_ALIASES))}")
+    return found
+
+
+def cache_width(name: str) -> float:
+    """Bytes per element of a cache in that format."""
+    if name not in CACHES:
+        raise Unsupported(f"a cache in {name!r} is not modelled{offer(name, CACHES)}; choose from {', '.join(CACHES)}")
+    return CACHES[name]

@@ -1,0 +1,70 @@
+"""What is served, on what, by which engine: everything but the layout and the traffic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from perfplan.catalog.specs import Attention, Cluster, Engine, Kernel, Model
+from perfplan.errors import OutOfRange, Unsupported
+from perfplan.serving.formats import FORMATS, Format, cache_width
+from perfplan.training.job import constants
+
+__all__ = ["PLAIN", "ServingJob", "unmodelled"]
+
+PLAIN = FORMATS["bf16"]
+_SAME_UNITS = {"fp8-block": ("fp8",), "mxfp8": ("fp8",), "nvfp4": ("fp4",), "mxfp4": ("fp4", "nvfp4", "fp8"),
+               "bf16": ("fp16",), "fp16": ("bf16", "fp32"), "tf32": ("fp32",)}
+
+
+@dataclass(frozen=True)
+class ServingJob:
+    """weights: number format of the weights; kv: dtype of the cache; routing_skew: load of the most loaded expert rank
+    over the mean [1]; drafts, acceptance: draft tokens per step of speculative decoding or MTP, and the chance that one
+    is accepted; imbalance: sequences of the fullest attention rank over the mean [1]."""
+
+    model: Model
+    cluster: Cluster
+    engine: Engine
+    weights: Format
+    kv: str = "bf16"
+    routing_skew: float = 1.0
+    drafts: int = 0
+    acceptance: float = 0.0
+    imbalance: float = 1.0
+    caveats: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reject numbers outside their meaning and formats that the accelerator lacks."""
+        cache_width(self.kv)
+        self.peak(self.weights.units)
+        if not 0 <= self.acceptance < 1:
+            raise OutOfRange(f"acceptance is {self.acceptance:g}, but the chance of a draft token is below 1")
+        for name in ("routing_skew", "imbalance"):
+            if getattr(self, name) < 1:
+                raise OutOfRange(f"{name} is {getattr(self, name):g}, but the fullest rank over the mean is at least 1")
+
+    def peak(self, dtype: str) -> float:
+        """Dense peak of the dtype at the clock that a long run sustains [FLOP/s]."""
+        chip = self.cluster.accelerator
+        for name in (dtype, *_SAME_UNITS.get(dtype, ())):
+            if name in chip.peak:
+                return chip.peak[name] * chip.sustained.get(name, chip.sustained.get("any", 1.0))
+        raise Unsupported(f"weights in {self.weights.id} need {dtype}, which {chip.id} does not have (it has"
+                          f" {', '.join(sorted(chip.peak))}); choose other --weights")
+
+    def kernel(self, kind: str, dtype: str) -> Kernel:
+        """Constants of a kernel kind for a dtype."""
+        return constants(self.cluster.accelerator, kind, dtype)
+
+
+def unmodelled(job: ServingJob) -> tuple[str, ...]:
+    """Features of the model that serving prices in a simpler way, one caveat each."""
+    attention = [k.mixer for k in job.model.kinds if isinstance(k.mixer, Attention)]
+    left_out = {
+        "compressed attention is priced by its window and its compressed entries":
+            any(a.compression for a in attention),
+        "several residual streams are priced as one": job.model.residual_streams > 1,
+        "multi-token prediction is left out unless --drafts says how many tokens it proposes":
+            job.model.mtp_layers > 0 and not job.drafts,
+    }
+    return tuple(text for text, present in left_out.items() if present)

@@ -1,0 +1,263 @@
+"""What one layer computes in one step of an engine: times by op on one rank, for decodes and prompts together.
+
+Products run over all tokens of the step, attention over decodes and prompts apart. Degrees may be columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from perfplan.catalog.specs import Attention, LayerKind, LinearAttention, Mamba, Mlp, Moe
+from perfplan.formulas import compute
+from perfplan.formulas.attention import attention_flops, attention_traffic, causal_pairs
+from perfplan.formulas.core import maximum, minimum, where
+from perfplan.formulas.serving import attended_tokens, kv_head_share, touched_experts
+from perfplan.serving.formats import cache_width
+from perfplan.serving.job import PLAIN, ServingJob
+from perfplan.training.exchange import COMBINE, DISPATCH, engine_all_reduce, send_to_experts
+from perfplan.training.network import Group, Network
+
+__all__ = ["Load", "head_times", "layer_times"]
+
+WIDE = 2.0  # bytes per element of activations between kernels
+NEVER_SHORT = 1.0  # tokens: guards divisions where a step has no prompts
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one step carries on one attention rank; numbers or columns.
+
+    decodes: sequences that produce tokens; context: mean tokens that each has cached; prompt: prompt tokens computed;
+    length: tokens of one piece of prompt; past: mean tokens cached before a piece; drafts: tokens checked per decode
+    beyond the one that is sure.
+    """
+
+    decodes: Any = 0.0
+    context: Any = 0.0
+    prompt: Any = 0.0
+    length: Any = 1.0
+    past: Any = 0.0
+    drafts: Any = 0.0
+
+    @property
+    def tokens(self) -> Any:
+        """Tokens that go through the products."""
+        return self.decodes * (1 + self.drafts) + self.prompt
+
+    @property
+    def sampled(self) -> Any:
+        """Positions at which a token is drawn."""
+        return self.decodes * (1 + self.drafts) + self.prompt / maximum(self.length, NEVER_SHORT)
+
+
+@dataclass(frozen=True)
+class Pricing:
+    """One step of a job on a layout: what every op needs."""
+
+    job: ServingJob
+    net: Network
+    load: Load
+    tp: Any
+    adp: Any
+    ep: Any
+
+    @property
+    def share(self) -> Any:
+        """Share of a kernel's constant that counts: less in a captured graph than when prompts run kernel by kernel."""
+        engine = self.job.engine
+        return where(self.load.prompt > 0, engine.eager, engine.overhead)
+
+    @property
+    def bandwidth(self) -> float:
+        """Memory bandwidth of the accelerator [B/s]."""
+        return self.job.cluster.accelerator.memory_bandwidth
+
+
+def product(p: Pricing, part: str, m: Any, n: Any, k: Any, groups: Any = 1, used: Any = None) -> Any:
+    """Time of the matrix products of a part: m rows in all, `groups` matrices of which `used` are read [s]."""
+    form = p.job.weights if part in p.job.weights.parts else PLAIN
+    kind = "grouped_gemm" if part == "experts" else "gemm"
+    units = form.units if form is not PLAIN else _plain(p.job)
+    constants = p.job.kernel(kind, units)
+    read = groups if used is None else used
+    reached = constants.compute * p.job.engine.compute
+    if constants.half:
+        reached = reached * compute.saturation(m / maximum(read, NEVER_SHORT), constants.half)
+    traffic = compute.gemm_bytes(m, n, k, read, form.inputs, form.weight, WIDE)
+    memory = p.job.engine.reads.get(form.id, constants.memory)
+    over = constants.overhead * p.share
+    flops, peak = compute.gemm_flops(m, n, k), p.job.peak(units)
+    return compute.kernel_time(flops, traffic, reached, peak, memory, p.bandwidth, over)
+
+
+def _plain(job: ServingJob) -> str:
+    """16-bit format that the chip has."""
+    peaks = job.cluster.accelerator.peak
+    return next((name for name in ("bf16", "fp16") if name in peaks), "fp32")
+
+
+def stream(p: Pricing, traffic: Any, kernels: int = 1) -> Any:
+    """Time of memory-bound kernels [s]."""
+    constants = p.job.kernel("stream", _plain(p.job))
+    return compute.stream_time(traffic, constants.memory, p.bandwidth, kernels * constants.overhead * p.share)
+
+
+# ---------------------------------------------------------------- mixers
+def _pairs(load: Load, a: Attention) -> Any:
+    """Query-key pairs of the prompts of a step."""
+    pieces = load.prompt / maximum(load.length, NEVER_SHORT)
+    whole = causal_pairs(load.length) + load.length * load.past
+    if not a.window:
+        return pieces * whole
+    return pieces * minimum(whole, load.length * a.window)
+
+
+def prompt_attention(p: Pricing, a: Attention) -> Any:
+    """Time of core attention over the prompts of a step [s]."""
+    load, heads = p.load, a.heads / p.tp
+    dtype = _plain(p.job)
+    constants = p.job.kernel("attention", dtype)
+    flops = attention_flops(_pairs(load, a), heads, a.head_dim, a.v_head_dim)
+    kv = kv_head_share(a.kv_heads, p.tp)
+    traffic = attention_traffic(load.prompt, heads, kv, a.head_dim, a.v_head_dim, WIDE)
+    reached = constants.compute * compute.saturation(maximum(load.length, NEVER_SHORT), constants.half)
+    time = compute.kernel_time(flops, traffic, reached, p.job.peak(dtype), constants.memory, p.bandwidth,
+                               constants.overhead * p.share)
+    return where(load.prompt > 0, time, 0.0)
+
+
+def decode_attention(p: Pricing, a: Attention) -> Any:
+    """Time of core attention of the decodes of a step, which reads what they have cached [s]."""
+    load, width = p.load, cache_width(p.job.kv)
+    read = attended_tokens(load.context, a.window) if a.window else load.context
+    if a.compression:
+        read = read + load.context / a.compression
+    if a.index_topk:
+        read = minimum(read, a.index_topk)
+    dtype = _plain(p.job)
+    constants = p.job.kernel("attention_decode", dtype)
+    heads, queries = a.heads / p.tp, load.decodes * (1 + load.drafts)
+    if a.kv_lora_rank:
+        key, value = a.kv_lora_rank + a.qk_rope_head_dim, a.kv_lora_rank
+        per_token = key * width
+    else:
+        key, value = a.head_dim, a.v_head_dim
+        per_token = kv_head_share(a.kv_heads, p.tp) * (key + (0 if a.kv_shared else value)) * width
+    traffic = load.decodes * read * per_token
+    if a.index_heads:
+        traffic = traffic + load.decodes * load.context * a.index_head_dim
+    flops = attention_flops(queries * read, heads, key, value)
+    time = compute.kernel_time(flops, traffic, constants.compute, p.job.peak(dtype), constants.memory, p.bandwidth,
+                               constants.overhead * p.share)
+    return where(load.decodes > 0, time, 0.0)
+
+
+def _attention(p: Pricing, a: Attention) -> dict[str, Any]:
+    hidden, t, heads = p.job.model.hidden, p.load.tokens, a.heads / p.tp
+    if a.kv_lora_rank:
+        down = product(p, "attention", t, (a.q_lora_rank or 0) + a.kv_lora_rank + a.qk_rope_head_dim, hidden)
+        up = product(p, "attention", t, heads * a.head_dim, a.q_lora_rank or hidden)
+        latent = product(p, "attention", t, heads * (a.qk_nope_head_dim + a.v_head_dim), a.kv_lora_rank)
+        into, rotated = down + up + latent, (heads + 1) * a.qk_rope_head_dim + a.kv_lora_rank
+    else:
+        kv = kv_head_share(a.kv_heads, p.tp) * (a.head_dim + (0 if a.kv_shared else a.v_head_dim))
+        into = product(p, "attention", t, heads * a.head_dim * (2 if a.output_gate else 1) + kv, hidden)
+        rotated = heads * a.head_dim + kv
+    out = product(p, "attention", t, hidden, heads * a.v_head_dim)
+    return {"projections": into + out, "attention": prompt_attention(p, a) + decode_attention(p, a),
+            "streams": stream(p, 2 * WIDE * t * rotated)}
+
+
+def _recurrent(p: Pricing, part: str, inner: float, keys: float, state: float, extra: float) -> dict[str, Any]:
+    """A layer with a state: its products, and the state read and written once per decode, scanned for prompts."""
+    t, hidden, load = p.load.tokens, p.job.model.hidden, p.load
+    into = product(p, part, t, (2 * inner + keys + extra) / p.tp, hidden)
+    out = product(p, part, t, hidden, inner / p.tp)
+    moved = load.decodes * 2 * 4 * state / p.tp + load.prompt * WIDE * 4 * inner / p.tp
+    constants = p.job.kernel("scan", _plain(p.job))
+    scan = compute.kernel_time(load.prompt * 4 * state / p.tp, load.prompt * WIDE * 3 * inner / p.tp, constants.compute,
+                               p.job.peak(_plain(p.job)), constants.memory, p.bandwidth, 0.0)
+    return {"projections": into + out, "attention": stream(p, moved, 3) + where(load.prompt > 0, scan, 0.0)}
+
+
+def _mixer(p: Pricing, kind: LayerKind) -> dict[str, Any]:
+    match kind.mixer:
+        case Attention() as a:
+            return _attention(p, a)
+        case Mamba() as m:
+            inner = float(m.heads * m.head_dim)
+            return _recurrent(p, "mamba", inner, 2 * m.groups * m.state, inner * m.state, m.heads)
+        case LinearAttention() as m:
+            inner, keys = float(m.v_heads * m.v_head_dim), float(m.qk_heads * m.qk_head_dim)
+            return _recurrent(p, "linear_attention", inner, 2 * keys, inner * m.qk_head_dim, 2 * m.v_heads)
+    return {}
+
+
+# ---------------------------------------------------------------- feed-forward parts
+def _mlp(p: Pricing, part: str, width: float, gated: bool) -> Any:
+    t, hidden, share = p.load.tokens, p.job.model.hidden, width / p.tp
+    up = product(p, part, t, share * (2 if gated else 1), hidden)
+    return up + product(p, part, t, hidden, share) + stream(p, WIDE * t * share * (3 if gated else 2))
+
+
+def _moe(p: Pricing, moe: Moe) -> dict[str, Any]:
+    hidden, t = p.job.model.hidden, p.load.tokens
+    width = p.tp * p.adp
+    split = width / p.ep
+    everyone = t * p.adp
+    rows = everyone * moe.top_k / p.ep * p.job.routing_skew
+    here = moe.experts / p.ep
+    used = minimum(touched_experts(moe.experts, moe.top_k, everyone) / p.ep, here)
+    seen, inner = moe.latent or hidden, moe.width / split
+    up = product(p, "experts", rows, inner * (2 if moe.gated else 1), seen, here, used)
+    down = product(p, "experts", rows, seen, inner, here, used)
+    latent = product(p, "latent", t, 2 * seen, hidden) if moe.latent else 0.0
+    parts = {"experts": up + down + latent + stream(p, WIDE * rows * inner * (3 if moe.gated else 2)),
+             "router": product(p, "router", t, moe.experts, hidden) + stream(p, 3 * WIDE * t * moe.top_k * seen, 3)}
+    if moe.shared_width:
+        parts["mlp"] = _mlp(p, "shared", moe.shared_width, moe.gated)
+    return parts
+
+
+def _ep_time(p: Pricing, moe: Moe) -> Any:
+    """Dispatch and combine between attention-parallel groups; without them every rank has all tokens [s]."""
+    size = p.load.tokens / p.tp * (moe.latent or p.job.model.hidden) * p.job.routing_skew
+    path = p.net.path(Group(p.tp * p.adp, 1))
+    whole = send_to_experts(path, DISPATCH, size * p.job.weights.inputs, moe.top_k)
+    return where(p.adp > 1, whole + send_to_experts(path, COMBINE, size * WIDE, moe.top_k), 0.0)
+
+
+def _tp_time(p: Pricing, calls: int) -> Any:
+    """All-reduces of a layer over the tensor-parallel group [s]."""
+    library = p.job.engine.kernels or p.job.cluster.library
+    path = p.net.path(Group(p.tp, 1))
+    return calls * engine_all_reduce(path, library, p.load.tokens * p.job.model.hidden * WIDE)
+
+
+def layer_times(p: Pricing, kind: LayerKind) -> dict[str, Any]:
+    """Times by op of one layer in one step [s]."""
+    parts = dict(_mixer(p, kind))
+    if isinstance(kind.ffn, Mlp):
+        parts["mlp"] = _mlp(p, "mlp", kind.ffn.width, kind.ffn.gated)
+    if isinstance(kind.ffn, Moe):
+        parts |= _moe(p, kind.ffn)
+    blocks = 1 if kind.parallel else (kind.mixer is not None) + (kind.ffn is not None)
+    norms = stream(p, 4 * WIDE * blocks * p.load.tokens * p.job.model.hidden, blocks)
+    parts["streams"] = parts.get("streams", 0.0) + norms + p.job.engine.layer
+    parts["tp"] = _tp_time(p, blocks)
+    if isinstance(kind.ffn, Moe):
+        parts["ep"] = _ep_time(p, kind.ffn)
+    return parts
+
+
+def head_times(p: Pricing) -> dict[str, Any]:
+    """Times of the embedding, of the LM head where a token is drawn, and of drawing it [s]."""
+    vocab, hidden, n = p.job.model.vocab, p.job.model.hidden, p.load.sampled
+    constants = p.job.kernel("gemm", _plain(p.job))
+    traffic = compute.gemm_bytes(n, vocab / p.tp, hidden, 1, WIDE, p.job.weights.head, WIDE)
+    memory = p.job.engine.reads.get(p.job.weights.id, constants.memory)
+    product_ = compute.kernel_time(compute.gemm_flops(n, vocab / p.tp, hidden), traffic, constants.compute,
+                                   p.job.peak(_plain(p.job)), memory, p.bandwidth, constants.overhead * p.share)
+    gather = p.net.path(Group(p.tp, 1)).all_gather(n * vocab * WIDE)
+    return {"head": product_ + stream(p, 4 * n * vocab / p.tp) + gather}

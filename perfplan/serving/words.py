@@ -1,0 +1,33 @@
+"""Numbers of tokens and rates of requests as people write them."""
+
+from __future__ import annotations
+
+import re
+
+from perfplan.errors import OutOfRange
+
+__all__ = ["rate_of", "tokens"]
+
+
+def tokens(text: str) -> int:
+    """Tokens of "4000" or "32k", k = 1024.
+
+    >>> tokens("32k"), tokens("4000")
+    (32768, 4000)
+    """
+    found = re.fullmatch(r"(\d{1,9})([kKmM]?)", text.strip())
+    if found is None:
+        raise OutOfRange(f"{text!r} is no number of tokens; write 4000, or 32k for 32768")
+    return int(found[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20}[found[2].lower()]
+
+
+def rate_of(text: str) -> float:
+    """Requests per second of "3/s", "3" or "90/min".
+
+    >>> rate_of("3/s"), rate_of("90/min")
+    (3.0, 1.5)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(/s|/min|)", text.strip())
+    if found is None:
+        raise OutOfRange(f"{text!r} is no rate of requests; write 3/s or 90/min")
+    return float(found[1]) / (60 if found[2] == "/min" else 1)

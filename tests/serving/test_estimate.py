@@ -1,0 +1,122 @@
+"""What a deployment delivers: identities, limits and orders that hold whatever the constants are."""
+
+import numpy as np
+import pytest
+
+from perfplan.catalog import Catalog
+from perfplan.errors import Infeasible, OutOfRange
+from perfplan.serving.deploy import deployment, serving_job
+from perfplan.serving.estimate import at_rate, saturated, static_batch, steady
+from perfplan.serving.layout import ServingLayout
+from perfplan.serving.step import Load, decode_step, network, padded, prompt_step, step_parts, whole
+
+CATALOG = Catalog()
+
+
+def job(model="llama-3.1-8b", cluster="dgx-h100", **more):
+    return serving_job(model, cluster, CATALOG, **{"engine": "trtllm", "weights": "bf16", **more})
+
+
+def test_columns_agree_with_numbers():
+    j, layout = job("qwen3-30b-a3b"), ServingLayout(tp=4, ep=4)
+    net, batch, context = network(j, layout), np.array([1.0, 16.0, 200.0]), np.array([128.0, 4096.0, 1000.0])
+    together = whole(decode_step(j, net, layout, batch, context))
+    single = [whole(decode_step(j, net, layout, b, c)) for b, c in zip(batch, context, strict=True)]
+    np.testing.assert_allclose(together, single)
+    np.testing.assert_allclose(whole(prompt_step(j, net, layout, batch * 10, batch)),
+                               [whole(prompt_step(j, net, layout, b * 10, b)) for b in batch])
+
+
+def test_decode_is_never_faster_than_its_weights_and_cache():
+    j, layout = job("llama-3.1-70b"), ServingLayout(tp=4)
+    chip = j.cluster.accelerator
+    read = 2 * 69.5e9 / 4 + 64 * 4096 * 80 * 2 * 2 * 128 * 2
+    assert whole(decode_step(j, network(j, layout), layout, 64, 4096)) > read / chip.memory_bandwidth
+
+
+def test_more_work_takes_longer():
+    j, layout = job(), ServingLayout()
+    net = network(j, layout)
+    for loads in ([(1, 100), (8, 100), (64, 100)], [(8, 100), (8, 10_000), (8, 100_000)]):
+        times = [whole(decode_step(j, net, layout, *load)) for load in loads]
+        assert times == sorted(times)
+
+
+def test_a_mixture_reads_the_experts_that_its_tokens_touch():
+    j, layout = job("qwen3-235b-a22b", weights="fp8-block"), ServingLayout(tp=8, ep=8)
+    net = network(j, layout)
+    few, many = (step_parts(j, net, layout, Load(n, 1000))["experts"] for n in (1, 256))
+    assert 3 < many / few < 20, "8 of 128 experts for one token, nearly all for 256"
+
+
+def test_the_breakdown_adds_up():
+    found = deployment(job(), ServingLayout(tp=2), 1000, 200, concurrency=32)
+    latency = float(found.steady.ttft) + 199 * float(found.steady.tpot)
+    assert sum(found.request.values()) == pytest.approx(latency)
+
+
+def test_little_s_law_holds():
+    found = steady(job(), ServingLayout(), 1000, 200, 32.0)
+    busy = found.rate * 199 * found.tpot
+    assert busy < 32
+    assert found.rate * (found.ttft + 199 * found.tpot) == pytest.approx(32, rel=0.15)
+
+
+def test_throughput_grows_and_latency_too():
+    found = [steady(job(), ServingLayout(), 1000, 200, float(n)) for n in (1, 4, 16, 64)]
+    assert [f.tokens_per_s for f in found] == sorted(f.tokens_per_s for f in found)
+    assert [f.tpot for f in found] == sorted(f.tpot for f in found)
+
+
+def test_the_cache_limits_what_is_in_flight():
+    j, layout = job("llama-3.1-70b", weights="fp8"), ServingLayout()
+    found = steady(j, layout, 2000, 500, 500.0)
+    assert found.in_flight < 100
+    assert found.binding == "cache memory"
+    assert found.ttft > 1, "the others queue"
+
+
+def test_a_request_that_does_not_fit():
+    with pytest.raises(Infeasible, match="does not hold one request"):
+        saturated(job("llama-3.1-70b"), ServingLayout(), 1000, 100)
+
+
+def test_open_loop():
+    j, layout = job(), ServingLayout()
+    slow, fast = (at_rate(j, layout, 1000, 200, rate) for rate in (0.5, 5.0))
+    assert slow.ttft < fast.ttft and slow.tpot < fast.tpot
+    with pytest.raises(Infeasible, match="saturates"):
+        at_rate(j, layout, 1000, 200, 1e4)
+
+
+def test_a_static_batch_pays_its_prompts_first():
+    found = static_batch(job(), ServingLayout(), 128, 128, 64)
+    latency = 64 / found.rate
+    assert found.ttft < latency
+    assert found.tokens_per_s == pytest.approx(64 * 128 / latency)
+
+
+def test_speculation_pays_if_drafts_are_accepted():
+    plain, good, bad = (job(drafts=n, acceptance=a) for n, a in ((0, 0.0), (1, 0.9), (1, 0.0)))
+    tpot = [float(steady(j, ServingLayout(), 100, 500, 1.0).tpot) for j in (plain, good, bad)]
+    assert tpot[1] < tpot[0] < tpot[2]
+
+
+def test_pipelines_add_stages_but_keep_the_batch_small():
+    j = job("llama-3.1-70b")
+    one, two = (float(steady(j, ServingLayout(tp=4, pp=n), 100, 100, 1.0).tpot) for n in (1, 2))
+    assert two > one, "a single request goes through all stages"
+
+
+def test_graphs_pad_batches():
+    j = job(engine="vllm")
+    assert padded(j, 3.0) == 4 and padded(j, 17.0) == 24 and padded(j, 1000.0) == 1000.0
+
+
+def test_bad_loads():
+    with pytest.raises(OutOfRange, match="one of"):
+        deployment(job(), ServingLayout(), 100, 100, concurrency=1, batch=1)
+    with pytest.raises(OutOfRange, match="concurrency"):
+        deployment(job(), ServingLayout(), 100, 100, concurrency=0)
+    with pytest.raises(OutOfRange, match="context"):
+        deployment(job(), ServingLayout(), 10**7, 100, concurrency=1)
