@@ -277,11 +277,11 @@ def queueing_wait(rate: Any, service: Any) -> Any:
 def drafted_tokens(acceptance: Any, drafts: Any) -> Any:
     """Tokens that one step of speculative decoding yields on average.
 
-    acceptance : chance that one draft token is accepted, below 1 [1]
+    acceptance : chance that one draft token is accepted, counted as 0.998 at most [1]
     drafts : draft tokens per step [1]
 
     >>> drafted_tokens(0.5, 1), drafted_tokens(0, 3)
     (1.5, 1.0)
     """
-    chance = minimum(1.0 * acceptance, 0.999999)
+    chance = minimum(1.0 * acceptance, 1 - 2**-9)
     return (1 - chance ** (drafts + 1)) / (1 - chance)
