@@ -389,3 +389,8 @@ class Engine:
     kernels: Library | None = None  # the collective library, loaded
     source: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def kernel_names(self) -> str:
+        """Name of the engine among the kernel constants of accelerators."""
+        return self.id.partition("-")[0]

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 from perfplan.errors import Unsupported, offer
 
-__all__ = ["CACHES", "FORMATS", "Format", "cache_width", "number_format"]
+__all__ = ["FORMATS", "Format", "number_format"]
 
-CACHES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5 + 4 / 128, "nvfp4": 0.5625}
-"""Bytes per element of a cache; int4 with a scale and a zero point in 16 bits per head of 128 (QServe)."""
 QUANTISED = ("attention", "indexer", "mamba", "linear_attention", "mlp", "shared", "experts", "latent")
 
 
@@ -60,10 +58,3 @@ def number_format(name: str) -> Format:
     if found is None:
         raise Unsupported(f"weights in {name!r} are not modelled{offer(name, (*FORMATS, *_ALIASES))}")
     return found
-
-
-def cache_width(name: str) -> float:
-    """Bytes per element of a cache in that format."""
-    if name not in CACHES:
-        raise Unsupported(f"a cache in {name!r} is not modelled{offer(name, CACHES)}; choose from {', '.join(CACHES)}")
-    return CACHES[name]

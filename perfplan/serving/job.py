@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from perfplan.catalog.specs import Attention, Cluster, Engine, Kernel, Model
 from perfplan.errors import OutOfRange, Unsupported
-from perfplan.serving.formats import FORMATS, Format, cache_width
+from perfplan.serving.attention import cached_width
+from perfplan.serving.formats import FORMATS, Format
 from perfplan.training.job import constants
 
 __all__ = ["PLAIN", "ServingJob", "unmodelled"]
@@ -35,7 +36,7 @@ class ServingJob:
 
     def __post_init__(self) -> None:
         """Reject numbers outside their meaning and formats that the accelerator lacks."""
-        cache_width(self.kv)
+        cached_width(self.kv)
         self.peak(self.weights.units)
         if not 0 <= self.acceptance < 1:
             raise OutOfRange(f"acceptance is {self.acceptance:g}, but the chance of a draft token is below 1")

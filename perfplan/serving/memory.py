@@ -12,7 +12,7 @@ from perfplan.errors import OutOfRange
 from perfplan.formulas import serving as formulas
 from perfplan.formulas.core import maximum, total
 from perfplan.formulas.parameters import embedding_parameters, key_value_parameters
-from perfplan.serving.formats import cache_width
+from perfplan.serving.attention import cached_width
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout, legal
 
@@ -72,7 +72,7 @@ def weights(job: ServingJob, layout: ServingLayout) -> float:
 # ---------------------------------------------------------------- cache
 def cache_per_token(job: ServingJob, kind: LayerKind, layout: ServingLayout) -> Any:
     """Cache of one token in one layer of this kind on one rank [B]."""
-    a, width = kind.mixer, cache_width(job.kv)
+    a, width = kind.mixer, cached_width(job.kv)
     if not isinstance(a, Attention):
         return 0.0
     index = a.index_head_dim * INDEX if a.index_heads else 0.0

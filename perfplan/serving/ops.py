@@ -13,7 +13,7 @@ from perfplan.formulas import compute
 from perfplan.formulas.attention import attention_flops, attention_traffic, causal_pairs
 from perfplan.formulas.core import maximum, minimum, where
 from perfplan.formulas.serving import attended_tokens, kv_head_share, touched_experts
-from perfplan.serving.formats import cache_width
+from perfplan.serving.attention import decode_kernel, latent_decode, plain_decode
 from perfplan.serving.job import PLAIN, ServingJob
 from perfplan.training.exchange import COMBINE, DISPATCH, engine_all_reduce, send_to_experts
 from perfplan.training.network import Group, Network
@@ -129,28 +129,24 @@ def prompt_attention(p: Pricing, a: Attention) -> Any:
 
 def decode_attention(p: Pricing, a: Attention) -> Any:
     """Time of core attention of the decodes of a step, which reads what they have cached [s]."""
-    load, width = p.load, cache_width(p.job.kv)
+    load, kv, chip = p.load, p.job.kv, p.job.cluster.accelerator
     read = attended_tokens(load.context, a.window) if a.window else load.context
     if a.compression:
         read = read + load.context / a.compression
     if a.index_topk:
         read = minimum(read, a.index_topk)
-    dtype = _plain(p.job)
-    constants = p.job.kernel("attention_decode", dtype)
-    heads, queries = a.heads / p.tp, load.decodes * (1 + load.drafts)
+    constants = decode_kernel(chip, kv, p.job.engine.kernel_names)
+    heads, queries = a.heads / p.tp, maximum(load.decodes, NEVER_SHORT) * (1 + load.drafts)
     if a.kv_lora_rank:
-        key, value = a.kv_lora_rank + a.qk_rope_head_dim, a.kv_lora_rank
-        per_token = key * width
+        time = latent_decode(chip, constants, queries, read, heads, a.kv_lora_rank, a.qk_rope_head_dim, kv)
     else:
-        key, value = a.head_dim, a.v_head_dim
-        per_token = kv_head_share(a.kv_heads, p.tp) * (key + (0 if a.kv_shared else value)) * width
-    traffic = load.decodes * read * per_token
+        values = 0 if a.kv_shared else a.v_head_dim
+        shared = kv_head_share(a.kv_heads, p.tp)
+        time = plain_decode(chip, constants, queries, read, heads, shared, a.head_dim, values, kv_dtype=kv)
     if a.index_heads:
-        traffic = traffic + load.decodes * load.context * a.index_head_dim
-    flops = attention_flops(queries * read, heads, key, value)
-    time = compute.kernel_time(flops, traffic, constants.compute, p.job.peak(dtype), constants.memory, p.bandwidth,
-                               constants.overhead * p.share)
-    return where(load.decodes > 0, time, 0.0)
+        keys = load.decodes * load.context * a.index_head_dim
+        time = time + compute.stream_time(keys, constants.memory, p.bandwidth, constants.overhead)
+    return where(load.decodes > 0, time - (1 - p.share) * constants.overhead, 0.0)
 
 
 def _attention(p: Pricing, a: Attention) -> dict[str, Any]:
