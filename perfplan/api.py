@@ -1,15 +1,19 @@
-"""The library in three calls: plan, estimate or question a layout, by catalog names, as the command line does."""
+"""The library in a few calls: plan, estimate or question a layout, by catalog names, as the command line does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from perfplan.calibration.bands import Bands
 from perfplan.catalog import Catalog
 from perfplan.catalog.specs import Moe
 from perfplan.errors import SpecError
+from perfplan.export.flags import LaunchFlags
+from perfplan.export.flags import launch_flags as flags_of
+from perfplan.export.launched import Launched, launched
 from perfplan.training.estimate import Estimate, estimate
 from perfplan.training.job import Job
 from perfplan.training.layout import Layout
@@ -17,7 +21,7 @@ from perfplan.training.plan import Plan, banded, gpu_counts, plan
 from perfplan.training.why import Answer, why
 from perfplan.units import parse
 
-__all__ = ["estimate_train", "plan_train", "training_job", "why_train"]
+__all__ = ["estimate_train", "launch_flags", "plan_train", "read_launch", "training_job", "why_train"]
 
 
 def _loaded(catalog: Catalog | None) -> tuple[Catalog, Bands]:
@@ -25,13 +29,49 @@ def _loaded(catalog: Catalog | None) -> tuple[Catalog, Bands]:
     return catalog, catalog.bands()
 
 
+def read_launch(
+    framework: str, line: str, *, model: str | Path = "", gpus: int | None = None, catalog: Catalog | None = None
+) -> Launched:
+    """A user's own launch line, such as `("megatron-lm", "torchrun ... pretrain_gpt.py --num-layers 32 ...")`, for the
+    `launch` of `estimate_train`, `why_train` and `training_job`. model: entry that it must agree with, "" = from the
+    flags; gpus: accelerators, where the line does not start them."""
+    return launched(catalog or Catalog(), framework, line, model=str(model), gpus=gpus)
+
+
+def launch_flags(
+    found: Estimate | Plan, framework: str = "megatron-lm", catalog: Catalog | None = None
+) -> LaunchFlags:
+    """The flags with which a framework (megatron-lm, megatron-bridge, torchtitan, deepspeed) runs a layout, or the best
+    one of a plan; `text` is what is pasted, `unmapped` what the framework has no flag for."""
+    e = found.best if isinstance(found, Plan) else found
+    return flags_of(catalog or Catalog(), framework, e.job, e.layout)
+
+
+_UNSAID = {"order": "tp-cp-dp-pp", "precision": "bf16"}
+
+
+def _agreed(launch: Launched | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a job, from the launch line where they were not given; what contradicts it is an error."""
+    said = launch.arguments if launch else {}
+    for name, value in said.items():
+        mine = given[name]
+        if mine and mine not in (_UNSAID.get(name), value):
+            raise SpecError(f"{name.replace('_', ' ')} {mine} was given, but the launch line says {value}; drop one")
+    found = given | said
+    for name, flag in (("gpus", "--gpus"), ("global_batch", "--global-batch"), ("seq_len", "--seq-len")):
+        if not found[name]:
+            where = "in the launch line or beside it" if launch else "or a launch line that has it"
+            raise SpecError(f"{name.replace('_', ' ')} is not given; give {flag}, {where}")
+    return found
+
+
 def training_job(
-    model: str | Path,
+    model: str | Path = "",
     *,
     cluster: str,
-    gpus: int,
-    global_batch: int,
-    seq_len: int,
+    gpus: int | None = None,
+    global_batch: int = 0,
+    seq_len: int = 0,
     precision: str = "bf16",
     framework: str = "",
     attention: str = "",
@@ -45,6 +85,7 @@ def training_job(
     cuda_graphs: Sequence[str] = (),
     padded_experts: bool = False,
     technique: Sequence[str] = (),
+    launch: Launched | None = None,
     catalog: Catalog | None = None,
 ) -> Job:
     """A training job by names.
@@ -54,30 +95,39 @@ def training_job(
     catalog id ("" = Adam as the recipe stores it); method: pretrain, sft or lora (frozen base, adapters of
     `lora_rank` beside the attention projections); packed: mean tokens of documents that share a sequence, 0 = one
     document; cuda_graphs: what CUDA graphs capture (attn, mlp, moe_router ... or full_iteration);
-    padded_experts: tokens beyond an expert's capacity are dropped, the rest padded to it.
+    padded_experts: tokens beyond an expert's capacity are dropped, the rest padded to it; launch: a launch line, which
+    says what the other arguments leave out.
     """
     catalog = catalog or Catalog()
+    if launch is None and not str(model):
+        raise SpecError("no model is named; give a catalog id, the path of a config.json, or a launch line")
+    given: dict[str, Any] = _agreed(launch, {
+        "gpus": gpus, "global_batch": global_batch, "seq_len": seq_len, "precision": precision, "order": order,
+        "optimizer": optimizer, "attention": attention, "cuda_graphs": tuple(cuda_graphs),
+        "padded_experts": padded_experts})
+    optimizer = given["optimizer"]
     machine = catalog.cluster(cluster)
     software = framework or ("maxtext" if machine.accelerator.family == "tpu" else "megatron-core")
-    spec = catalog.model(str(model))
+    spec, release = launch.model if launch else catalog.model(str(model)), catalog.framework(software)
     job = Job(
         spec,
         machine,
-        gpus,
-        global_batch,
-        seq_len,
-        catalog.recipe(precision),
-        catalog.framework(software),
-        attention,
+        given["gpus"],
+        given["global_batch"],
+        given["seq_len"],
+        launch.recipe if launch else catalog.recipe(precision),
+        launch.framework(release) if launch else release,
+        given["attention"],
         routing_skew,
-        dict(overlap or {}),
-        order,
+        {**(launch.overlap if launch else {}), **(overlap or {})},
+        given["order"],
         catalog.optimizer(optimizer) if optimizer else None,
         method,
         lora_rank,
         packed,
-        tuple(cuda_graphs),
-        padded_experts,
+        given["cuda_graphs"],
+        given["padded_experts"],
+        launch.caveats if launch else (),
     )
     if lora_rank != 16 and method != "lora":
         raise SpecError(f"--lora-rank {lora_rank} changes nothing with method {method}; give --method lora")
@@ -171,12 +221,12 @@ def plan_train(
 
 
 def estimate_train(
-    model: str | Path,
+    model: str | Path = "",
     *,
     cluster: str,
-    layout: str,
-    global_batch: int,
-    seq_len: int,
+    layout: str = "",
+    global_batch: int = 0,
+    seq_len: int = 0,
     gpus: int | None = None,
     precision: str = "bf16",
     framework: str = "",
@@ -191,11 +241,13 @@ def estimate_train(
     cuda_graphs: Sequence[str] = (),
     padded_experts: bool = False,
     technique: Sequence[str] = (),
+    launch: Launched | None = None,
     catalog: Catalog | None = None,
 ) -> Estimate:
-    """What one layout costs; `gpus` defaults to the accelerators that the layout uses."""
+    """What one layout costs; `gpus` defaults to the accelerators that the layout uses. launch: a launch line, which
+    says the layout and what else is left out."""
     catalog, bands = _loaded(catalog)
-    parsed = Layout.parse(layout)
+    parsed = _layout(layout, launch)
     job = training_job(
         model,
         cluster=cluster,
@@ -215,14 +267,34 @@ def estimate_train(
         cuda_graphs=cuda_graphs,
         padded_experts=padded_experts,
         technique=technique,
+        launch=launch,
         catalog=catalog,
     )
     return banded(estimate(job, parsed), bands)
 
 
+def _layout(text: str, launch: Launched | None) -> Layout:
+    """The layout that is written, or the launch line's."""
+    if not text.strip() and launch is None:
+        raise SpecError("no layout is given; give --layout, or a launch line with --from")
+    if launch is None:
+        return Layout.parse(text)
+    if text.strip() and Layout.parse(text) != launch.layout:
+        raise SpecError(f"--layout {text!r} was given, but the launch line says {str(launch.layout)!r}; drop one")
+    return launch.layout
+
+
 def why_train(
-    model: str | Path, *, layout: str, catalog: Catalog | None = None, fix: str = "", forbid: str = "", **job: object
+    model: str | Path = "",
+    *,
+    layout: str = "",
+    launch: Launched | None = None,
+    catalog: Catalog | None = None,
+    fix: str = "",
+    forbid: str = "",
+    **job: Any,
 ) -> Answer:
     """Whether a layout is in the searched space, why it was rejected, how far behind the best and in which parts."""
     catalog, bands = _loaded(catalog)
-    return why(training_job(model, catalog=catalog, **job), Layout.parse(layout), bands, fix=fix, forbid=forbid)  # type: ignore[arg-type]
+    parsed = _layout(layout, launch)
+    return why(training_job(model, catalog=catalog, launch=launch, **job), parsed, bands, fix=fix, forbid=forbid)

@@ -42,7 +42,7 @@ class Catalog:
     # ------------------------------------------------------------ names and raw data
     def ids(self, kind: str) -> list[str]:
         """Sorted ids of a kind ("accelerator", "cluster", "model", "recipe", "framework", "optimizer", "library",
-        "technique")."""
+        "technique", "launcher")."""
         singular = {plural: name for name, plural in files.FOLDERS.items()}
         return files.known_ids(self.roots, singular.get(kind, kind))
 
@@ -202,6 +202,11 @@ class Catalog:
                               f"{offer(name, self.ids('workload'))}")
         id_, file = self._read("workload", name)
         return workloads.workload_from_file(id_, file, str(self.source("workload", name)))
+
+    def launcher(self, name: str) -> Mapping[str, Any]:
+        """The table of launch flags of the framework `name`: its mapping as written in the file."""
+        found: Mapping[str, Any] = self._once("launcher", name, lambda: self.raw("launcher", name)[0])
+        return found
 
     def bands(self) -> Bands:
         """Error bands of predictions, from the first catalog that has them."""

@@ -12,7 +12,7 @@ from perfplan.errors import PerfplanError, UnknownName, offer
 __all__ = ["Fault", "KINDS", "check", "find_kind", "listing", "refuse_unused", "singular"]
 
 KINDS = ("accelerator", "cluster", "model", "recipe", "framework", "optimizer", "library", "technique", "workload",
-         "engine")
+         "engine", "launcher")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ FOLDERS: Mapping[str, str] = {
     "accelerator": "accelerators", "cluster": "clusters", "model": "models", "recipe": "recipes",
     "framework": "frameworks", "optimizer": "optimizers", "library": "libraries",
     "technique": "techniques", "workload": "workloads", "engine": "engines",
+    "launcher": "launchers",
 }
 MAX_BYTES = 1 << 20  # B, larger files are no catalog entries
 MAX_DEPTH = 24  # nested mappings and lists

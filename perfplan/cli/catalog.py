@@ -14,13 +14,14 @@ app = typer.Typer(help="List, show and check hardware, models and recipes.")
 
 Kind = Annotated[str | None, typer.Option(
     "--kind", metavar="KIND", show_default=False,
-    help="accelerator, cluster, model, recipe, framework, optimizer, library or technique.")]
+    help="accelerator, cluster, model, recipe, framework, optimizer, library, technique or launcher.")]
 
 
 @app.command("list")
 def list_entries(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="accelerator, cluster, model, recipe, framework,"
-                                                             " optimizer, library or technique.")] = "cluster",
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="accelerator, cluster, model, recipe,"
+                                                             " framework, optimizer, library, technique or"
+                                                             " launcher.")] = "cluster",
     folders: options.Folders = None,
     csv: options.Csv = None,
     json: options.Json = False,

@@ -20,11 +20,13 @@ def group() -> None:
 
 @app.command("train")
 def train(
-    model: options.Model,
     cluster: options.Cluster,
-    layout: options.LayoutText,
-    global_batch: options.GlobalBatch,
-    seq_len: options.SeqLen,
+    model: options.ModelOrLine = "",
+    layout: options.LayoutText = "",
+    global_batch: options.GlobalBatch = 0,
+    seq_len: options.SeqLen = 0,
+    line: options.From = ("", ""),
+    launch: options.Launch = "",
     gpus: options.LayoutGpus = None,
     precision: options.Precision = "bf16",
     framework: options.Framework = "",
@@ -48,10 +50,13 @@ def train(
     """Tell what one layout of a training job costs: step time and memory by part, whether it fits."""
     from perfplan.api import estimate_train
     from perfplan.catalog import Catalog
+    from perfplan.cli.launch import flags_for, from_line, known_framework
     from perfplan.report import Output
     from perfplan.report.training import estimate_columns, estimate_document, estimate_row, estimate_text
 
-    output = Output(csv, json, save)
+    output, entries = Output(csv, json, save), Catalog(catalog or (), settings or ())
+    known_framework(launch, entries)
+    read = from_line(line, model, gpus, entries)
     estimate = estimate_train(
         model,
         cluster=cluster,
@@ -72,11 +77,12 @@ def train(
         padded_experts=padded_experts,
         routing_skew=routing_skew,
         technique=technique or (),
-        catalog=Catalog(catalog or (), settings or ()),
+        launch=read,
+        catalog=entries,
     )
-    output.emit(
-        estimate_text(estimate), [estimate_row(estimate)], estimate_columns(estimate), estimate_document(estimate)
-    )
+    flags = flags_for(estimate, launch, entries)
+    document = estimate_document(estimate) | flags.document(read)
+    output.emit(estimate_text(estimate) + flags.text, [estimate_row(estimate)], estimate_columns(estimate), document)
 
 
 @app.command("serve")

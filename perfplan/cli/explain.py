@@ -48,6 +48,7 @@ Turning = Annotated[
 
 
 STEP = ("step_time", "step-time", "step", "T_step")
+_NEEDED = ("cluster", "layout", "global_batch", "seq_len")
 OF_FORMULA = {"quantity", "list_all", "latex", "csv", "json"}
 OF_LIST = {"list_all", "csv", "json"}
 NOT_OF_TURNING = {"depth", "latex"}
@@ -71,6 +72,7 @@ def explain(
     layout: options.LayoutText = "",
     global_batch: options.GlobalBatch = 0,
     seq_len: options.SeqLen = 0,
+    line: options.From = ("", ""),
     gpus: options.LayoutGpus = None,
     precision: options.Precision = "bf16",
     framework: options.Framework = "",
@@ -104,19 +106,22 @@ def explain(
         _list(output)
     elif quantity is None:
         raise OutOfRange("explain wants the name of a quantity, or --list for all that there are")
-    elif model is None:
+    elif model is None and "line" not in given:
         _refuse(given, {*given}.difference(OF_FORMULA), "belongs to an estimate; name its model after the quantity")
         _formula(output, quantity, latex)
-    elif missing := [name for name in ("cluster", "layout", "global_batch", "seq_len") if name not in given]:
+    elif missing := [name for name in _NEEDED if name not in given and (name == "cluster" or "line" not in given)]:
         needed = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise OutOfRange(f"explaining an estimate of {model} needs {needed} too, as `perfplan estimate train` does")
     else:
         from perfplan.api import estimate_train
         from perfplan.catalog import Catalog
+        from perfplan.cli.launch import from_line
 
+        entries = Catalog(catalog or (), settings or ())
+        read = from_line(line, model or "", gpus, entries)
         make = partial(
             estimate_train,
-            model,
+            model or "",
             cluster=cluster,
             layout=layout,
             gpus=gpus,
@@ -135,7 +140,8 @@ def explain(
             padded_experts=padded_experts,
             routing_skew=routing_skew,
             technique=technique or (),
-            catalog=Catalog(catalog or (), settings or ()),
+            launch=read,
+            catalog=entries,
         )
         if break_even:
             _refuse(given, NOT_OF_TURNING, "does nothing beside --break-even, which prints a sentence")

@@ -18,12 +18,16 @@ __all__ = [
     "Fix",
     "Forbid",
     "Framework",
+    "From",
     "GlobalBatch",
     "Gpus",
     "Json",
+    "Launch",
     "LayoutGpus",
     "LayoutText",
+    "LineGpus",
     "Model",
+    "ModelOrLine",
     "Method",
     "Optimizer",
     "Order",
@@ -45,6 +49,33 @@ AXES = ("tp", "cp", "dp", "fsdp", "pp", "ep")
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", show_default=False, help="Catalog id, or path of a Hugging Face config.json.")
 ]
+ModelOrLine = Annotated[
+    str,
+    typer.Argument(
+        metavar="[MODEL]",
+        show_default=False,
+        help="Catalog id, or path of a Hugging Face config.json; with --from, what its flags must agree with.",
+    ),
+]
+From = Annotated[
+    tuple[str, str],
+    typer.Option(
+        "--from",
+        metavar="FRAMEWORK 'FLAGS'",
+        show_default=False,
+        help="Take layout, batch, precision and, without MODEL, the architecture from a launch line of megatron-lm;"
+        " what was read and what was not is told on standard error.",
+    ),
+]
+Launch = Annotated[
+    str,
+    typer.Option(
+        "--launch",
+        metavar="FRAMEWORK",
+        show_default=False,
+        help="Add the layout's launch flags: megatron-lm, megatron-bridge, torchtitan or deepspeed.",
+    ),
+]
 Cluster = Annotated[str, typer.Option("--cluster", metavar="ID", show_default=False, help="Cluster of the catalog.")]
 Gpus = Annotated[
     str,
@@ -58,6 +89,12 @@ LayoutGpus = Annotated[
         metavar="N",
         show_default=False,
         help="Accelerators of the job; as many as the layout uses unless given.",
+    ),
+]
+LineGpus = Annotated[
+    int | None,
+    typer.Option(
+        "--gpus", metavar="N", show_default=False, help="Accelerators to use; with --from, where it does not say."
     ),
 ]
 GlobalBatch = Annotated[

@@ -51,6 +51,7 @@ def train(
             "--front", help="Print the Pareto front of step time, memory and accelerators too; --csv then has that."
         ),
     ] = False,
+    launch: options.Launch = "",
     fix: options.Fix = "",
     forbid: options.Forbid = "",
     framework: options.Framework = "",
@@ -74,6 +75,7 @@ def train(
     """Find the best layouts of a training job: time, memory, what binds, and the proof."""
     from perfplan.api import plan_train
     from perfplan.catalog import Catalog
+    from perfplan.cli.launch import flags_for, known_framework
     from perfplan.report import Output, Progress
     from perfplan.report.plan import (
         FRONT_COLUMNS,
@@ -85,7 +87,8 @@ def train(
         plan_text,
     )
 
-    output = Output(csv, json, save)
+    output, entries = Output(csv, json, save), Catalog(catalog or (), settings or ())
+    known_framework(launch, entries)
     with Progress("pipeline splits searched") as progress:
         plan = plan_train(
             model,
@@ -112,11 +115,13 @@ def train(
             padded_experts=padded_experts,
             routing_skew=routing_skew,
             technique=technique or (),
-            catalog=Catalog(catalog or (), settings or ()),
+            catalog=entries,
             tick=progress.tick,
         )
-    document = plan_document(plan)
+    flags = flags_for(plan.best, launch, entries)
+    document = plan_document(plan) | flags.document()
     if front:
-        output.emit(f"{plan_text(plan)}\n\n{front_text(plan)}", front_rows(plan), FRONT_COLUMNS, document)
+        text = f"{plan_text(plan)}\n\n{front_text(plan)}{flags.text}"
+        output.emit(text, front_rows(plan), FRONT_COLUMNS, document)
     else:
-        output.emit(plan_text(plan), plan_rows(plan), plan_columns(plan), document)
+        output.emit(plan_text(plan) + flags.text, plan_rows(plan), plan_columns(plan), document)

@@ -18,12 +18,13 @@ def group() -> None:
 
 @app.command("train")
 def train(
-    model: options.Model,
     cluster: options.Cluster,
-    layout: options.LayoutText,
-    gpus: options.WholeGpus,
-    global_batch: options.GlobalBatch,
-    seq_len: options.SeqLen,
+    model: options.ModelOrLine = "",
+    layout: options.LayoutText = "",
+    gpus: options.LineGpus = None,
+    global_batch: options.GlobalBatch = 0,
+    seq_len: options.SeqLen = 0,
+    line: options.From = ("", ""),
     precision: options.Precision = "bf16",
     fix: options.Fix = "",
     forbid: options.Forbid = "",
@@ -48,10 +49,12 @@ def train(
     """Tell why a layout is not the plan: in the space or not, why rejected, how far behind and in which parts."""
     from perfplan.api import why_train
     from perfplan.catalog import Catalog
+    from perfplan.cli.launch import from_line, line_document
     from perfplan.report import Output
     from perfplan.report.plan import WHY_COLUMNS, why_document, why_rows, why_text
 
-    output = Output(csv, json, save)
+    output, entries = Output(csv, json, save), Catalog(catalog or (), settings or ())
+    read = from_line(line, model, gpus, entries)
     answer = why_train(
         model,
         cluster=cluster,
@@ -74,6 +77,9 @@ def train(
         padded_experts=padded_experts,
         routing_skew=routing_skew,
         technique=technique or (),
-        catalog=Catalog(catalog or (), settings or ()),
+        launch=read,
+        catalog=entries,
     )
-    output.emit(why_text(answer, layout), why_rows(answer), WHY_COLUMNS, why_document(answer))
+    asked = layout or (str(read.layout) if read else "")
+    document = why_document(answer) | line_document(read)
+    output.emit(why_text(answer, asked), why_rows(answer), WHY_COLUMNS, document)

@@ -1,0 +1,119 @@
+"""A user's own launch line: words into flags, flags into facts, and what is made of each."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from perfplan.errors import OutOfRange, SpecError, nearest, offer
+from perfplan.export.launchers import Fact, Facts, Flag, Launcher
+
+__all__ = ["Line", "read_line"]
+
+LONGEST = 100_000  # characters
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a line says. facts: fact -> value; understood: the flags behind them as written; ignored: flags that cost
+    nothing; unmodelled: flag -> what is priced instead; unknown: flags that nobody here knows, with the nearest that
+    are known; architecture: flags of models that flags cannot describe here; words: words that are no flags."""
+
+    facts: Facts
+    understood: tuple[str, ...]
+    ignored: tuple[str, ...]
+    unmodelled: tuple[tuple[str, str], ...]
+    unknown: tuple[tuple[str, tuple[str, ...]], ...]
+    architecture: tuple[str, ...]
+    words: tuple[str, ...]
+
+
+def _split(text: str, table: Launcher) -> list[str]:
+    if len(text) > LONGEST:
+        raise OutOfRange(f"the {table.id} line has {len(text)} characters, more than {LONGEST}; give the flags alone")
+    try:
+        return shlex.split(text.replace("\\\r\n", " ").replace("\\\n", " "), comments=True)
+    except ValueError as error:
+        raise SpecError(f"the {table.id} line is no shell line: {str(error).lower()}; close the quotes") from None
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("--") and len(word) > 2
+
+
+def _pairs(words: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """(flag, words up to the next one); words before the first flag come under the name ""."""
+    name = ""
+    values: list[str] = []
+    for word in words:
+        if _is_flag(word):
+            yield name, values
+            name, equals, value = word.partition("=")
+            values = [value] if equals else []
+        else:
+            values.append(word)
+    yield name, values
+
+
+def read_line(table: Launcher, text: str) -> Line:
+    """Read a launch line by the table of its framework; contradictions are one-sentence errors."""
+    spellings = table.spellings
+    facts: dict[str, Fact] = {}
+    seen: dict[str, str] = {}
+    understood, ignored, unmodelled, unknown, architecture, loose = [], [], [], [], [], []
+    for name, values in _pairs(_split(text, table)):
+        written = " ".join([name, *values])
+        if not name:
+            loose += values
+        elif row := spellings.get(name):
+            value, rest = _value(row, name, values, table)
+            loose += rest
+            if row.fact in facts and facts[row.fact] != value:
+                raise SpecError(f"the {table.id} line gives {seen[row.fact]} and {written}; keep one of them")
+            facts[row.fact], seen[row.fact] = value, written
+            understood.append(" ".join([name, *values[: len(values) - len(rest)]]))
+        elif name in table.unmodelled:
+            unmodelled.append((written, table.unmodelled[name]))
+        elif name in table.architecture:
+            architecture.append(written)
+        elif name in table.ignored:
+            ignored.append(name)
+        else:
+            unknown.append((written, nearest(name, table.known)))
+    return Line(facts, tuple(understood), tuple(ignored), tuple(unmodelled), tuple(unknown), tuple(architecture),
+                tuple(loose))
+
+
+def _value(row: Flag, name: str, values: list[str], table: Launcher) -> tuple[Fact, list[str]]:
+    """(value of a flag, the words after it that are not its own)."""
+    for value in values:
+        if value.startswith("$"):
+            raise SpecError(f"the {table.id} line has the shell variable {value} after {name}; write its value")
+    if row.takes == "switch":
+        return not row.off, values
+    if not values or not values[0]:
+        raise SpecError(f"{name} of the {table.id} line has no value; write one after it")
+    if row.takes == "words":
+        return tuple(_translated(row, name, each, table) for each in values), []
+    if row.takes == "number":
+        return _number(name, values[0], table), values[1:]
+    return _translated(row, name, values[0], table), values[1:]
+
+
+def _number(name: str, value: str, table: Launcher) -> int:
+    text = value.replace("_", "")
+    if not text.isascii() or not text.isdecimal() or not 0 <= int(text[:10]) <= 10**9 or len(text) > 10:
+        raise SpecError(f"{name} {value} of the {table.id} line is no whole number; write one such as 8")
+    return int(text)
+
+
+def _translated(row: Flag, name: str, value: str, table: Launcher) -> str:
+    """perfplan's word for the framework's."""
+    if not row.words:
+        return value
+    for mine, theirs in row.words.items():
+        if value == theirs:
+            return mine
+    known = tuple(row.words.values())
+    raise SpecError(f"{name} {value} of the {table.id} line is not known or not modelled{offer(value, known)}")
