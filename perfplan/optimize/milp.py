@@ -8,7 +8,10 @@ and reads status and bound from HiGHS.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,19 +44,53 @@ class Solution:
         return self.status in ("optimal", "feasible")
 
 
-def _start(model: Any, problem: pulp.LpProblem, values: Mapping[str, float]) -> None:
-    """Give HiGHS a start: a value for every variable, or for some, which it completes if it can."""
-    import numpy as np
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Standard output shut while a HiGHS is made: release 1.16 prints its name there before it can be told not to."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
-    index = {variable.name: i for i, variable in enumerate(problem.variables())}
-    unknown = sorted(set(values) - set(index))
+
+def _start(model: Any, problem: pulp.LpProblem, values: Mapping[str, float], time_limit: float) -> None:
+    """Give HiGHS a start: a value for every variable, or for some, which is completed with these held fast."""
+    from highspy import HighsSolution
+
+    variables = problem.variables()
+    unknown = sorted(set(values) - {variable.name for variable in variables})
     if unknown:
         raise SpecError(f"the warm start of {problem.name} gives a value to {unknown[0]}, which is no variable of it")
-    model.setSolution(
-        len(values),
-        np.array([index[name] for name in values], dtype=np.int32),
-        np.array(list(values.values()), dtype=np.float64),
-    )
+    start = HighsSolution()
+    if len(values) == len(variables):
+        start.col_value = [values[variable.name] for variable in variables]
+    else:
+        start.col_value = _completed(model, {i: values[v.name] for i, v in enumerate(variables) if v.name in values},
+                                     time_limit)
+    if start.col_value:
+        model.setSolution(start)
+
+
+def _completed(model: Any, fixed: Mapping[int, float], time_limit: float) -> list[float]:
+    """All columns of the model with some held fast, none if that cannot be; in a run of its own, because HiGHS talks to
+    the console when it completes a start itself."""
+    from highspy import Highs
+
+    with _silent():
+        held: Any = Highs()  # type: ignore[no-untyped-call]
+    held.setOptionValue("output_flag", False)
+    held.setOptionValue("threads", model.getOptionValue("threads")[1])  # threads are the process', one number for all
+    held.setOptionValue("time_limit", time_limit)
+    held.passModel(model.getModel())
+    for column, value in fixed.items():
+        held.changeColBounds(column, value, value)
+    held.run()
+    return list(held.getSolution().col_value) if held.getInfo().primal_solution_status == 2 else []
 
 
 def _build(problem: pulp.LpProblem, time_limit: float, gap: float, threads: int) -> Any:
@@ -61,7 +98,9 @@ def _build(problem: pulp.LpProblem, time_limit: float, gap: float, threads: int)
     import pulp
 
     solver = pulp.HiGHS(msg=False, timeLimit=time_limit, gapRel=gap, threads=threads)
-    solver.createAndConfigureSolver(problem)
+    with _silent():
+        solver.createAndConfigureSolver(problem)
+    problem.solverModel.resetGlobalScheduler(True)  # else a number of threads other than before is an error
     solver.buildSolverModel(problem)
     constant = float(problem.objective.constant) if problem.objective is not None else 0.0
     problem.solverModel.changeObjectiveOffset(_sign(problem) * constant)
@@ -149,7 +188,7 @@ def solve(problem: pulp.LpProblem, time_limit: float, warm_start: Mapping[str, f
         raise OutOfRange(f"a time limit of {time_limit:g} s leaves no time to solve {problem.name}; give more than 0 s")
     model = _build(problem, time_limit, gap, threads)
     if warm_start:
-        _start(model, problem, warm_start)
+        _start(model, problem, warm_start, time_limit)
     model.run()
     if model.getModelStatus() == HighsModelStatus.kUnboundedOrInfeasible:  # presolve cannot tell which
         model.setOptionValue("presolve", "off")

@@ -1,6 +1,8 @@
 """The solver's traps: never optimal at a time limit, warm starts that are used, bounds in the sense of the problem."""
 
 import math
+import subprocess
+import sys
 
 import pulp
 import pytest
@@ -86,3 +88,13 @@ def test_certificates_speak_of_what_is_known():
     assert Certificate(2.0, 1.0, "greedy", "mean load").gap == 0.5
     solved = of_solution(solve(quadratic_assignment(4), 20), "MILP")
     assert solved.proven and solved.sentence().endswith("proven optimal by MILP")
+
+
+def test_the_solver_says_nothing_on_standard_output():
+    code = (
+        "import pulp; from perfplan.optimize.milp import solve; p = pulp.LpProblem('p', pulp.LpMinimize);"
+        "x = [p.add_variable(f'x_{i}', cat=pulp.LpBinary) for i in range(3)]; p += x[0] + 2 * x[1];"
+        "p += x[0] + x[1] + x[2] >= 2; print(solve(p, 5, {'x_0': 1.0}).objective)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "1.0\n" and ran.stderr == ""

@@ -1,0 +1,116 @@
+"""Lower bounds: what no placement can be better than.
+
+Which experts of two neighbouring layers share a GPU is a 0-1 matrix S. It has k ones in each row and column (k experts
+on a GPU), and its part beyond the mean, S - 1/G, is k times an isometry of rank G - 1. The first fact bounds the
+transitions that stay by a transportation problem, the second by the sum of the G - 1 largest singular values of the
+transitions, k times (Donath and Hoffman 1973 bound graph partitions so). Writing the transitions as a sum of two
+tables, one bounded either way, is a bound for every split; the best split is found by subgradients.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perfplan.placement.routing import Array
+from perfplan.placement.score import Problem
+
+__all__ = ["load_bound", "lower_bound", "stay_bound"]
+
+_WORK = 2e10  # multiplications that all layers' subgradient steps may take, about: a few seconds
+_STEPS = 600
+
+
+def _transport(moves: Array, size: int) -> tuple[Array, Array]:
+    """Prices of rows and columns that are optimal for the transportation problem: its linear programme's duals."""
+    from scipy import sparse
+    from scipy.optimize import linprog
+
+    experts = len(moves)
+    eye, one = sparse.eye(experts), np.ones((1, experts))
+    sums = sparse.vstack([sparse.kron(eye, one), sparse.kron(one, eye)]).tocsr()
+    found = linprog(-moves.ravel(), A_eq=sums, b_eq=np.full(2 * experts, size), bounds=(0, 1), method="highs")
+    prices = -np.asarray(found.eqlin.marginals, dtype=float)
+    return prices[:experts], prices[experts:]
+
+
+def _quick(moves: Array, size: int) -> tuple[Array, Array]:
+    """Prices that need no solver: of each row, its (k+1)-th largest entry."""
+    return np.partition(moves, -size - 1, axis=1)[:, -size - 1], np.zeros(len(moves))
+
+
+def stay_bound(moves: Array, groups: int, reached: float, steps: int) -> float:
+    """Upper bound on the transitions that stay inside one of `groups` equal groups of experts.
+
+    reached: what some placement keeps inside, the target of the steps. steps: of the subgradient method; with 0 the
+    transportation problem alone.
+    """
+    experts, size = len(moves), len(moves) // groups
+    if groups == 1 or experts == size:
+        return float(moves.sum())
+    rows, columns = _transport(moves, size) if experts <= 128 else _quick(moves, size)
+    split, best, scale, stalled = np.zeros_like(moves), np.inf, 1.0, 0
+    for _ in range(steps + 1):
+        slack = moves - split - rows[:, None] - columns[None, :]
+        left, values, right = _beyond_mean(split, groups)
+        value = size * (rows.sum() + columns.sum() + values.sum()) + np.maximum(slack, 0).sum() + split.sum() / groups
+        stalled = 0 if value < best - 1e-9 else stalled + 1
+        best = min(best, float(value))
+        if stalled > 20:
+            scale, stalled = 0.7 * scale, 0
+        ones = (slack > 0).astype(float)
+        turn, by_row, by_column = (
+            1 / groups + size * left @ right - ones,
+            size - ones.sum(axis=1),
+            size - ones.sum(axis=0),
+        )
+        norm = (turn**2).sum() + (by_row**2).sum() + (by_column**2).sum()
+        step = scale * max(value - reached, 0.0) / norm if norm else 0.0
+        split, rows, columns = split - step * turn, rows - step * by_row, columns - step * by_column
+    return min(best, float(moves.sum()))
+
+
+def _beyond_mean(table: Array, groups: int) -> tuple[Array, Array, Array]:
+    """The groups - 1 largest singular values of a table without its row and column means, with their vectors."""
+    inner = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+    if not inner.any():
+        return np.zeros((len(table), 1)), np.zeros(1), np.zeros((1, len(table)))
+    left, values, right = np.linalg.svd(inner)
+    return left[:, : groups - 1], values[: groups - 1], right[: groups - 1]
+
+
+def load_bound(weights: Array, gpus: int) -> float:
+    """Least balance of a layer, from loads over the mean load of a GPU: the mean, or what must share a GPU.
+
+    Of the G m + 1 heaviest experts some GPU holds m + 1: the lightest of them at least, and k - m - 1 light ones.
+
+    >>> load_bound(np.array([2.0, 1.0, 0.5, 0.5]) / 2, 2)
+    1.25
+    """
+    down = np.sort(weights)[::-1]
+    size = len(down) // gpus
+    found = [1.0]
+    for m in range(size):
+        top = down[gpus * m - m : gpus * m + 1] if m else down[:1]
+        found.append(float(top.sum() + down[len(down) - (size - m - 1) :].sum()))
+    return max(found)
+
+
+def lower_bound(problem: Problem, steps: int | None = None, staying: tuple[Array, Array] | None = None) -> float:
+    """Least objective that a placement can have. steps: of each layer's bound, as many as a few seconds allow unless
+    given; staying: what a placement keeps (on a GPU, on a node) after each layer, to aim at."""
+    experts, moves = problem.routing.experts, problem.moves
+    tail = problem.load * float(np.mean([load_bound(w, problem.gpus) for w in problem.weights]))
+    if not moves.any():
+        return tail
+    levels = [(problem.gpus, 1.0)]
+    if not problem.flat:
+        levels.append((problem.gpus // problem.per_node, problem.far - 1))
+    if steps is None:
+        steps = min(_STEPS, int(_WORK / (len(moves) * len(levels) * 12 * experts**3)))
+        steps = steps if steps >= 30 else 0  # fewer would not pay
+    aims = staying or (np.zeros(len(moves)), np.zeros(len(moves)))
+    cost = 0.0
+    for (groups, weight), aim in zip(levels, aims, strict=False):
+        stays = sum(stay_bound(table, groups, float(kept), steps) for table, kept in zip(moves, aim, strict=True))
+        cost += weight * (float(moves.sum()) - stays)
+    return max(0.0, cost) + tail

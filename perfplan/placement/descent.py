@@ -1,0 +1,110 @@
+"""Improving one layer while its neighbours stand still: transportation for traffic, swaps where the balance counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from perfplan.placement.baselines import transport
+from perfplan.placement.bounds import load_bound
+from perfplan.placement.routing import Array, Whole
+from perfplan.placement.score import Problem, rho
+
+__all__ = ["Layer", "improve_layer", "linear_costs", "sweep"]
+
+_BEYOND = 1e3  # cost of each unit of balance beyond the limit
+_LEAST = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Balance of one layer. weights: loads over the mean load of a GPU; tail: cost of a unit of balance; limit: balance
+    that is allowed."""
+
+    weights: Array
+    gpus: int
+    tail: float
+    limit: float
+
+    def cost(self, balance: Array) -> Array:
+        """What a balance costs."""
+        over = np.maximum(balance - self.limit, 0.0) if np.isfinite(self.limit) else 0.0
+        return np.asarray(self.tail * balance + _BEYOND * over, dtype=float)
+
+    def swap(self, linear: Array, placed: Whole) -> Whole:
+        """Swap pairs of experts, the best pair each time, until none lowers linear costs [expert, GPU] and balance."""
+        placed, everyone = placed.copy(), np.arange(len(placed))
+        loads = np.bincount(placed, self.weights, self.gpus).astype(float)
+        lighter = self.weights[None, :] - self.weights[:, None]  # what the GPU of the row's expert gains
+        for _ in range(20 * len(placed)):
+            moved = linear[:, placed] - linear[everyone, placed][:, None]
+            others = _largest_of_others(loads)[placed[:, None], placed[None, :]]
+            after = loads[placed][:, None] + lighter
+            balance = np.maximum(np.maximum(after, after.T), others)
+            change = moved + moved.T + self.cost(balance) - self.cost(loads.max())
+            change[placed[:, None] == placed[None, :]] = 0.0
+            one, other = np.unravel_index(change.argmin(), change.shape)
+            if change[one, other] > -_LEAST:
+                break
+            placed[[one, other]] = placed[[other, one]]
+            loads = np.bincount(placed, self.weights, self.gpus).astype(float)
+        return placed
+
+
+def _largest_of_others(loads: Array) -> Array:
+    """Largest load [GPU, GPU] beside two GPUs."""
+    order = np.argsort(-loads)[:3]
+    gpu = np.arange(len(loads))
+    result = np.full((len(loads), len(loads)), -np.inf)
+    for candidate in order[::-1]:
+        free = (gpu[:, None] != candidate) & (gpu[None, :] != candidate)
+        result[free] = loads[candidate]
+    return result
+
+
+def linear_costs(problem: Problem, placed: Whole, layer: int) -> Array:
+    """Cost of each expert of a layer on each GPU, its neighbours standing still."""
+    cost = np.zeros((problem.routing.experts, problem.gpus))
+    if layer > 0:
+        cost += problem.moves[layer - 1].T @ problem.hops[placed[layer - 1]]
+    if layer + 1 < len(placed):
+        cost += problem.moves[layer] @ problem.hops[placed[layer + 1]]
+    return cost
+
+
+def _room(problem: Problem, placed: Whole, layer: int) -> float:
+    """Balance that a layer may have: its ceiling, or what the other layers leave of the mean."""
+    if not np.isfinite(problem.limit):
+        return problem.ceiling
+    balance = rho(problem.weights, placed, problem.gpus)
+    left = problem.limit * len(placed) - balance.sum() + balance[layer]
+    return min(problem.ceiling, max(float(left), load_bound(problem.weights[layer], problem.gpus)))
+
+
+def improve_layer(problem: Problem, placed: Whole, layer: int) -> bool:
+    """Replace one layer of the placement by a better one if there is one near by; tells whether it did."""
+    linear, row = linear_costs(problem, placed, layer), placed[layer]
+    everyone = np.arange(len(row))
+    own = Layer(problem.weights[layer], problem.gpus, problem.load / len(placed), _room(problem, placed, layer))
+
+    def cost(candidate: Whole) -> float:
+        balance = np.bincount(candidate, own.weights, own.gpus).max()
+        return float(linear[everyone, candidate].sum() + own.cost(balance))
+
+    traffic_alone = problem.load == 0 and not problem.limited
+    better = transport(linear, problem.size) if traffic_alone else own.swap(linear, row)
+    if cost(better) >= cost(row) - _LEAST:
+        return False
+    placed[layer] = better
+    return True
+
+
+def sweep(problem: Problem, placed: Whole, layers: set[int]) -> None:
+    """Improve the layers named, and their neighbours where they changed, until all stand still."""
+    waiting = set(layers)
+    while waiting:
+        for layer in sorted(waiting):
+            waiting.discard(layer)
+            if improve_layer(problem, placed, layer):
+                waiting |= {n for n in (layer - 1, layer + 1) if 0 <= n < len(placed)}

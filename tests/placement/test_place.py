@@ -1,0 +1,161 @@
+"""Placements against brute force, known optima, bounds that hold, and labels that do not matter."""
+
+from dataclasses import replace
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+
+from perfplan.errors import Indivisible, Infeasible, OutOfRange, SpecError, Unsupported
+from perfplan.placement import bounds
+from perfplan.placement.baselines import eplb_pack, greedy_chain, two_stage
+from perfplan.placement.bounds import load_bound, lower_bound
+from perfplan.placement.exact import assignment_chain, partition_path, states
+from perfplan.placement.place import place
+from perfplan.placement.program import milp
+from perfplan.placement.routing import from_loads
+from perfplan.placement.score import Problem
+from perfplan.placement.search import search
+from perfplan.placement.synthetic import Synthetic, generate
+
+
+def layer_rows(experts, gpus):
+    return [np.array(row) for row in sorted(set(permutations(np.arange(experts) // (experts // gpus))))]
+
+
+def brute_force(problem):
+    rows = layer_rows(problem.routing.experts, problem.gpus)
+    return min(problem.objective(np.stack(placed)) for placed in product(rows, repeat=problem.routing.layers))
+
+
+SMALL = [(4, 3, 2, {}), (4, 3, 2, {"load": 0.7}), (4, 3, 2, {"ceiling": 1.15}), (4, 3, 4, {}), (6, 2, 3, {"load": 0.2}),
+         (4, 3, 4, {"per_node": 2, "far": 3.0}), (4, 3, 2, {"limit": 1.05})]  # fmt: skip
+
+
+def problem_of(small, experts, layers, gpus, changes, seed=0):
+    return Problem(small(experts, layers, seed), gpus, **{"per_node": gpus, **changes})
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("experts, layers, gpus, changes", SMALL)
+def test_exact_methods_and_search_find_what_brute_force_finds(small, experts, layers, gpus, changes, seed):
+    problem = problem_of(small, experts, layers, gpus, changes, seed)
+    best = brute_force(problem)
+    if not np.isfinite(best):
+        with pytest.raises(Infeasible):
+            place(problem)
+        return
+    found = place(problem)
+    assert found.score.objective == pytest.approx(problem.objective(found.placed))
+    assert found.score.objective >= best - 1e-9
+    assert found.certificate.bound <= best + 1e-9
+    if not np.isfinite(problem.limit):
+        assert found.score.objective == pytest.approx(best) and found.certificate.proven
+    assert lower_bound(problem, steps=50) <= best + 1e-9
+    if np.isfinite(problem.objective(searched := search(problem, 60, 20.0).placed)):
+        assert best - 1e-9 <= problem.objective(searched) <= 1.02 * best + 1e-9
+
+
+def test_the_programme_agrees_with_the_shortest_path(small):
+    problem = problem_of(small, 4, 3, 2, {"load": 0.5})
+    start = problem.contiguous()
+    placed, answer = milp(problem, 30, start)
+    assert answer.status == "optimal" and problem.objective(placed) == pytest.approx(answer.objective)
+    assert answer.objective == pytest.approx(problem.objective(partition_path(problem)))
+
+
+@pytest.mark.parametrize(
+    "name, load, cross, balance",
+    [
+        ("8x8x4", 0, 0.4838, 1.433),
+        ("8x8x4", 1, 0.5282, 1.181),
+        ("8x32x4", 0, 0.4513, 1.544),
+        ("8x32x4", 1, 0.4888, 1.330),
+    ],
+)
+def test_known_optima_of_the_shipped_instances(shipped, name, load, cross, balance):
+    found = place(Problem(shipped(name), 4, 4, load=load))
+    assert found.certificate.proven
+    assert found.score.cross == pytest.approx(cross, abs=1e-4) and found.score.balance == pytest.approx(
+        balance, abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("changes", [{}, {"load": 1.0}, {"traffic": 0.0, "load": 1.0}, {"per_node": 4, "far": 2.0}])
+def test_the_search_beats_the_baselines_and_respects_its_bound(shipped, monkeypatch, changes):
+    monkeypatch.setattr(bounds, "_STEPS", 60)
+    problem = Problem(shipped("64x8x8"), 8, **{"per_node": 8, **changes})
+    found = place(problem, rounds=20)
+    others = [eplb_pack(problem), two_stage(problem), greedy_chain(problem), problem.contiguous()]
+    assert problem.objective(found.placed) <= min(map(problem.objective, others)) + 1e-12
+    assert found.certificate.bound <= found.score.objective
+    assert (np.sort(found.placed, axis=1) == np.sort(problem.contiguous(), axis=1)).all()
+
+
+def test_joint_placement_of_64_experts_within_a_balance(shipped, monkeypatch):
+    monkeypatch.setattr(bounds, "_STEPS", 100)
+    found = place(Problem(shipped("64x8x8"), 8, 8, limit=1.03), rounds=60)
+    assert found.score.balance <= 1.03 and found.score.cross <= 0.726
+    assert found.certificate.bound > 0.44  # the transportation problem alone gives 0.408
+
+
+def test_renaming_gpus_changes_nothing(shipped):
+    problem = Problem(shipped("8x8x4"), 4, 4, load=0.5)
+    placed = partition_path(problem)
+    for order in permutations(range(4)):
+        assert problem.objective(np.array(order)[placed]) == pytest.approx(problem.objective(placed))
+
+
+def test_renaming_experts_changes_the_optimum_nowhere(small):
+    routing, order = small(6, 4, 1), np.array([3, 1, 5, 0, 4, 2])
+    other = replace(routing, loads=routing.loads[:, order], transitions=routing.transitions[:, order][:, :, order])
+    costs = [
+        problem.objective(partition_path(problem))
+        for problem in (Problem(routing, 3, 3, load=0.3), Problem(other, 3, 3, load=0.3))
+    ]
+    assert costs[0] == pytest.approx(costs[1])
+
+
+def test_the_generator_has_the_traffic_of_mixtral():
+    crosses = []
+    for seed in (1, 2):
+        routing = generate(Synthetic(seed=seed), 8, 32)
+        four, eight = Problem(routing, 4, 4), Problem(routing, 8, 8)
+        crosses.append((four.score(partition_path(four)).cross, eight.score(assignment_chain(eight)).cross))
+    assert crosses[0] == pytest.approx((0.564, 0.715), abs=0.01)  # the default seed
+    assert np.mean(crosses, axis=0) == pytest.approx((0.564, 0.715), abs=0.01)
+
+
+def test_the_same_seed_routes_the_same_tokens():
+    one, same, other = (generate(Synthetic(seed=seed, tokens=200), 8, 4, 2) for seed in (1, 1, 2))
+    assert (one.trace == same.trace).all() and (one.trace != other.trace).any()
+    assert (one.trace[:, :, 0] != one.trace[:, :, 1]).all()
+
+
+def test_bounds_of_the_balance_hold():
+    draws = np.random.default_rng(3)
+    for _ in range(20):
+        weights = draws.pareto(1.5, 6) + 0.1
+        weights *= 3 / weights.sum()
+        best = min(np.bincount(row, weights).max() for row in layer_rows(6, 3))
+        assert load_bound(weights, 3) <= best + 1e-12
+
+
+@pytest.mark.parametrize("act, error, words", [
+    (lambda r: Problem(r, 3, 3), Indivisible, "1, 2, 4, 8"),
+    (lambda r: place(Problem(r, 4, 4), time_limit=0), OutOfRange, "time limit"),
+    (lambda r: place(Problem(r, 4, 4), "magic"), Unsupported, "magic"),
+    (lambda r: place(Problem(r, 4, 4, limit=0.9)), OutOfRange, "at least 1"),
+    (lambda r: place(Problem(r, 4, 4, ceiling=1.0001)), Infeasible, "at best"),
+    (lambda r: place(Problem(r, 4, 4, limit=1.0001)), Infeasible, "least"),
+    (lambda r: Problem(from_loads(r.loads, "loads"), 4, 4), SpecError, "loads only"),
+])  # fmt: skip
+def test_what_cannot_be_placed_is_refused(shipped, act, error, words):
+    with pytest.raises(error, match=words):
+        act(shipped("8x8x4"))
+
+
+def test_two_levels_have_three_times_the_states(shipped):
+    flat, nodes = Problem(shipped("8x8x4"), 4, 4), Problem(shipped("8x8x4"), 4, 2, far=2.0)
+    assert (states(flat), states(nodes)) == (105, 315)
+    assert nodes.score(partition_path(nodes)).cross_node < flat.score(partition_path(flat)).cross
