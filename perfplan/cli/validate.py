@@ -164,3 +164,39 @@ def _left_out(
 
     rows = left_out_rows(left_out_collectives(measured or (), catalog=Catalog(folders or (), settings or ())))
     Output(*output).emit(table(rows, LEFT_OUT_COLUMNS), rows, LEFT_OUT_COLUMNS, {"left_out": rows})
+
+
+@app.command()
+def serving(
+    measured: Files = None,
+    settings: options.Settings = None,
+    catalog: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: options.Save = None,
+) -> None:
+    """Throughput, latency and batch-1 figures of serving engines, per group.
+
+    The null knows the median of its own slice.
+    """
+    from perfplan.validation.serving import validate_serving
+
+    _single(validate_serving, measured, settings, catalog, (csv, json, save))
+
+
+@app.command()
+def latency(
+    measured: Files = None,
+    settings: options.Settings = None,
+    catalog: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: options.Save = None,
+) -> None:
+    """TTFT and TPOT of serving deployments, per group (model/hardware/engine).
+
+    The null knows the median of its own slice; rows without a number format take the checkpoint's, in slices apart.
+    """
+    from perfplan.validation.serving import validate_latency
+
+    _single(validate_latency, measured, settings, catalog, (csv, json, save))

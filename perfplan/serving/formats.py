@@ -15,7 +15,7 @@ QUANTISED = ("attention", "indexer", "mamba", "linear_attention", "mlp", "shared
 class Format:
     """weight: bytes per quantised weight, scales included; units: dtype that the matrix units compute in; inputs: bytes
     per element of their inputs; head, embedding: bytes per weight of the vocabulary matrices; parts: what is quantised,
-    the rest has two bytes; kind: kernels that read it, where they are not those of `units`."""
+    the rest has two bytes; otherwise: what products run in where the chip lacks `units`, "" = it cannot run there."""
 
     id: str
     weight: float
@@ -24,14 +24,15 @@ class Format:
     head: float = 2.0
     embedding: float = 2.0
     parts: tuple[str, ...] = QUANTISED
+    otherwise: str = ""
     source: str = "definition"
 
 
 _GGUF = "llama.cpp k-quants: q4_K 4.5 bits, q6_K 6.5625 bits; 0.6 B per layer weight makes the published file sizes"
 FORMATS = {one.id: one for one in (
     Format("fp32", 4.0, "fp32", 4.0, 4.0, 4.0),
-    Format("bf16", 2.0, "bf16"),
-    Format("fp16", 2.0, "fp16"),
+    Format("bf16", 2.0, "bf16", otherwise="fp16"),
+    Format("fp16", 2.0, "fp16", otherwise="bf16"),
     Format("fp8", 1.0, "fp8", 1.0),
     Format("fp8-block", 1 + 4 / 128**2, "fp8-block", 1.0, source="one fp32 scale per block of 128 x 128 (DeepSeek-V3)"),
     Format("mxfp8", 1 + 1 / 32, "mxfp8", 1.0, source="OCP microscaling: one byte per 32 elements"),
@@ -42,7 +43,8 @@ FORMATS = {one.id: one for one in (
     Format("q4_k_m", 0.6, "fp16", 2.0, 0.8203, 0.5625, source=_GGUF),
     Format("q8_0", 1.0625, "fp16", 2.0, 1.0625, 1.0625, source="llama.cpp: a 16-bit scale per 32 weights"),
     Format("nvfp4", 0.5625, "nvfp4", 0.5625, source="one fp8 scale per 16 weights"),
-    Format("mxfp4", 0.53125, "mxfp4", 2.0, parts=("experts",), source="gpt-oss: experts alone, a byte per 32 weights"),
+    Format("mxfp4", 0.53125, "mxfp4", 2.0, parts=("experts",), otherwise="bf16",
+           source="gpt-oss: experts alone, a byte per 32 weights"),
 )}
 _ALIASES = {"awq": "int4", "gptq": "int4", "w4a16": "int4", "w4a8": "int4-int8", "fp4": "nvfp4", "half": "fp16",
             "w8a8": "int8", "fp8-tensor": "fp8", "fp8_block": "fp8-block"}

@@ -9,12 +9,14 @@ from perfplan.errors import OutOfRange, Unsupported
 from perfplan.serving.attention import cached_width
 from perfplan.serving.formats import FORMATS, Format
 from perfplan.training.job import constants
+from perfplan.training.layers import WIDTH
 
 __all__ = ["PLAIN", "ServingJob", "unmodelled"]
 
 PLAIN = FORMATS["bf16"]
-_SAME_UNITS = {"fp8-block": ("fp8",), "mxfp8": ("fp8",), "nvfp4": ("fp4",), "mxfp4": ("fp4", "nvfp4", "fp8"),
-               "bf16": ("fp16",), "fp16": ("bf16", "fp32"), "tf32": ("fp32",)}
+_SAME_UNITS = {"fp8-block": ("fp8",), "mxfp8": ("fp8",), "nvfp4": ("fp4",), "mxfp4": ("fp4", "nvfp4"),
+               "bf16": ("fp16",), "fp16": ("bf16",), "tf32": ("fp32",)}
+_BITS = ("bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -37,25 +39,46 @@ class ServingJob:
     def __post_init__(self) -> None:
         """Reject numbers outside their meaning and formats that the accelerator lacks."""
         cached_width(self.kv)
-        self.peak(self.weights.units)
+        self.peak(self.units)
         if not 0 <= self.acceptance < 1:
             raise OutOfRange(f"acceptance is {self.acceptance:g}, but the chance of a draft token is below 1")
         for name in ("routing_skew", "imbalance"):
             if getattr(self, name) < 1:
                 raise OutOfRange(f"{name} is {getattr(self, name):g}, but the fullest rank over the mean is at least 1")
 
+    @property
+    def units(self) -> str:
+        """Number format that the products of quantised weights run in on this accelerator."""
+        have = self.cluster.accelerator.peak
+        if self.weights.otherwise and not any(name in have for name in _names(self.weights.units)):
+            return self.weights.otherwise
+        return self.weights.units
+
     def peak(self, dtype: str) -> float:
         """Dense peak of the dtype at the clock that a long run sustains [FLOP/s]."""
         chip = self.cluster.accelerator
-        for name in (dtype, *_SAME_UNITS.get(dtype, ())):
+        for name in _names(dtype):
             if name in chip.peak:
                 return chip.peak[name] * chip.sustained.get(name, chip.sustained.get("any", 1.0))
+        if dtype in _BITS:  # no 16-bit peak is stated: that of another format, by its width
+            return max(peak * WIDTH[name] / WIDTH[dtype] for name, peak in chip.peak.items() if name in WIDTH)
         raise Unsupported(f"weights in {self.weights.id} need {dtype}, which {chip.id} does not have (it has"
                           f" {', '.join(sorted(chip.peak))}); choose other --weights")
 
     def kernel(self, kind: str, dtype: str) -> Kernel:
-        """Constants of a kernel kind for a dtype."""
-        return constants(self.cluster.accelerator, kind, dtype)
+        """Constants of a kernel kind for a dtype; those of any other where the chip has none for it."""
+        chip = self.cluster.accelerator
+        try:
+            return constants(chip, kind, dtype)
+        except Unsupported:
+            others = chip.kernels.get(kind) or chip.kernels.get("gemm", {})
+            if not others:
+                raise
+            return next(iter(others.values()))
+
+
+def _names(dtype: str) -> tuple[str, ...]:
+    return (dtype, *_SAME_UNITS.get(dtype, ()))
 
 
 def unmodelled(job: ServingJob) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ def product(p: Pricing, part: str, m: Any, n: Any, k: Any, groups: Any = 1, used
     """Time of the matrix products of a part: m rows in all, `groups` matrices of which `used` are read [s]."""
     form = p.job.weights if part in p.job.weights.parts else PLAIN
     kind = "grouped_gemm" if part == "experts" else "gemm"
-    units = form.units if form is not PLAIN else _plain(p.job)
+    units = p.job.units if form is not PLAIN else _plain(p.job)
     constants = p.job.kernel(kind, units)
     read = groups if used is None else used
     reached = constants.compute * p.job.engine.compute
@@ -94,7 +94,7 @@ def product(p: Pricing, part: str, m: Any, n: Any, k: Any, groups: Any = 1, used
 def _plain(job: ServingJob) -> str:
     """16-bit format that the chip has."""
     peaks = job.cluster.accelerator.peak
-    return next((name for name in ("bf16", "fp16") if name in peaks), "fp32")
+    return next((name for name in ("bf16", "fp16", "fp32") if name in peaks), "bf16")
 
 
 def stream(p: Pricing, traffic: Any, kernels: int = 1) -> Any:

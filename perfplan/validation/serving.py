@@ -1,0 +1,170 @@
+"""`validate serving` and `validate latency`: published runs of serving engines priced and scored.
+
+A figure is scored in the slice of what it measures and its group (`tpot/<group>`, `ttft/<group>`, `rate/<group>` ...);
+rows that leave the format of the weights to the checkpoint have slices of their own. The null predictor knows the
+median of the slice. Quality C and suspect rows are listed, not scored.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import cache
+from math import inf, isinf
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from perfplan.catalog import Catalog
+from perfplan.catalog.specs import Engine
+from perfplan.errors import PerfplanError, Unsupported
+from perfplan.serving import estimate as price
+from perfplan.serving.formats import number_format
+from perfplan.serving.job import ServingJob
+from perfplan.serving.layout import ServingLayout, check
+from perfplan.serving.step import decode_step, network, whole
+from perfplan.validation.kernels import shipped
+from perfplan.validation.score import Outcome
+from perfplan.validation.serving_rows import METRICS, Run, formats_of, layout_of, read_runs
+from perfplan.validation.training import Validation
+
+__all__ = ["LATENCY_FILES", "SERVING_FILES", "Pricer", "outcomes", "validate_latency", "validate_serving"]
+
+SERVING_FILES = ("serving_measured.csv",)
+LATENCY_FILES = ("serving_latency_measured.csv",)
+_RATES = {"rate", "decode", "prefill"}
+ENGINES = {"atom": "qserve", "quarot": "qserve", "pytorch": "vllm", "deepseek_inhouse": "sglang"}
+"""Engines without an entry of their own -> whose policies and host times they are given."""
+
+
+class Pricer:
+    """Prices runs with one catalog; entries are read once. engine: changes an engine's constants, for fits."""
+
+    def __init__(self, catalog: Catalog, engine: Callable[[Engine], Engine] | None = None) -> None:
+        """`catalog`: where models, clusters and engines come from."""
+        self.catalog, self.change = catalog, engine or (lambda one: one)
+        self._engine = cache(self._read_engine)
+
+    def _read_engine(self, name: str, release: str, family: str) -> Engine:
+        return self.catalog.engine(name, release, family)
+
+    def job(self, run: Run) -> ServingJob:
+        """The job of a run."""
+        machine = self.catalog.cluster(self.catalog.hardware(run.hardware))
+        name = ENGINES.get(run.engine, run.engine)
+        engine = self.change(self._engine(name, run.release, machine.accelerator.family))
+        model = self.catalog.model(run.model)
+        form = replace(number_format(formats_of(run, model)), otherwise="bf16")  # weights alone where units are lacking
+        return ServingJob(model, machine, engine, form, run.kv or "bf16")
+
+    def steady(self, run: Run) -> tuple[price.Steady, ServingLayout]:
+        """What the model says of the run."""
+        job = self.job(run)
+        layout = layout_of(run, job.model)
+        check(job.model, layout)
+        if METRICS[run.metric] in ("decode", "prefill"):
+            return _alone(job, layout, run), layout
+        if run.isl is None or run.osl is None:
+            raise Unsupported("isl or osl not stated")
+        return _loaded(job, layout, run, run.isl, run.osl), layout
+
+    def predict(self, run: Run) -> float:
+        """The figure of the run, in its metric."""
+        steady, layout = self.steady(run)
+        return float(_figure(run, steady, layout))
+
+
+def _alone(job: ServingJob, layout: ServingLayout, run: Run) -> price.Steady:
+    """One sequence: decode over `osl` tokens from an empty cache, or a prompt of `isl` tokens."""
+    net, length = network(job, layout), run.isl or run.osl
+    if length is None:
+        raise Unsupported("context length not stated")
+    if METRICS[run.metric] == "decode":
+        parts = decode_step(job, net, layout, 1.0, (run.isl or 0) + (run.osl or 0) / 2)
+        return price.Steady(0.0, whole(parts), 0.0, 1 / whole(parts), 1, parts, {})
+    parts = price.prompt_time(job, net, layout, length)
+    return price.Steady(whole(parts), 0.0, 1 / whole(parts), 0.0, 1, {}, parts)
+
+
+def _loaded(job: ServingJob, layout: ServingLayout, run: Run, isl: int, osl: int) -> price.Steady:
+    match run.batch_kind:
+        case "static" if run.batch:
+            return price.static_batch(job, layout, isl, osl, run.batch)
+        case "concurrency" if run.batch:
+            return price.steady(job, layout, isl, osl, float(run.batch))
+        case "qps" if run.qps is not None and not isinf(run.qps):
+            return price.at_rate(job, layout, isl, osl, run.qps)
+        case "qps" | "unknown" | "max":
+            return price.saturated(job, layout, isl, osl)
+    raise Unsupported(f"batch of kind {run.batch_kind or 'unknown'} without a number")
+
+
+def _figure(run: Run, steady: price.Steady, layout: ServingLayout) -> Any:
+    """The row's metric of what the model says."""
+    gpus = layout.world
+    values: dict[str, Callable[[], Any]] = {
+        "ttft_ms": lambda: 1e3 * steady.ttft,
+        "tpot_ms": lambda: 1e3 * steady.tpot,
+        "itl_ms": lambda: 1e3 * steady.tpot,
+        "output_tokens_per_s_total": lambda: steady.tokens_per_s,
+        "output_tokens_per_s_per_gpu": lambda: steady.tokens_per_s / gpus,
+        "output_tokens_per_s_per_node": lambda: steady.tokens_per_s / gpus * 8,
+        "input_tokens_per_s_per_node": lambda: steady.rate * (run.isl or 0) / gpus * 8,
+        "output_tokens_per_s_per_user": lambda: 1 / steady.tpot,
+        "batch_latency_s": lambda: (run.batch or 1) / steady.rate,
+        "samples_per_s": lambda: steady.rate,
+        "decode_tokens_per_s": lambda: 1 / steady.tpot,
+        "prefill_tokens_per_s": lambda: (run.isl or 0) / steady.ttft,
+    }
+    return values[run.metric]()
+
+
+def _listed(run: Run) -> str:
+    """Why a row is listed and not scored, "" if it is."""
+    if run.suspect:
+        return "suspect row, listed and not scored"
+    return "quality C, listed and not scored" if run.quality == "C" else ""
+
+
+def _outcome(run: Run, pricer: Pricer, usual: float) -> Outcome:
+    layout = f"tp{run.tp} pp{run.pp}"
+    one = Outcome(run.id, run.group, run.slice, run.group, (run.id,), run.metric, run.value, hardware=run.hardware,
+                  unsupported=_listed(run), layout_text=layout)
+    if one.unsupported:
+        return one
+    if run.value <= 0:
+        return replace(one, unsupported="measured value is not above 0")
+    try:
+        predicted = pricer.predict(run)
+    except PerfplanError as error:
+        return replace(one, unsupported=str(error))
+    if not 0 < predicted < inf:
+        return replace(one, unsupported="the model gives no finite figure")
+    return replace(one, predicted=predicted, ratio=predicted / run.value, null_ratio=usual / run.value)
+
+
+def outcomes(runs: Sequence[Run], pricer: Pricer) -> list[Outcome]:
+    """Every run beside its prediction; the null predictor knows the median of the slice."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for run in runs:
+        if not _listed(run):
+            values[run.slice].append(run.value)
+    return [_outcome(run, pricer, median(values[run.slice]) if values[run.slice] else run.value) for run in runs]
+
+
+def _validate(files: Sequence[Path], catalog: Catalog | None) -> Validation:
+    from perfplan.validation.kernels import summary
+
+    runs = [run for path in files for run in read_runs(path)]
+    return summary(outcomes(runs, Pricer(catalog or Catalog())))
+
+
+def validate_serving(files: Iterable[str | Path] = (), *, catalog: Catalog | None = None) -> Validation:
+    """Scores of throughput, latency and batch-1 figures, per group; the shipped file unless others are named."""
+    return _validate([Path(name) for name in files] or list(shipped(SERVING_FILES)), catalog)
+
+
+def validate_latency(files: Iterable[str | Path] = (), *, catalog: Catalog | None = None) -> Validation:
+    """Scores of TTFT and TPOT, per group; the shipped file unless others are named."""
+    return _validate([Path(name) for name in files] or list(shipped(LATENCY_FILES)), catalog)

@@ -1,0 +1,96 @@
+"""Runs of serving engines read, filled in by the stated rules, priced and scored; bad files told in one sentence."""
+
+import pytest
+
+from perfplan.catalog import Catalog
+from perfplan.errors import CatalogError, MissingField
+from perfplan.validation.serving import LATENCY_FILES, SERVING_FILES, Pricer, outcomes, shipped, validate_latency
+from perfplan.validation.serving_rows import formats_of, layout_of, read_runs
+
+CATALOG = Catalog()
+HEAD = ("id,group,model_id,hardware_id,engine,engine_version,weight_dtype,isl,osl,batch,tp,attention_dp,moe_tp,moe_ep,"
+        "n_accel,ttft_ms,tpot_ms,measured_on,source,suspect,note\n")
+IDS = {
+    "model": "codellama-34b deepseek-v3 falcon-180b glm-5 gpt-j-6b gpt-oss-120b gpt-oss-20b internlm-20b kimi-k2.5"
+             " llama-13b llama-2-13b llama-2-70b llama-2-7b llama-3-70b llama-3-8b llama-3.1-405b llama-3.1-70b"
+             " llama-3.1-8b llama-3.3-70b llama-33b llama-4-maverick llama-4-scout llama-7b minimax-m2.5 mistral-7b"
+             " mixtral-8x22b mixtral-8x7b openllama-3b qwen1.5-72b qwen3-235b-a22b qwen3-30b-a3b qwen3-32b qwen3.5-397b-a17b"
+             " tinyllama-1.1b yi-34b",
+    "engine": "atom deepseek_inhouse exllamav2 llama_cpp lmdeploy pytorch qserve quarot sglang trtllm vllm",
+}
+
+
+def write(tmp_path, *rows):
+    path = tmp_path / "rows.csv"
+    path.write_text(HEAD + "".join(row + "\n" for row in rows))
+    return path
+
+
+def row(model="llama-3.1-8b", chip="h100-sxm", engine="trtllm", dtype="bf16", tp=8, count=8, suspect=0, note=""):
+    return f"a,g,{model},{chip},{engine},,{dtype},1024,128,8,{tp},,1,1,{count},100,10,,src,{suspect},{note}"
+
+
+def test_the_shipped_files_are_read():
+    runs = [run for path in shipped(SERVING_FILES + LATENCY_FILES) for run in read_runs(path)]
+    assert len(runs) == 1238 + 2 * 683
+    assert {run.slice.split("/")[0] for run in runs} == {"ttft", "tpot", "rate", "decode", "prefill"}
+
+
+@pytest.mark.parametrize("model", IDS["model"].split())
+def test_every_model_has_a_price(model, tmp_path):
+    chips = ("h200-sxm", "b200-sxm")
+    path = write(tmp_path, *(row(model, chip, engine, "", 8) for chip in chips for engine in ("vllm", "sglang")))
+    found = outcomes(read_runs(path), Pricer(CATALOG))
+    unfit = [o.unsupported for o in found if o.unsupported and "does not hold one request" not in o.unsupported]
+    if model == "gpt-j-6b":  # context of 2048 tokens, 16 heads: it runs
+        assert not unfit
+    assert not [reason for reason in unfit if "does not divide" not in reason], unfit
+
+
+@pytest.mark.parametrize("engine", IDS["engine"].split())
+def test_every_engine_has_a_price(engine, tmp_path):
+    found = outcomes(read_runs(write(tmp_path, row(engine=engine))), Pricer(CATALOG))
+    assert not [o.unsupported for o in found if o.unsupported]
+
+
+def test_every_accelerator_of_the_catalog_has_a_price(tmp_path):
+    rows = [row("tinyllama-1.1b", chip, "llama_cpp", "", 1, 1) for chip in CATALOG.ids("accelerator")]
+    found = outcomes(read_runs(write(tmp_path, *rows)), Pricer(CATALOG))
+    unpriced = {o.hardware: o.unsupported for o in found if o.unsupported}
+    for chip in CATALOG.ids("accelerator"):
+        known = CATALOG.accelerator(chip)
+        if known.default_cluster and {"bf16", "fp16", "fp32"} & set(known.peak):
+            assert chip not in unpriced, unpriced[chip]
+    assert len(unpriced) < 4
+
+
+def test_rows_without_a_format_take_the_checkpoints(tmp_path):
+    path = write(tmp_path, row("deepseek-v3", dtype=""), row("qwen3-32b", dtype="", note="checkpoint: Qwen/Qwen3-32B"),
+                 row("qwen3-235b-a22b", dtype="fp8", note="checkpoint: Qwen/Qwen3-235B-A22B-FP8"))
+    runs = read_runs(path)
+    found = [formats_of(run, CATALOG.model(run.model)) for run in runs]
+    assert found == ["fp8-block"] * 2 + ["bf16"] * 2 + ["fp8-block"] * 2
+    assert [run.slice for run in runs][::2] == ["ttft/g/native", "ttft/g/native", "ttft/g"]
+
+
+def test_the_count_says_that_attention_is_data_parallel(tmp_path):
+    runs = read_runs(write(tmp_path, "a,g,qwen3-235b-a22b,h200-sxm,vllm,,fp8,1024,128,8,2,,1,8,8,100,10,,src,0,"))
+    assert str(layout_of(runs[0], CATALOG.model("qwen3-235b-a22b"))) == "tp2 ep8 adp4"
+
+
+def test_suspect_rows_are_listed_not_scored(tmp_path):
+    result = validate_latency([write(tmp_path, row(), row(suspect=1))], catalog=CATALOG)
+    assert result.overall.rows == 4
+    assert result.overall.unsupported == {"suspect row, listed and not scored": 2}
+    assert {score.name for score in result.slices} == {"ttft/g", "tpot/g"}
+
+
+def test_bad_files(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("id,group\n1,2\n")
+    with pytest.raises(MissingField, match="lacks the columns"):
+        read_runs(path)
+    with pytest.raises(CatalogError, match="cannot be read"):
+        read_runs(tmp_path / "none.csv")
+    with pytest.raises(CatalogError, match="no number"):
+        read_runs(write(tmp_path, row().replace("1024", "many")))
