@@ -14,7 +14,8 @@ IDS = {
     "model": "codellama-34b deepseek-v3 falcon-180b glm-5 gpt-j-6b gpt-oss-120b gpt-oss-20b internlm-20b kimi-k2.5"
              " llama-13b llama-2-13b llama-2-70b llama-2-7b llama-3-70b llama-3-8b llama-3.1-405b llama-3.1-70b"
              " llama-3.1-8b llama-3.3-70b llama-33b llama-4-maverick llama-4-scout llama-7b minimax-m2.5 mistral-7b"
-             " mixtral-8x22b mixtral-8x7b openllama-3b qwen1.5-72b qwen3-235b-a22b qwen3-30b-a3b qwen3-32b qwen3.5-397b-a17b"
+             " mixtral-8x22b mixtral-8x7b openllama-3b qwen1.5-72b qwen3-235b-a22b qwen3-30b-a3b qwen3-32b"
+             " qwen3.5-397b-a17b"
              " tinyllama-1.1b yi-34b",
     "engine": "atom deepseek_inhouse exllamav2 llama_cpp lmdeploy pytorch qserve quarot sglang trtllm vllm",
 }
