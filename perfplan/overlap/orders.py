@@ -21,6 +21,7 @@ class _Size(NamedTuple):
     ranks: int
     micro_batches: int
     chunks: int
+    times: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _one_f_one_b(size: _Size) -> Order:
 
 def _depth_first(size: _Size) -> Order:
     """Interleaved 1F1B: groups of p micro-batches go through all chunks (Megatron-LM schedules.py)."""
-    p, m, v = size
+    p, m, v, _ = size
     passes = m * v
     rows = []
     for r in range(p):
@@ -96,7 +97,7 @@ def _virtual(k: int, size: _Size, backward: bool) -> tuple[int, int]:
 
 def _breadth_first(size: _Size) -> Order:
     """Every micro-batch through a chunk before the next chunk begins (Lamy-Poirier 2023)."""
-    p, m, v = size
+    p, m, v, _ = size
     rows = [
         [("F", i, c * p + r) for c in range(v) for i in range(m)]
         + [("D", i, c * p + r) for c in reversed(range(v)) for i in range(m)]
@@ -115,7 +116,7 @@ def _handcrafted(name: str, lead: int) -> Callable[[_Size], Order]:
 
 def _v_shaped(name: str) -> Callable[[_Size], Order]:
     def make(size: _Size) -> Order:
-        rows = v_order(size.ranks, size.micro_batches, name)
+        rows = v_order(size.ranks, size.micro_batches, name, size.times)
         return Order(name, rows, _vee(size), frozenset({0}), splits=True)
 
     return make
@@ -181,12 +182,21 @@ def chunks_of(name: str, vpp: int) -> int:
     return SCHEDULES[ALIASES.get(name, name)].chunks or vpp
 
 
-def order(name: str, ranks: int, micro_batches: int, chunks: int = 1) -> Order:
-    """The order of a schedule by name, for so many ranks, micro-batches and (interleaved only) chunks per rank."""
+def order(
+    name: str,
+    ranks: int,
+    micro_batches: int,
+    chunks: int = 1,
+    times: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> Order:
+    """The order of a schedule by name, for so many ranks, micro-batches and (interleaved only) chunks per rank.
+
+    times: of forward, gradient of inputs and of weights, to which ZB-V fits its order; the others do not look at them.
+    """
     known = ALIASES.get(name, name)
     if known not in SCHEDULES:
         raise UnknownName(f"there is no pipeline schedule {name!r}{offer(name, [*SCHEDULES, *ALIASES])}")
-    size = _Size(ranks, micro_batches, chunks)
+    size = _Size(ranks, micro_batches, chunks, times)
     if ranks < 1 or micro_batches < 1 or chunks < 1:
         raise OutOfRange(f"schedule {name} with {ranks} ranks, {micro_batches} micro-batches and {chunks} chunks:"
                          " each must be at least 1")

@@ -62,10 +62,15 @@ def _v_block(ranks: int, offsets: Sequence[int], turns: Sequence[int], rank: int
             ("W", far, late[0]), ("W", rank, late[1])]
 
 
-def v_order(ranks: int, micro_batches: int, name: str) -> tuple[tuple[Task, ...], ...]:
-    """V-Min, V-Half or ZB-V: the block with the shortest turns in which no two passes collide on any rank."""
+def v_order(
+    ranks: int, micro_batches: int, name: str, times: Sequence[float] = (1.0, 1.0, 1.0)
+) -> tuple[tuple[Task, ...], ...]:
+    """V-Min, V-Half or ZB-V: the block with the shortest turns in which no two passes collide on any rank.
+
+    ZB-V has no memory to save and is listed instead, for the `times` of forward and of the two gradients.
+    """
     if name == "zb-v":
-        return _greedy_v(ranks, micro_batches, 2 * ranks)
+        return _Listed(ranks, micro_batches, 2 * ranks, times).orders()
     for turns in sorted(product(range(1, 7), repeat=3), key=lambda turns: (sum(turns), turns)):
         blocks = [_v_block(ranks, _OFFSETS[name], turns, rank) for rank in range(ranks)]
         if all(blocks):
@@ -77,60 +82,66 @@ class _Rank:
     """What one rank of the V has done: passes by chunk, weight gradients that it owes, chunks held."""
 
     def __init__(self) -> None:
-        self.now, self.held = 0, 0
+        self.now, self.held = 0.0, 0
         self.forward, self.backward = [0, 0], [0, 0]
         self.owed: list[tuple[int, int]] = []
         self.tasks: list[Task] = []
 
 
-def _greedy_v(ranks: int, micro_batches: int, most: int) -> tuple[tuple[Task, ...], ...]:
-    """List scheduling in unit time with at most `most` chunks held: input gradients first, then forward passes (the
-    way back before the way down, room kept for it), then weight gradients."""
-    done: dict[Part, int] = {}
-    rows = [_Rank() for _ in range(ranks)]
-    for _ in range(6 * ranks * micro_batches):
-        choices = [
-            (at, urgency, rank, part)
-            for rank, row in enumerate(rows)
-            for at, urgency, part in _options(row, rank, ranks, micro_batches, most, done)
-        ]
-        at, _, rank, part = min(choices)
-        _take(rows[rank], part, int(part.stage >= ranks), at, done)
-    return tuple(tuple(row.tasks) for row in rows)
+class _Listed:
+    """List scheduling of a V with at most `most` chunks held on a rank: whatever can start first; at one time input
+    gradients first, then forward passes (the way back before the way down, room kept for it), then weight gradients."""
 
+    def __init__(self, ranks: int, micro_batches: int, most: int, times: Sequence[float]) -> None:
+        self.ranks, self.micro_batches, self.most = ranks, micro_batches, most
+        self.times = dict(zip("FBW", times, strict=True))
+        self.done: dict[Part, float] = {}
+        self.rows = [_Rank() for _ in range(ranks)]
 
-def _options(
-    row: _Rank, rank: int, ranks: int, micro_batches: int, most: int, done: dict[Part, int]
-) -> list[tuple[int, int, Part]]:
-    """(earliest time, urgency, pass) of all that a rank could do next."""
-    last = 2 * ranks - 1
-    found = []
-    for chunk, stage in ((1, last - rank), (0, rank)):
-        i = row.backward[chunk]
-        if i < row.forward[chunk]:
+    def orders(self) -> tuple[tuple[Task, ...], ...]:
+        """Tasks of each rank."""
+        options = [self._best(rank) for rank in range(self.ranks)]
+        for _ in range(6 * self.ranks * self.micro_batches):
+            rank = min((option[:2], rank) for rank, option in enumerate(options) if option)[1]
+            chosen = options[rank]
+            assert chosen is not None
+            self._take(rank, chosen[2], chosen[0])
+            for near in range(max(rank - 1, 0), min(rank + 2, self.ranks)):
+                options[near] = self._best(near)
+        return tuple(tuple(row.tasks) for row in self.rows)
+
+    def _best(self, rank: int) -> tuple[float, int, Part] | None:
+        return min(self._options(rank), default=None)
+
+    def _options(self, rank: int) -> list[tuple[float, int, Part]]:
+        """(earliest time, urgency, pass) of all that a rank could do next."""
+        row, last = self.rows[rank], 2 * self.ranks - 1
+        found = []
+        for chunk, stage in ((1, last - rank), (0, rank)):
+            i = row.backward[chunk]
             before = Part("F", i, stage) if stage == last else Part("B", i, stage + 1)
-            if before in done:
-                found.append((max(row.now, done[before]), 0, Part("B", i, stage)))
-        i = row.forward[chunk]
-        reserved = row.forward[0] - row.forward[1] + (1 if chunk == 0 else -1)
-        if i < micro_batches and row.held + 1 + reserved <= most:
-            start = 0 if stage == 0 else done.get(Part("F", i, stage - 1))
-            if start is not None:
-                found.append((max(row.now, start), 2 - chunk, Part("F", i, stage)))
-    if row.owed:
-        found.append((row.now, 3, Part("W", *row.owed[0])))
-    return found
+            if i < row.forward[chunk] and before in self.done:
+                found.append((max(row.now, self.done[before]), 0, Part("B", i, stage)))
+            i = row.forward[chunk]
+            reserved = row.forward[0] - row.forward[1] + (1 if chunk == 0 else -1)
+            if i < self.micro_batches and row.held + 1 + reserved <= self.most:
+                start = 0.0 if stage == 0 else self.done.get(Part("F", i, stage - 1))
+                if start is not None:
+                    found.append((max(row.now, start), 2 - chunk, Part("F", i, stage)))
+        if row.owed:
+            found.append((row.now, 3, Part("W", *row.owed[0])))
+        return found
 
-
-def _take(row: _Rank, part: Part, chunk: int, at: int, done: dict[Part, int]) -> None:
-    row.now = done[part] = at + 1
-    row.tasks.append((part,))
-    if part.kind == "F":
-        row.forward[chunk] += 1
-        row.held += 1
-    elif part.kind == "B":
-        row.backward[chunk] += 1
-        row.owed.append((part.micro, part.stage))
-    else:
-        row.owed.pop(0)
-        row.held -= 1
+    def _take(self, rank: int, part: Part, at: float) -> None:
+        row, chunk = self.rows[rank], int(part.stage >= self.ranks)
+        row.now = self.done[part] = at + self.times[part.kind]
+        row.tasks.append((part,))
+        if part.kind == "F":
+            row.forward[chunk] += 1
+            row.held += 1
+        elif part.kind == "B":
+            row.backward[chunk] += 1
+            row.owed.append((part.micro, part.stage))
+        else:
+            row.owed.pop(0)
+            row.held -= 1

@@ -50,7 +50,7 @@ WIDTH = {
 }  # bytes per element of a number format
 Away = tuple[tuple[str, int], ...]
 """What lies in host memory: (name, layers that it is for; 0 = all)."""
-__all__ = ["Away", "Cost", "end_costs", "layer_cost", "layer_parameters", "op_times"]
+__all__ = ["Away", "Cost", "end_costs", "layer_cost", "layer_parameters", "op_times", "weight_gradients"]
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,16 @@ def op_times(job: Job, op: Op) -> tuple[Any, Any, int]:
     if isinstance(op, Core):
         return *_core_times(job, op), 1
     return *_stream_times(job, op), op.kernels
+
+
+def weight_gradients(job: Job, ops: list[Op]) -> Any:
+    """Part of the backward of operators that computes gradients of weights and may therefore wait [s]."""
+    accumulate, result = 2 * job.recipe.gradient, 0.0
+    for op in ops:
+        if isinstance(op, Gemm) and not (job.frozen and not op.part.endswith("adapter")):
+            dtype = _dtypes(job, op)[2]
+            result = result + _gemm_pass(job, op, dtype, _width(job, dtype), accumulate, _width(job, dtype))
+    return result
 
 
 def _recomputed(recompute: tuple[str, ...], module: str) -> bool:

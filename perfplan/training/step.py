@@ -21,7 +21,17 @@ from perfplan.training.network import Group, Network
 from perfplan.training.sharded import CLASSES, Replicas, Shards, gather_and_reduce, shards
 from perfplan.training.stages import Stage
 
-__all__ = ["MEMORY_PARTS", "Pieces", "Replicas", "memory", "replicas", "step_time"]
+__all__ = [
+    "MEMORY_PARTS",
+    "Pieces",
+    "Replicas",
+    "memory",
+    "replicas",
+    "send_time",
+    "stage_memory",
+    "stage_parts",
+    "step_time",
+]
 
 MEMORY_PARTS = (
     "weights",
@@ -181,11 +191,16 @@ def _orthogonal(job: Job, groups: Sequence[Replicas], parameters: Sequence[Any])
     return compute.kernel_time(flops, 0.0, constants.compute, peak, constants.memory, chip.memory_bandwidth, 0.0)
 
 
-def _sends(job: Job, net: Network, layout: Layout, micro_batches: Any) -> Any:
+def send_time(job: Job, net: Network, layout: Layout) -> Any:
+    """Time of one send of a micro-batch between pipeline stages [s]."""
     split = 1 if job.framework.scatter_gather else layout.sp
     rows = layout.mbs * job.seq_len / layout.cp / (1 + (layout.tp - 1) * split)
     path = net.path(Group(layout.pp, _stage_stride(job, layout)))
-    hop = path.send(rows * job.model.hidden * job.recipe.wire["pp"])
+    return path.send(rows * job.model.hidden * job.recipe.wire["pp"])
+
+
+def _sends(job: Job, net: Network, layout: Layout, micro_batches: Any) -> Any:
+    hop = send_time(job, net, layout)
     if layout.vpp > 1 and job.overlapped("pp"):
         return pipeline.pipeline_latency_interleaved(layout.pp, layout.vpp, hop)
     return layout.vpp * pipeline.pipeline_latency(layout.pp, micro_batches, hop)
@@ -233,6 +248,18 @@ def step_time(job: Job, net: Network, layout: Layout, pieces: Pieces, split: Seq
         result["offload"] = result["offload"] + flush
     result["gaps"] = micro_batches * layout.vpp * job.host_gap + job.framework.step_gap
     return result
+
+
+def stage_parts(job: Job, net: Network, layout: Layout, pieces: Pieces, stage: Stage) -> dict[str, Any]:
+    """Parts of the time of one micro-batch on one stage, forward and backward together [s]."""
+    groups = replicas(job, layout)
+    sharded = _any(maximum(groups[0].weights, groups[0].gradients) > 1)
+    return _stage_times(job, layout, pieces, stage, shards(job, net, groups) if sharded else [])[0]
+
+
+def stage_memory(job: Job, layout: Layout, pieces: Pieces, stage: Stage) -> dict[str, Any]:
+    """Memory by part of a rank that holds one stage [B]."""
+    return _stage_memory(job, layout, pieces, stage, replicas(job, layout))
 
 
 def _any(condition: Any) -> bool:

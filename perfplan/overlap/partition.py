@@ -1,0 +1,282 @@
+"""Which layers go to which pipeline rank, and what each of them recomputes or offloads: least time of the busiest rank.
+
+With one chunk per rank the answer is exact, by dynamic programming over where each stage begins; the best settings of
+a stage's layers under its rank's memory are an integer program small enough to enumerate. With several chunks per rank
+a MILP chooses the cuts, and its dual bound says how far from the best its answer may be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+
+from perfplan.errors import Infeasible
+from perfplan.formulas.pipeline import in_flight_chunks
+from perfplan.optimize.certificate import Certificate
+from perfplan.overlap.stages import Pipeline, even_chunks
+from perfplan.training.estimate import layer_sequence, pieces
+from perfplan.training.layers import Away, Cost
+from perfplan.training.stages import Stage
+from perfplan.training.step import Pieces, stage_memory
+from perfplan.units import show
+
+__all__ = ["Choice", "Partition", "RankCosts", "Setting", "balance", "even", "held", "layout_string", "settings"]
+
+_TIMES = ("forward", "backward", "recompute", "tp", "cp", "ep", "host", "offload")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a layer does with its activations: keep them, recompute modules, or copy them to the host."""
+
+    name: str
+    recompute: tuple[str, ...] = ()
+    away: Away = ()
+
+
+def settings(pipeline: Pipeline) -> tuple[Setting, ...]:
+    """The settings a layer may have: the layout's own, none, whole recompute, and offload where the host's link and
+    the copies are known."""
+    own = Setting(f"rc={','.join(pipeline.layout.recompute)}", pipeline.layout.recompute)
+    found = [Setting("keep"), Setting("recompute", ("full",))]
+    chip, framework = pipeline.job.cluster.accelerator, pipeline.job.framework
+    if chip.host_bandwidth is not None and framework.host_link is not None:
+        found.append(Setting("offload", (), (("acts", 0),)))
+    return tuple(found if own.recompute in ((), ("full",)) else [*found, own])
+
+
+def _time(cost: Cost) -> float:
+    return sum(float(getattr(cost, name)) for name in _TIMES)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A stage: its layers by kind, and of those, layers by setting; time [s]; memory [B]."""
+
+    counts: tuple[tuple[int, ...], ...]
+    time: float
+    memory: float
+
+
+class RankCosts:
+    """Time and memory of a rank as sums over its layers, as the step model has them.
+
+    kinds of layers x settings; ends: time of embedding and head; what a rank holds without any layer, and what each
+    layer adds, from the step model itself.
+    """
+
+    def __init__(self, pipeline: Pipeline, chosen: Sequence[Setting]) -> None:
+        """Price each kind of layer under each setting."""
+        self.pipeline, self.settings = pipeline, tuple(chosen)
+        job, at = pipeline.job, pipeline.layout
+        tables = [
+            pieces(job, pipeline.net, pipeline.shape, at.cp_kind, setting.recompute, setting.away) for setting in chosen
+        ]
+        self.kinds = layer_sequence(job)[1]
+        self.costs = [[table.kinds[kind] for table in tables] for kind in range(self.kinds)]
+        self.ends = (tables[0].first, tables[0].last)
+        self.times = [[_time(cost) for cost in row] for row in self.costs]
+        self.end_times = tuple(map(_time, self.ends))
+        self.pieces = Pieces([cost for row in self.costs for cost in row], *self.ends)
+        self.buffers = [[max(float(cost.whole - cost.saved), 0.0) for cost in row] for row in self.costs]
+        self.limit = job.cluster.accelerator.memory
+
+    def memory(self, rank: int, first: bool, last: bool, counts: Sequence[Sequence[int]]) -> float:
+        """Memory of a rank with so many layers of each kind and setting, by the step model [B]."""
+        layers = tuple(n for row in counts for n in row)
+        held = Stage(layers, first, last, 1, rank)
+        bare = replace(self.pipeline.layout, offload=())
+        return sum(float(v) for v in stage_memory(self.pipeline.job, bare, self.pieces, held).values())
+
+    @cached_property
+    def _slopes(self) -> list[list[tuple[float, float]]]:
+        """(memory that one layer adds whatever the rank, what it adds per pass in flight) by kind and setting [B]."""
+        keeps = 1 + self.pipeline.job.framework.fragmentation
+        return [
+            [(self._fixed(kind, index), keeps * float(cost.saved) / self.pipeline.layout.vpp)
+             for index, cost in enumerate(row)]
+            for kind, row in enumerate(self.costs)
+        ]
+
+    def _fixed(self, kind: int, setting: int) -> float:
+        """State of one layer [B], without its activations and the buffers that are taken once."""
+        none = [[0] * len(self.settings) for _ in range(self.kinds)]
+        two, one = ([row[:] for row in none] for _ in range(2))
+        one[kind][setting], two[kind][setting] = 1, 2
+        rank = 1 if self.pipeline.layout.pp > 1 else 0
+        cost = self.costs[kind][setting]
+        held = self._flight(rank) * (1 + self.pipeline.job.framework.fragmentation) * float(cost.saved)
+        return self.memory(rank, False, False, two) - self.memory(rank, False, False, one) - (
+            held / self.pipeline.layout.vpp
+        )
+
+    def _flight(self, rank: int) -> float:
+        at = self.pipeline.layout
+        return float(in_flight_chunks(at.pp, at.vpp, rank, self.pipeline.micro_batches))
+
+    def bare(self, rank: int, first: bool, last: bool) -> float:
+        """Memory of a rank without layers [B]."""
+        return self.memory(rank, first, last, [[0] * len(self.settings) for _ in range(self.kinds)])
+
+    def per_layer(self, rank: int) -> list[list[float]]:
+        """Memory that one more layer of each kind and setting takes on a rank, buffers aside [B]."""
+        flight = self._flight(rank)
+        return [[fixed + flight * held for fixed, held in row] for row in self._slopes]
+
+    def best(self, rank: int, first: bool, last: bool, counts: Sequence[int]) -> Choice | None:
+        """The fastest settings of a rank's layers that fit into its memory, or None if none do."""
+        time = first * self.end_times[0] + last * self.end_times[1]
+        room = self.limit - self.bare(rank, first, last)
+        layer = self.per_layer(rank)
+        found: Choice | None = None
+        for split in product(*(_ways(n, len(self.settings)) for n in counts)):
+            used = [self.buffers[k][s] for k, row in enumerate(split) for s, n in enumerate(row) if n]
+            size = sum(n * layer[k][s] for k, row in enumerate(split) for s, n in enumerate(row)) + max(used, default=0)
+            cost = time + sum(n * self.times[k][s] for k, row in enumerate(split) for s, n in enumerate(row))
+            if size <= room and (found is None or cost < found.time):
+                found = Choice(split, cost, size + self.limit - room)
+        return found
+
+
+def _ways(count: int, settings_: int) -> Iterator[tuple[int, ...]]:
+    """Ways to give `count` layers one of so many settings each.
+
+    >>> list(_ways(2, 2))
+    [(2, 0), (1, 1), (0, 2)]
+    """
+    if settings_ == 1:
+        yield (count,)
+        return
+    for first in range(count, -1, -1):
+        for rest in _ways(count - first, settings_ - 1):
+            yield (first, *rest)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Layers of every chunk in order; choices: what each rank holds; certificate: on the time of the busiest rank."""
+
+    pipeline: Pipeline
+    sizes: tuple[int, ...]
+    choices: tuple[Choice, ...]
+    settings: tuple[Setting, ...]
+    certificate: Certificate
+
+    @property
+    def busiest(self) -> float:
+        """Time of one micro-batch on the busiest rank [s]."""
+        return max(choice.time for choice in self.choices)
+
+
+def _kind_counts(sequence: Sequence[int], kinds: int, start: int, size: int) -> tuple[int, ...]:
+    part = sequence[start : start + size]
+    return tuple(part.count(kind) for kind in range(kinds))
+
+
+def even(costs: RankCosts) -> Partition:
+    """The even slot rule, each rank with its own best settings; Infeasible if some rank has none that fit."""
+    pipeline = costs.pipeline
+    at = pipeline.layout
+    sizes = even_chunks(len(pipeline.job.model.layers), at.pp * at.vpp)
+    choices = []
+    for rank, counts in enumerate(held(costs, sizes)):
+        choice = costs.best(rank, rank == 0, rank == at.pp - 1, counts)
+        if choice is None:
+            raise Infeasible(f"rank {rank} of {at.pp} does not fit its {sum(counts)} layers into "
+                             f"{show(costs.limit, 'B')} under any setting; give more stages, tp or memory")
+        choices.append(choice)
+    time = max(choice.time for choice in choices)
+    return Partition(pipeline, sizes, tuple(choices), costs.settings, Certificate(time, -math.inf, "the even slot rule",
+                                                                                 unit="s"))
+
+
+def held(costs: RankCosts, sizes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Layers of each kind on every rank."""
+    sequence, kinds = layer_sequence(costs.pipeline.job)
+    pp, start = costs.pipeline.layout.pp, 0
+    held = [[0] * kinds for _ in range(pp)]
+    for chunk, size in enumerate(sizes):
+        for kind, n in enumerate(_kind_counts(sequence, kinds, start, size)):
+            held[chunk % pp][kind] += n
+        start += size
+    return [tuple(row) for row in held]
+
+
+def balance(pipeline: Pipeline, chosen: Sequence[Setting] = (), time_limit: float = 60.0) -> Partition:
+    """The partition and settings with the least time of the busiest rank, each rank within its memory."""
+    costs = RankCosts(pipeline, chosen or settings(pipeline))
+    if pipeline.layout.vpp > 1:
+        from perfplan.overlap.partition_milp import balance_chunks
+
+        return balance_chunks(costs, time_limit)
+    return _exact(costs)
+
+
+def _exact(costs: RankCosts) -> Partition:
+    """Dynamic program: least busiest rank for the first r ranks holding the first n layers."""
+    pipeline = costs.pipeline
+    sequence, kinds = layer_sequence(pipeline.job)
+    layers, pp = len(sequence), pipeline.layout.pp
+    cache: dict[tuple[int, tuple[int, ...]], Choice | None] = {}
+
+    def stage(rank: int, start: int, end: int) -> Choice | None:
+        counts = _kind_counts(sequence, kinds, start, end - start)
+        if (rank, counts) not in cache:
+            cache[rank, counts] = costs.best(rank, rank == 0, rank == pp - 1, counts)
+        return cache[rank, counts]
+
+    limit = _limit(costs)
+    least = [[math.inf] * (layers + 1) for _ in range(pp + 1)]
+    cut = [[0] * (layers + 1) for _ in range(pp + 1)]
+    least[0][0] = 0.0
+    for rank in range(pp):
+        for start in range(layers + 1):
+            if math.isinf(least[rank][start]):
+                continue
+            for end in range(start, layers + 1):
+                choice = stage(rank, start, end)
+                if choice is None or choice.time > limit * (1 + 1e-12):
+                    break  # more layers are slower and larger still
+                time = max(least[rank][start], choice.time)
+                if time < least[rank + 1][end]:
+                    least[rank + 1][end], cut[rank + 1][end] = time, start
+    if math.isinf(least[pp][layers]):
+        raise Infeasible(f"no partition of {layers} layers over {pp} stages fits {show(costs.limit, 'B')} per rank, "
+                         "whatever is recomputed or offloaded; give more stages, tp or memory")
+    cuts = [layers]
+    for rank in range(pp, 0, -1):
+        cuts.append(cut[rank][cuts[-1]])
+    cuts.reverse()
+    sizes = tuple(b - a for a, b in zip(cuts, cuts[1:], strict=False))
+    choices = tuple(c for r in range(pp) if (c := stage(r, cuts[r], cuts[r + 1])) is not None)
+    time = least[pp][layers]
+    return Partition(pipeline, sizes, choices, costs.settings,
+                     Certificate(time, time, "dynamic programming over the cuts", unit="s"))
+
+
+def _limit(costs: RankCosts) -> float:
+    """Time that an optimal stage need not exceed: the even slot rule's busiest, if that fits [s]."""
+    try:
+        return even(costs).busiest
+    except Infeasible:
+        return math.inf
+
+
+# ---------------------------------------------------------------- in Megatron's words
+def layout_string(sizes: Sequence[int], mtp: int = 0) -> str:
+    """The chunks as --pipeline-model-parallel-layout has them: E embedding, t layer, m prediction layer, L loss.
+
+    >>> layout_string((3, 4, 4, 2), 1)
+    'Et*3|(t*4|)*2t*2mL'
+    """
+    words = ["t" if n == 1 else f"t*{n}" if n else "" for n in sizes]
+    words[0] = "E" + words[0]
+    words[-1] += "m" * mtp + "L"
+    runs: list[tuple[str, int]] = []
+    for word in words[:-1]:
+        runs = [*runs[:-1], (word, runs[-1][1] + 1)] if runs and runs[-1][0] == word else [*runs, (word, 1)]
+    return "".join(f"({word}|)*{n}" if n > 1 else f"{word}|" for word, n in runs) + words[-1]
+

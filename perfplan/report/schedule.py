@@ -1,0 +1,185 @@
+"""Schedules as tables: pipelines compared, partitions, layers, what keeps each resource busy, and differences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from perfplan.overlap.partition import Partition, layout_string
+from perfplan.overlap.stages import Compared, Pipeline, own_schedule
+from perfplan.overlap.timeline import Timeline, difference, usage
+from perfplan.report.columns import Column, Row
+from perfplan.report.gantt import gantt
+from perfplan.report.text import paragraph, table
+from perfplan.report.training import job_line, short
+from perfplan.units import show
+
+__all__ = [
+    "PARTITION_COLUMNS",
+    "PIPELINE_COLUMNS",
+    "difference_text",
+    "partition_rows",
+    "partition_text",
+    "pipeline_document",
+    "pipeline_rows",
+    "pipeline_text",
+    "usage_text",
+]
+
+PIPELINE_COLUMNS = (
+    Column("schedule"),
+    Column("step", "step", "s"),
+    Column("change", "against the layout's", "%"),
+    Column("pipeline", "pipeline", "s"),
+    Column("bubble", "bubble", "s"),
+    Column("bubble_share", "share", "%"),
+    Column("memory", "fullest rank", "B"),
+    Column("fits", "fits"),
+    Column("in_flight", "chunks in flight", ""),
+)
+PARTITION_COLUMNS = (
+    Column("rank"),
+    Column("layers"),
+    Column("kinds", "layers by kind"),
+    Column("recompute", "recomputed"),
+    Column("offload", "offloaded"),
+    Column("time", "micro-batch", "s"),
+    Column("memory", unit="B"),
+)
+RESOURCE_COLUMNS = (
+    Column("rank"),
+    Column("resource"),
+    Column("busy", unit="s"),
+    Column("exposed", unit="s"),
+    Column("idle", unit="s"),
+    Column("busy_share", "busy", "%"),
+)
+
+
+def pipeline_rows(pipeline: Pipeline, rows: Sequence[Compared]) -> list[Row]:
+    """One line per schedule."""
+    own = next((row.step for row in rows if row.name == own_schedule(pipeline.layout)), 0.0)
+    return [_pipeline_row(row, own) for row in rows]
+
+
+def _pipeline_row(row: Compared, own: float) -> Row:
+    if row.ran is None:
+        return {"schedule": row.name, "reason": row.reason}
+    return {
+        "schedule": row.name,
+        "step": row.step,
+        "change": row.step / own - 1 if own else None,
+        "pipeline": row.pipeline,
+        "bubble": row.bubble,
+        "bubble_share": row.share,
+        "memory": row.memory,
+        "fits": row.fits,
+        "in_flight": f"{max(row.ran.in_flight)}",
+        "reason": "",
+    }
+
+
+def pipeline_text(pipeline: Pipeline, rows: Sequence[Compared], timeline: Timeline | None, split: str) -> str:
+    """The comparison for people."""
+    table_rows = pipeline_rows(pipeline, rows)
+    able = [row for row in rows if row.ran is not None]
+    parts = [
+        job_line(pipeline.job) + "\n" + short(pipeline.layout),
+        table([row for row, source in zip(table_rows, rows, strict=True) if source.ran], PIPELINE_COLUMNS),
+    ]
+    fitting = [row for row in able if row.fits]
+    if fitting:
+        parts.append(paragraph(f"fastest that fits: {fitting[0].name}, {show(fitting[0].step, 's')}"))
+    parts += [paragraph(f"not run: {row.reason}") for row in rows if row.reason]
+    parts.append(paragraph(
+        f"assumed: {pipeline.micro_batches} micro-batches through {split}; a send takes {show(pipeline.hop, 's')} and"
+        " occupies nobody; exposed communication splits evenly between forward and backward; DualPipe hides the"
+        " exchange between experts behind the opposite pass; zero-bubble orders end in a barrier of all ranks (gradient"
+        " norm), so their last gap counts; other software may not offer them"
+    ))
+    if timeline is not None:
+        parts.append(gantt(timeline))
+    return "\n\n".join(parts)
+
+
+def pipeline_document(pipeline: Pipeline, rows: Sequence[Compared], partition: Partition | None) -> dict[str, Any]:
+    """All of it, for JSON."""
+    return {
+        "model": pipeline.job.model.id,
+        "cluster": pipeline.job.cluster.id,
+        "layout": str(pipeline.layout),
+        "micro_batches": pipeline.micro_batches,
+        "send_s": pipeline.hop,
+        "schedules": [
+            {c.field: row.get(c.key) for c in PIPELINE_COLUMNS} | {"reason": row.get("reason", "")}
+            for row in pipeline_rows(pipeline, rows)
+        ],
+        "partition": None if partition is None else _partition_document(partition),
+    }
+
+
+# ---------------------------------------------------------------- partitions
+def partition_rows(partition: Partition) -> list[Row]:
+    """One line per rank."""
+    names = [setting.name for setting in partition.settings]
+    rows = []
+    for rank, choice in enumerate(partition.choices):
+        by = {name: sum(row[i] for row in choice.counts) for i, name in enumerate(names)}
+        rows.append({
+            "rank": rank,
+            "layers": sum(by.values()),
+            "kinds": "+".join(str(sum(row)) for row in choice.counts),
+            "recompute": sum(n for name, n in by.items() if name not in ("keep", "offload")),
+            "offload": by.get("offload", 0),
+            "time": choice.time,
+            "memory": choice.memory,
+        })
+    return rows
+
+
+def _partition_document(partition: Partition) -> dict[str, Any]:
+    certificate = partition.certificate
+    return {
+        "pipeline_layout": layout_string(partition.sizes),
+        "busiest_rank_s": partition.busiest,
+        "bound_s": certificate.bound,
+        "gap": certificate.gap,
+        "method": certificate.method,
+        "ranks": [{c.field: row.get(c.key) for c in PARTITION_COLUMNS} for row in partition_rows(partition)],
+    }
+
+
+def partition_text(partition: Partition, plain: Partition | None) -> str:
+    """The partition for people, beside the even slot rule's."""
+    lines = [table(partition_rows(partition), PARTITION_COLUMNS)]
+    lines.append(paragraph(f"busiest rank: {partition.certificate.sentence()}"))
+    if plain is None:
+        lines.append("the even slot rule does not fit under any recompute or offload")
+    else:
+        saved = 1 - partition.busiest / plain.busiest
+        lines.append(paragraph(f"the even slot rule, with the best recompute and offload per layer:"
+                               f" {show(plain.busiest, 's')}, so this one saves {100 * saved:.1f}%"))
+    lines.append(f"--pipeline-model-parallel-layout '{layout_string(partition.sizes)}'")
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- timelines
+def usage_text(timeline: Timeline) -> str:
+    """Busy, exposed and idle time of every resource."""
+    rows = [
+        {"rank": u.rank, "resource": u.resource, "busy": u.busy, "exposed": u.exposed, "idle": u.idle,
+         "busy_share": u.busy / timeline.time if timeline.time else 0.0}
+        for u in usage(timeline)
+    ]
+    return table(rows, RESOURCE_COLUMNS)
+
+
+def difference_text(one: Timeline, other: Timeline) -> str:
+    """Where two timelines spend their time differently."""
+    columns = (
+        Column("kind", "operations"),
+        Column("first", one.title, "s"),
+        Column("second", other.title, "s"),
+        Column("difference", unit="s"),
+    )
+    return table(difference(one, other), columns)
