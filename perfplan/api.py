@@ -14,6 +14,8 @@ from perfplan.errors import SpecError
 from perfplan.export.flags import LaunchFlags
 from perfplan.export.flags import launch_flags as flags_of
 from perfplan.export.launched import Launched, launched
+from perfplan.overlap.scheduled import schedule_pipeline as _schedule_pipeline
+from perfplan.overlap.stages import ScheduledPipeline
 from perfplan.training.estimate import Estimate, estimate
 from perfplan.training.job import Job
 from perfplan.training.layout import Layout
@@ -21,7 +23,15 @@ from perfplan.training.plan import Plan, banded, gpu_counts, plan
 from perfplan.training.why import Answer, why
 from perfplan.units import parse
 
-__all__ = ["estimate_train", "launch_flags", "plan_train", "read_launch", "training_job", "why_train"]
+__all__ = [
+    "estimate_train",
+    "launch_flags",
+    "plan_train",
+    "read_launch",
+    "schedule_pipeline",
+    "training_job",
+    "why_train",
+]
 
 
 def _loaded(catalog: Catalog | None) -> tuple[Catalog, Bands]:
@@ -298,3 +308,19 @@ def why_train(
     catalog, bands = _loaded(catalog)
     parsed = _layout(layout, launch)
     return why(training_job(model, catalog=catalog, launch=launch, **job), parsed, bands, fix=fix, forbid=forbid)
+
+
+def schedule_pipeline(
+    model: str | Path,
+    *,
+    cluster: str,
+    layout: str,
+    compare: Sequence[str] = (),
+    balance: bool = False,
+    catalog: Catalog | None = None,
+    **job: object,
+) -> ScheduledPipeline:
+    """Pipeline schedules by name (all unless given) on the stages of one layout, or on balanced ones."""
+    parsed = Layout.parse(layout)
+    made = training_job(model, cluster=cluster, gpus=parsed.world, catalog=catalog, **job)  # type: ignore[arg-type]
+    return _schedule_pipeline(made, parsed, compare, balance)

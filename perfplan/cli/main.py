@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from perfplan.cli import calibrate, catalog, estimate, plan, reproduce, validate, why
+from perfplan.cli import calibrate, catalog, estimate, plan, reproduce, schedule, validate, why
 from perfplan.cli.explain import explain
 from perfplan.cli.fit import fit
 from perfplan.errors import ExportError, PerfplanError
@@ -53,6 +53,7 @@ app.add_typer(plan.app, name="plan")
 app.add_typer(estimate.app, name="estimate")
 app.add_typer(why.app, name="why")
 app.command()(fit)
+app.add_typer(schedule.app, name="schedule")
 app.command()(explain)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(validate.app, name="validate")

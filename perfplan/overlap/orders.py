@@ -14,7 +14,7 @@ from perfplan.overlap.dualpipe import dual_pipe
 from perfplan.overlap.passes import Part, Task
 from perfplan.overlap.zero_bubble import h_order, v_order
 
-__all__ = ["SCHEDULES", "Order", "order"]
+__all__ = ["SCHEDULES", "Order", "chunks_of", "known", "order"]
 
 
 class _Size(NamedTuple):
@@ -177,9 +177,16 @@ SCHEDULES: dict[str, _Kind] = {
 ALIASES = {"zb1p": "zb-h1", "zb2p": "zb-h2", "depth-first": "interleaved"}
 
 
+def known(name: str) -> str:
+    """The one name of a schedule, or an error with the nearest ones."""
+    if ALIASES.get(name, name) not in SCHEDULES:
+        raise UnknownName(f"there is no pipeline schedule {name!r}{offer(name, [*SCHEDULES, *ALIASES])}")
+    return ALIASES.get(name, name)
+
+
 def chunks_of(name: str, vpp: int) -> int:
     """Stages per rank under a schedule, where the layout has `vpp`; both chains of DualPipe are counted."""
-    return SCHEDULES[ALIASES.get(name, name)].chunks or vpp
+    return SCHEDULES[known(name)].chunks or vpp
 
 
 def order(
@@ -193,15 +200,13 @@ def order(
 
     times: of forward, gradient of inputs and of weights, to which ZB-V fits its order; the others do not look at them.
     """
-    known = ALIASES.get(name, name)
-    if known not in SCHEDULES:
-        raise UnknownName(f"there is no pipeline schedule {name!r}{offer(name, [*SCHEDULES, *ALIASES])}")
+    kind = SCHEDULES[known(name)]
     size = _Size(ranks, micro_batches, chunks, times)
     if ranks < 1 or micro_batches < 1 or chunks < 1:
         raise OutOfRange(f"schedule {name} with {ranks} ranks, {micro_batches} micro-batches and {chunks} chunks:"
                          " each must be at least 1")
-    needs = SCHEDULES[known].wrong(size)
+    needs = kind.wrong(size)
     if needs:
         raise OutOfRange(f"schedule {name} needs {needs}, but there are {ranks} ranks and {micro_batches}"
                          " micro-batches; choose another schedule or batch")
-    return SCHEDULES[known].make(size)
+    return kind.make(size)

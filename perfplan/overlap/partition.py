@@ -16,7 +16,7 @@ from itertools import product
 from perfplan.errors import Infeasible
 from perfplan.formulas.pipeline import in_flight_chunks
 from perfplan.optimize.certificate import Certificate
-from perfplan.overlap.stages import Pipeline, even_chunks
+from perfplan.overlap.stages import Chosen, Pipeline, even_chunks
 from perfplan.training.estimate import layer_sequence, pieces
 from perfplan.training.layers import Away, Cost
 from perfplan.training.stages import Stage
@@ -49,7 +49,7 @@ def settings(pipeline: Pipeline) -> tuple[Setting, ...]:
 
 
 def _time(cost: Cost) -> float:
-    return sum(float(getattr(cost, name)) for name in _TIMES)
+    return sum((float(getattr(cost, name)) for name in _TIMES), 0.0)
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,9 @@ class RankCosts:
         one[kind][setting], two[kind][setting] = 1, 2
         rank = 1 if self.pipeline.layout.pp > 1 else 0
         cost = self.costs[kind][setting]
-        held = self._flight(rank) * (1 + self.pipeline.job.framework.fragmentation) * float(cost.saved)
-        return self.memory(rank, False, False, two) - self.memory(rank, False, False, one) - (
-            held / self.pipeline.layout.vpp
-        )
+        held = self._flight(rank) * (1 + float(self.pipeline.job.framework.fragmentation)) * float(cost.saved)
+        step = self.memory(rank, False, False, two) - self.memory(rank, False, False, one)
+        return step - held / int(self.pipeline.layout.vpp)
 
     def _flight(self, rank: int) -> float:
         at = self.pipeline.layout
@@ -155,6 +154,15 @@ def _ways(count: int, settings_: int) -> Iterator[tuple[int, ...]]:
             yield (first, *rest)
 
 
+def _take(left: list[int], count: int) -> list[int]:
+    """`count` layers of what is left of each setting, which they are taken from."""
+    taken = []
+    for place, have in enumerate(left):
+        taken.append(min(have, count))
+        left[place], count = have - taken[-1], count - taken[-1]
+    return taken
+
+
 @dataclass(frozen=True)
 class Partition:
     """Layers of every chunk in order; choices: what each rank holds; certificate: on the time of the busiest rank."""
@@ -164,6 +172,18 @@ class Partition:
     choices: tuple[Choice, ...]
     settings: tuple[Setting, ...]
     certificate: Certificate
+
+    def applied(self, costs: RankCosts) -> Pipeline:
+        """The pipeline with these stages and settings instead of its own."""
+        sequence, kinds = layer_sequence(self.pipeline.job)
+        at, start, chunks = self.pipeline.layout, 0, []
+        left = [[list(row) for row in choice.counts] for choice in self.choices]
+        for index, size in enumerate(self.sizes):
+            needed = _kind_counts(sequence, kinds, start, size)
+            taken = tuple(n for kind, count in enumerate(needed) for n in _take(left[index % at.pp][kind], count))
+            chunks.append(Stage(taken, index == 0, index == len(self.sizes) - 1, 1, index % at.pp))
+            start += size
+        return replace(self.pipeline, chosen=Chosen(costs.pieces, len(self.settings), tuple(chunks)))
 
     @property
     def busiest(self) -> float:

@@ -79,7 +79,7 @@ class _Cuts:
         return tuple(sum(int(answer.values[row[c].name]) for row in self.at if c in row) for c in range(self.chunks))
 
     def _spread(self, sizes: list[int]) -> tuple[int, ...]:
-        """The layers of each rank dealt out evenly to its chunks, those with the embedding or the head getting fewer."""
+        """The layers of each rank dealt out evenly to its chunks, those with embedding or head getting fewer."""
         for rank in range(self.pp):
             mine = sorted(range(rank, self.chunks, self.pp), key=lambda c: c in (0, self.chunks - 1))
             small, more = divmod(sum(sizes[c] for c in mine), len(mine))

@@ -13,16 +13,12 @@ from perfplan.training.layout import Layout, block
 __all__ = ["schedule_pipeline"]
 
 
-def _balanced(pipeline: Pipeline, time_limit: float) -> tuple[Partition, Partition | None]:
-    """(the best stages, the even ones under the same freedom or None if they do not fit)."""
-    if block(pipeline.layout.recompute):
-        raise Unsupported("balanced stages choose what each layer recomputes; leave rc=full:N out of the layout")
-    chosen = settings(pipeline)
-    best = balance(pipeline, chosen, time_limit)
+def _even(costs: RankCosts) -> Partition | None:
+    """The even stages under the same freedom, or None if they do not fit."""
     try:
-        return best, even(RankCosts(pipeline, chosen))
+        return even(costs)
     except Infeasible:
-        return best, None
+        return None
 
 
 def schedule_pipeline(
@@ -32,5 +28,10 @@ def schedule_pipeline(
     pipeline = Pipeline.of(job, layout)
     if not balanced:
         return ScheduledPipeline(pipeline, tuple(compare(pipeline, names)))
-    best, plain = _balanced(pipeline, time_limit)
-    return ScheduledPipeline(pipeline, tuple(compare(pipeline, names, best.sizes)), best, plain)
+    if block(layout.recompute):
+        raise Unsupported("balanced stages choose what each layer recomputes; leave rc=full:N out of the layout")
+    chosen = settings(pipeline)
+    costs = RankCosts(pipeline, chosen)
+    best = balance(pipeline, chosen, time_limit)
+    made = best.applied(costs)
+    return ScheduledPipeline(made, tuple(compare(made, names)), best, _even(costs))

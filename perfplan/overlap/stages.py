@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from perfplan.errors import Indivisible, OutOfRange, PerfplanError
-from perfplan.overlap.orders import SCHEDULES, Order, chunks_of, order
+from perfplan.overlap.orders import SCHEDULES, Order, chunks_of, known, order
 from perfplan.overlap.pipeline import Passes, Run, run
 from perfplan.overlap.timeline import Timeline
 from perfplan.training.estimate import Estimate, estimate, kind_jobs, layer_sequence, pieces
@@ -33,6 +33,11 @@ def own_schedule(layout: Layout) -> str:
     return "interleaved" if layout.vpp > 1 else "1f1b"
 
 
+def _stages(layout: Layout, name: str) -> int:
+    """Stages of the model under a schedule; the second chain of DualPipe walks the same ones."""
+    return int(layout.pp * (1 if name == "dualpipe" else chunks_of(name, layout.vpp)))
+
+
 def even_chunks(layers: int, chunks: int) -> tuple[int, ...]:
     """Layers of each chunk by the even slot rule, or an error that says why there are too few."""
     sizes = chunk_sizes(layers, chunks)
@@ -42,12 +47,29 @@ def even_chunks(layers: int, chunks: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """Chosen stages. pieces: costs by kind of layer and setting, kinds first; settings: how many of these there are;
+    chunks: layers of each chunk in those terms."""
+
+    pieces: Pieces
+    settings: int
+    chunks: tuple[Stage, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Layers of each chunk."""
+        return tuple(sum(chunk.layers) for chunk in self.chunks)
+
+
+@dataclass(frozen=True)
 class Pipeline:
-    """A training job under one layout with pipeline stages. whole: the estimate of its step."""
+    """A training job under one layout with pipeline stages. whole: the estimate of its step; chosen: stages that were
+    chosen instead of the even ones, with settings of their own for each layer."""
 
     job: Job
     layout: Layout
     whole: Estimate
+    chosen: Chosen | None = None
 
     @classmethod
     def of(cls, job: Job, layout: Layout) -> Pipeline:
@@ -70,7 +92,9 @@ class Pipeline:
 
     @cached_property
     def pieces(self) -> Pieces:
-        """Costs of layers by kind, of embedding and head."""
+        """Costs of layers by kind (and setting, where stages are chosen), of embedding and head."""
+        if self.chosen:
+            return self.chosen.pieces
         return pieces(self.job, self.net, self.shape, self.layout.cp_kind, self.layout.recompute, self.layout.offload)
 
     @cached_property
@@ -87,15 +111,18 @@ class Pipeline:
     def late(self) -> tuple[list[float], float]:
         """Time of the weight gradients: (of a layer of each kind, of the head) [s]."""
         kinds = self.job.model.kinds
-        jobs = kind_jobs(self.job)
+        jobs, settings = kind_jobs(self.job), self.chosen.settings if self.chosen else 1
         layers = [
             float(weight_gradients(each, layer_ops(each, kinds[i % len(kinds)], self.shape)))
             for i, each in enumerate(jobs)
+            for _ in range(settings)
         ] * (2 if block(self.layout.recompute) else 1)
         return layers, float(weight_gradients(self.job, head_ops(self.job, self.shape)))
 
     def chunks(self, sizes: Sequence[int]) -> list[Stage]:
         """The chunks of the model with these numbers of layers."""
+        if self.chosen:
+            return list(self.chosen.chunks)
         sequence, kinds = layer_sequence(self.job)
         first = block(self.layout.recompute)
         found, start = [], 0
@@ -134,20 +161,24 @@ class Pipeline:
         columns = list(zip(*rows, strict=True))
         return Passes(columns[0], columns[1], columns[2], saved, self.hop, min(fused, 1.0))
 
-    def run(self, name: str, sizes: Sequence[int] | None = None) -> Run:
-        """Run a schedule over chunks of these sizes, the even ones unless given."""
+    def run(self, name: str) -> Run:
+        """Run a schedule over the stages of the layout."""
         chunks = chunks_of(name, self.layout.vpp)
-        split = sizes or self.split(name)
-        passes = self.passes(name, split)
+        passes = self.passes(name, self.split(name))
         stages = len(passes.forward)
         mean = tuple(sum(column) / stages for column in (passes.forward, passes.inputs, passes.weights))
         made: Order = order(name, self.layout.pp, self.micro_batches, chunks, (mean[0], mean[1], mean[2]))
         return run(made, passes)
 
     def split(self, name: str) -> tuple[int, ...]:
-        """Layers of each chunk of a schedule by the even slot rule."""
-        chunks = 1 if name == "dualpipe" else chunks_of(name, self.layout.vpp)
-        return even_chunks(len(self.job.model.layers), self.layout.pp * chunks)
+        """Layers of each chunk of a schedule: as chosen, or by the even slot rule."""
+        stages = _stages(self.layout, name)
+        if self.chosen is None:
+            return even_chunks(len(self.job.model.layers), stages)
+        if stages != len(self.chosen.chunks):
+            raise OutOfRange(f"schedule {name} has {stages} stages, the balanced layout {len(self.chosen.chunks)}; run"
+                             " it without balancing")
+        return self.chosen.sizes
 
     def outside(self) -> float:
         """Time of the step that is not part of the pipeline [s]."""
@@ -192,11 +223,9 @@ class Compared:
     ran: Run | None = None
 
 
-def _compared(pipeline: Pipeline, name: str, sizes: Sequence[int] | None) -> Compared:
+def _compared(pipeline: Pipeline, name: str) -> Compared:
     try:
-        split = pipeline.split(name)
-        split = tuple(sizes) if sizes and len(sizes) == len(split) else split
-        ran = pipeline.run(name, split)
+        split, ran = pipeline.split(name), pipeline.run(name)
     except PerfplanError as error:
         return Compared(name, reason=str(error))
     memory = max(pipeline.memory(ran, split))
@@ -213,12 +242,16 @@ def _compared(pipeline: Pipeline, name: str, sizes: Sequence[int] | None) -> Com
     )
 
 
-def compare(pipeline: Pipeline, names: Sequence[str] = (), sizes: Sequence[int] | None = None) -> list[Compared]:
+def compare(pipeline: Pipeline, names: Sequence[str] = ()) -> list[Compared]:
     """Schedules on the same stages: those that run by step time, then those that cannot, with the reason."""
-    chosen = [own_schedule(pipeline.layout)] + [n for n in (names or SCHEDULES) if n != own_schedule(pipeline.layout)]
+    chosen = [own_schedule(pipeline.layout)] + [
+        n for n in (*map(known, names),) or (*SCHEDULES,) if n != own_schedule(pipeline.layout)
+    ]
     if pipeline.layout.vpp == 1 and not names:
         chosen = [name for name in chosen if name not in ("interleaved", "breadth-first")]
-    rows = [_compared(pipeline, name, sizes) for name in chosen]
+    if pipeline.chosen and not names:  # those that have as many stages
+        chosen = [name for name in chosen if _stages(pipeline.layout, name) == len(pipeline.chosen.chunks)]
+    rows = [_compared(pipeline, name) for name in chosen]
     return sorted(rows, key=lambda row: (bool(row.reason), row.step))
 
 

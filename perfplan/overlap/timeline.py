@@ -110,7 +110,7 @@ def usage(timeline: Timeline) -> list[Usage]:
 
 
 def difference(one: Timeline, other: Timeline) -> list[dict[str, object]]:
-    """Time by class of operation in two timelines, largest change first; the last row is the whole [s]."""
+    """Time by class of operation on the mean rank of two timelines, largest change first; last, the whole [s]."""
     sums = [_by_kind(timeline) for timeline in (one, other)]
     kinds = sorted({*sums[0], *sums[1]}, key=lambda kind: -abs(sums[0].get(kind, 0.0) - sums[1].get(kind, 0.0)))
     rows = [_compared(kind, sums[0].get(kind, 0.0), sums[1].get(kind, 0.0)) for kind in kinds]
@@ -124,5 +124,5 @@ def _compared(kind: str, first: float, second: float) -> dict[str, object]:
 def _by_kind(timeline: Timeline) -> dict[str, float]:
     total: dict[str, float] = {}
     for span in timeline.spans:
-        total[span.kind or span.name] = total.get(span.kind or span.name, 0.0) + span.duration
+        total[span.kind or span.name] = total.get(span.kind or span.name, 0.0) + span.duration / len(timeline.ranks)
     return total

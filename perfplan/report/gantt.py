@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from perfplan.overlap.timeline import Span, Timeline
-from perfplan.report.text import WIDTH
+from perfplan.report.text import WIDTH, paragraph
 from perfplan.units import show
 
 __all__ = ["gantt", "svg"]
@@ -71,7 +71,8 @@ def gantt(timeline: Timeline, width: int = WIDTH, rows: int = ROWS) -> str:
         lines.append(f"... and {len(lanes) - rows} more lanes")
     kinds = dict.fromkeys(span.kind or span.name for span in timeline.spans)
     legend = ", ".join(f"{SYMBOLS.get(kind, kind[0])} {kind.replace('_', ' ')}" for kind in kinds)
-    return "\n".join([f"{timeline.title}, {show(timeline.time, 's')} from left to right; {legend}, . idle", *lines])
+    head = f"{timeline.title}, {show(timeline.time, 's')} from left to right; {legend}, . idle"
+    return "\n".join([paragraph(head), *lines])
 
 
 def svg(timeline: Timeline, width: int = 1000, row: int = 22) -> str:

@@ -122,7 +122,7 @@ def pipeline_document(pipeline: Pipeline, rows: Sequence[Compared], partition: P
 def partition_rows(partition: Partition) -> list[Row]:
     """One line per rank."""
     names = [setting.name for setting in partition.settings]
-    rows = []
+    rows: list[Row] = []
     for rank, choice in enumerate(partition.choices):
         by = {name: sum(row[i] for row in choice.counts) for i, name in enumerate(names)}
         rows.append({

@@ -14,7 +14,6 @@ from perfplan.overlap.trace import chrome_trace
 from perfplan.report.files import write_all
 from perfplan.report.gantt import gantt, svg
 from perfplan.report.schedule import difference_text, partition_text, pipeline_document, pipeline_text
-from perfplan.units import show
 
 __all__ = ["pair", "pipeline_files", "pipeline_view", "write_timelines"]
 
@@ -61,4 +60,4 @@ def write_timelines(timelines: Sequence[Timeline], trace: str | None, drawing: s
         raise OutOfRange("no schedule ran, so there is no timeline to write; choose others with --compare")
     write_all(files)
     for path in files:
-        print(f"wrote {path} ({', '.join(f'{t.title} {show(t.time, 's')}' for t in timelines[:3])})", file=sys.stderr)
+        print(f"wrote {path}", file=sys.stderr)

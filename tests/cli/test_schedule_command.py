@@ -1,0 +1,52 @@
+"""`perfplan schedule` from the command line."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from perfplan.cli.main import run
+
+JOB = ["schedule", "pipeline", "llama-3.1-70b", "--cluster", "dgx-h100", "--global-batch", "128", "--seq-len", "4096"]
+LAYOUT = ["--layout", "tp8 sp1 pp4 dp2 zero1"]
+
+
+def printed(capsys, arguments):
+    assert run(arguments) == 0
+    return capsys.readouterr().out
+
+
+def test_schedules_are_compared(capsys):
+    out = printed(capsys, [*JOB, *LAYOUT, "--gantt", "--diff", "1f1b zb-h1"])
+    assert "fastest that fits:" in out and "rank 3" in out and "whole timeline" in out
+    assert all(len(line) <= 100 for line in out.splitlines())
+
+
+def test_data_comes_out_as_csv_and_json(capsys):
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, [*JOB, *LAYOUT, "--compare", "zb-h1", "--csv"]))))
+    assert [row["schedule"] for row in rows] == ["zb-h1", "1f1b"] and float(rows[0]["step_s"]) > 0
+    document = json.loads(printed(capsys, [*JOB, *LAYOUT, "--compare", "1f1b", "--balance", "--json"]))
+    assert document["partition"]["gap"] == 0 and document["partition"]["pipeline_layout"].startswith("Et*")
+    assert len(document["partition"]["ranks"]) == 4 and document["schedules"][0]["schedule"] == "1f1b"
+
+
+def test_trace_and_drawing_are_written(capsys, tmp_path):
+    trace, drawing = tmp_path / "t.json", tmp_path / "t.svg"
+    printed(capsys, [*JOB, *LAYOUT, "--compare", "1f1b", "--trace", str(trace), "--svg", str(drawing)])
+    assert json.loads(trace.read_text())["traceEvents"] and drawing.read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "says"),
+    [
+        (["--compare", "1f2b", *LAYOUT], 2, "no pipeline schedule '1f2b'; did you mean 1f1b"),
+        (["--layout", "tp8 sp1 dp8 zero1"], 2, "one pipeline stage"),
+        (["--diff", "1f1b nothing", *LAYOUT], 2, "'nothing' is none of the timelines"),
+        (["--balance", *LAYOUT, "--set", "accelerator.memory=5GiB"], 1, "fits 5.00 GiB per rank"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(capsys, more, status, says):
+    assert run([*JOB, *more]) == status
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and says in err
