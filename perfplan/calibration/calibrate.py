@@ -15,7 +15,15 @@ import numpy as np
 
 from perfplan.calibration import decode, links
 from perfplan.calibration.fit import Array, Fit, mape, quantiles
-from perfplan.calibration.kernels import BYTES, Rate, attention_columns, experts_columns, fit_kernel, gemm_columns
+from perfplan.calibration.kernels import (
+    BYTES,
+    WEIGHT_ONLY,
+    Rate,
+    attention_columns,
+    experts_columns,
+    fit_kernel,
+    gemm_columns,
+)
 from perfplan.calibration.tables import is_custom
 from perfplan.errors import OutOfRange
 
@@ -173,10 +181,11 @@ def _fixed(task: _Task, chip: Chip, dtype: str) -> dict[str, float]:
 
 def _fit(task: _Task, rows: pd.DataFrame, dtype: str, software: str, chip: Chip
          ) -> tuple[Fitted | None, list[Rejected]]:
-    if dtype not in chip.peak or dtype not in BYTES:
+    peak = chip.peak.get(WEIGHT_ONLY.get(dtype, dtype))
+    if peak is None or dtype not in BYTES:
         reason = f"{chip.id} states no dense peak in {dtype or 'the format it does not name'}"
         return None, [Rejected(str(row), reason) for row in rows["row"]]
-    rate = Rate(chip.peak[dtype], chip.memory_bandwidth)
+    rate = Rate(peak, chip.memory_bandwidth)
     good, bad = _split(rows, _beats(rows["latency_us"].to_numpy() * US, task.columns(rows, dtype), rate))
     if len(good) < _COUNTS["attention" if task.half else "gemm"] + task.half:
         return None, bad + [Rejected(str(row), f"too few {task.kind} rows in {dtype} of {software or 'one software'}")
@@ -235,7 +244,10 @@ def calibrate_gemm(table: pd.DataFrame, chip: Chip, resolve: Callable[[str], str
             found["serial"] = found["length"] * rows["k"].to_numpy() * (2.0 + BYTES[dtype])
         return found
 
-    tasks = (_Task("gemm", "gemm", columns, ("n", "k")),
+    def looped(rows: pd.DataFrame, dtype: str) -> dict[str, Array]:
+        return columns(rows, dtype) | {"depth": rows["k"].to_numpy()}
+
+    tasks = (_Task("gemm", "gemm", looped, ("n", "k")),
              _Task("grouped_gemm", "grouped_gemm", columns, ("n", "k", "groups"), half=True))
     long = table["note"].str.contains(_LASTING.replace("(", "(?:")) & (table["kernel"] == "gemm")
     return replace(_kernels(tasks, table[~long], chip, resolve, "GEMM"),

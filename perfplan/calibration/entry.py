@@ -17,6 +17,13 @@ def _microseconds(seconds: float) -> str:
     return f"{seconds * 1e6:.4g} us"
 
 
+def _nanoseconds(seconds: float) -> str:
+    return f"{seconds * 1e9:.4g} ns"
+
+
+_TIMES = {"overhead": _microseconds, "ramp": _microseconds, "step": _nanoseconds}
+
+
 def _dump(data: Mapping[str, Any]) -> str:
     return str(yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=120, default_flow_style=False))
 
@@ -30,7 +37,7 @@ def accelerator_yaml(name: str, entry: Mapping[str, Any], found: Calibration, fi
     kernels = data["kernels"] = dict(data.get("kernels") or {})
     for one in found.fitted:
         if one.written:
-            constants = {key: _microseconds(value) if key in ("overhead", "ramp") else value
+            constants = {key: _TIMES[key](value) if key in _TIMES else value
                          for key, value in sorted(one.constants.items())}
             kernels[one.kind] = dict(kernels.get(one.kind) or {}) | {
                 one.dtype: constants | {"source": one.says(files, date)}

@@ -59,11 +59,14 @@ class Fit:
 
 
 def fit_log(model: Model, columns: Columns, measured: Array, start: Mapping[str, tuple[float, float, float]], *,
-            fixed: Mapping[str, float] | None = None, weights: Array | None = None, scale: float = 0.1) -> Fit:
+            fixed: Mapping[str, float] | None = None, weights: Array | None = None, scale: float = 0.1,
+            prior: Mapping[str, tuple[float, float]] | None = None) -> Fit:
     """Constants for which `model(columns, constants)` is closest to `measured` (same unit, all positive).
 
     start: constant -> (lower bound, first guess, upper bound), all positive, in the model's units. fixed: constants
     that are known. weights: weight of each row [1]. scale: log residual from which the loss grows linearly [1].
+    prior: constant -> (usual value, how much one unit of ln away from it counts, in log residuals of one row): what
+    holds a constant that few shapes say little of.
 
     >>> line = lambda c, k: k["a"] + c["x"] / k["b"]
     >>> x = np.array([1.0, 10.0, 100.0, 1000.0])
@@ -83,8 +86,12 @@ def fit_log(model: Model, columns: Columns, measured: Array, start: Mapping[str,
     def residuals(x: Array) -> Array:
         return np.asarray(np.log(measured / model(columns, constants(x))), dtype=float)
 
+    usual = [(names.index(name), np.log(value), weight) for name, (value, weight) in (prior or {}).items()
+             if name in names]
+
     def weighted(x: Array) -> Array:
-        return np.asarray(root * residuals(x), dtype=float)
+        away = [weight * (x[at] - middle) for at, middle, weight in usual]
+        return np.concatenate([root * residuals(x), np.array(away, dtype=float)])
 
     best = least_squares(weighted, bounds[:, 1], bounds=(bounds[:, 0], bounds[:, 2]),
                          loss="soft_l1", f_scale=scale, x_scale=1.0)

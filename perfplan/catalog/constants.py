@@ -13,7 +13,7 @@ from perfplan.errors import Unsupported
 
 __all__ = ["kernel_of", "plain_dtype", "variant"]
 
-_NEXT = {"fp16": ("bf16",), "bf16": ("fp16",), "fp8-block": ("fp8",), "mxfp8": ("fp8",), "int8": ("fp8",)}
+_NEXT = {"fp16": ("bf16",), "bf16": ("fp16",)}
 
 
 def plain_dtype(key: str) -> str:

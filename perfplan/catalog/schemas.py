@@ -114,6 +114,7 @@ class KernelFile(_Part):
     memory: Annotated[float, Quantity("1", 1e-6, 1.5)]
     overhead: Duration
     half: Annotated[float, Quantity("1", 0, 1e6)] = 0.0
+    step: Duration = Field(0.0, description="matrix products: latency per element of the inner dimension")
     start: Annotated[float, Quantity("1", 1e-3, 1e3)] = Field(
         1.0, description="decode attention: fraction of the bandwidth while the pipelines fill")
     ramp: Duration = Field(0.0, description="decode attention: longest time that filling them costs")

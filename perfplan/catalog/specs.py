@@ -15,7 +15,8 @@ class Kernel:
     """Constants of one kernel kind and dtype: t = max(work/(compute*peak), bytes/(memory*bandwidth)) + overhead.
 
     compute, memory: fractions of the dense peak and of the memory bandwidth [1]; overhead: time per kernel [s];
-    half: work size at which half of `compute` is reached (attention: query length in tokens; 0 = no such term).
+    half: work size at which half of `compute` is reached (attention: query length in tokens; 0 = no such term);
+    step: latency of the loop of a matrix product, per element of its inner dimension [s].
     Decode attention (formulas.attention.decode_time): start: fraction of the bandwidth while its pipelines fill [1];
     ramp: longest time that this costs [s]; spread: units that one head of one sequence keeps busy (0 = all: it splits).
     """
@@ -24,6 +25,7 @@ class Kernel:
     memory: float
     overhead: float
     half: float = 0.0
+    step: float = 0.0
     start: float = 1.0
     ramp: float = 0.0
     spread: float = 0.0

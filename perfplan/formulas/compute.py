@@ -7,7 +7,7 @@ from typing import Any
 from perfplan.formulas.core import formula, maximum, minimum
 
 __all__ = ["exposed_time", "free_share", "gemm_bytes", "gemm_flops", "hidden_penalty", "host_wait", "kernel_time",
-           "repeated_time", "saturation", "skew_wait", "stream_time"]
+           "loop_overhead", "repeated_time", "saturation", "skew_wait", "stream_time"]
 
 _KERNEL = "perfplan kernel form: roofline with fitted fractions plus a constant (training_core.md section 6)"
 
@@ -62,6 +62,20 @@ def kernel_time(flops: Any, traffic: Any, compute: Any, peak: Any, memory: Any, 
     186.6
     """
     return maximum(flops / (compute * peak), traffic / (memory * bandwidth)) + overhead
+
+
+@formula("t_loop", "s", source="perfplan GEMM form: a block walks along the inner dimension whatever lies beside")
+def loop_overhead(depth: Any, step: Any, overhead: Any) -> Any:
+    """Constant of one matrix product with the latency of its loop over the inner dimension, which nothing hides.
+
+    depth : inner dimension [1]
+    step : latency of the loop per element of the inner dimension [s]
+    overhead : constant per kernel [s]
+
+    >>> round(loop_overhead(8192, 0.45e-9, 3e-6) * 1e6, 2)
+    6.69
+    """
+    return overhead + depth * step
 
 
 @formula("t_stream", "s", source=_KERNEL)

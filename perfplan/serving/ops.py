@@ -86,7 +86,7 @@ def product(p: Pricing, part: str, m: Any, n: Any, k: Any, groups: Any = 1, used
         reached = reached * compute.saturation(m / maximum(read, NEVER_SHORT), constants.half)
     traffic = compute.gemm_bytes(m, n, k, read, form.inputs, form.weight, WIDE)
     memory = p.job.engine.reads.get(form.id, constants.memory)
-    over = constants.overhead * p.share
+    over = compute.loop_overhead(k, constants.step, constants.overhead) * p.share
     flops, peak = compute.gemm_flops(m, n, k), p.job.peak(units)
     return compute.kernel_time(flops, traffic, reached, peak, memory, p.bandwidth, over)
 

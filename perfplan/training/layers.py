@@ -95,7 +95,7 @@ def _gemm_pass(job: Job, op: Gemm, dtype: str, left: float, right: float, output
         job.peak(dtype),
         constants.memory,
         job.cluster.accelerator.memory_bandwidth,
-        constants.overhead,
+        compute.loop_overhead(op.k, constants.step, constants.overhead) if constants.step else constants.overhead,
     )
 
 

@@ -18,9 +18,18 @@ import numpy as np
 
 from perfplan.calibration.decode import decode_columns
 from perfplan.calibration.fit import Array
-from perfplan.calibration.kernels import BYTES, Rate, attention_columns, experts_columns, gemm_columns, kernel_model
+from perfplan.calibration.kernels import (
+    BYTES,
+    WEIGHT_ONLY,
+    Rate,
+    attention_columns,
+    experts_columns,
+    gemm_columns,
+    kernel_model,
+)
 from perfplan.calibration.readers import read_experts, read_kernels
 from perfplan.catalog import Catalog
+from perfplan.catalog.constants import kernel_of
 from perfplan.catalog.files import packaged_root
 from perfplan.errors import MissingField, PerfplanError, Unsupported
 from perfplan.serving.attention import decode_kernel, plain_decode
@@ -78,21 +87,19 @@ def _chip(catalog: Catalog, name: str) -> Accelerator:
     return catalog.accelerator(name)
 
 
-def _constants(chip: Accelerator, kind: str, dtype: str) -> Kernel:
-    found = chip.kernels.get(kind, {}).get(dtype)
-    if found is None:
-        raise Unsupported(f"{chip.id} has no constants for {kind} kernels in {dtype}")
-    return found
+def _constants(chip: Accelerator, kind: str, dtype: str, software: str = "", kv_dtype: str = "") -> Kernel:
+    return kernel_of(chip, kind, dtype, kv_dtype, software)
 
 
 def _rate(chip: Accelerator, dtype: str) -> Rate:
-    if dtype not in chip.peak or dtype not in BYTES:
+    peak = chip.peak.get(WEIGHT_ONLY.get(dtype, dtype))
+    if peak is None or dtype not in BYTES:
         raise Unsupported(f"{chip.id} states no dense peak in {dtype}")
-    return Rate(chip.peak[dtype], chip.memory_bandwidth)
+    return Rate(peak, chip.memory_bandwidth)
 
 
 def _times(kernel: Kernel, rate: Rate, columns: Mapping[str, Array]) -> Array:
-    plain = {name: getattr(kernel, name) for name in ("compute", "memory", "overhead", "half")}
+    plain = {name: getattr(kernel, name) for name in ("compute", "memory", "overhead", "half", "step")}
     return np.asarray(kernel_model(rate)(columns, plain), dtype=float)
 
 
@@ -106,8 +113,8 @@ Priced = tuple[Array, Array]  # predicted and data-sheet times [s]
 
 def _gemm(chip: Accelerator, dtype: str, software: str, rows: pd.DataFrame) -> Priced:
     kind = str(rows["kernel"].iloc[0])
-    kernel, rate = _constants(chip, kind, dtype), _rate(chip, dtype)
-    columns = gemm_columns(rows.assign(groups=rows["groups"].fillna(1)), dtype)
+    kernel, rate = _constants(chip, kind, dtype, software), _rate(chip, dtype)
+    columns = gemm_columns(rows.assign(groups=rows["groups"].fillna(1)), dtype) | {"depth": rows["k"].to_numpy()}
     if software in ENGINES and BYTES[dtype] < 2 and dtype != "int4":
         columns["serial"] = columns["length"] * rows["k"].to_numpy() * (2.0 + BYTES[dtype])
     return _times(kernel, rate, columns), _sheet(rate, columns)

@@ -187,8 +187,10 @@ def _accelerator(data: dict[str, Any], chip: Accelerator, mine: Mapping[str, Mov
 
 
 def _constants(kernel: Kernel) -> dict[str, Any]:
-    half = {"half": kernel.half} if kernel.half else {}
-    return {"compute": kernel.compute, "memory": kernel.memory, "overhead": f"{kernel.overhead * 1e6:.4g} us"} | half
+    more: dict[str, Any] = {"half": kernel.half} if kernel.half else {}
+    if kernel.step:
+        more["step"] = f"{kernel.step * 1e9:.4g} ns"
+    return {"compute": kernel.compute, "memory": kernel.memory, "overhead": f"{kernel.overhead * 1e6:.4g} us"} | more
 
 
 def _origin(item: str, says: str, before: str) -> str:

@@ -1,9 +1,18 @@
 """Work and traffic of measured rows: hand-worked values, the filter of unusable rows, the dtype widths."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from perfplan.calibration.kernels import attention_columns, clean, experts_columns, gemm_columns
+from perfplan.calibration.kernels import (
+    Rate,
+    attention_columns,
+    clean,
+    experts_columns,
+    fit_kernel,
+    gemm_columns,
+    kernel_model,
+)
 
 
 def frame(**columns):
@@ -58,3 +67,22 @@ def test_only_trusted_rows_are_kept():
     assert len(clean(table)) == 1
     assert len(clean(table, dtype="fp8")) == 0
     assert len(clean(table, dtype=["fp8", "bf16"])) == 1
+
+
+def test_a_product_pays_for_its_loop():
+    rate, columns = Rate(1e15, 3e12), gemm_columns(frame(m=1, n=2048, k=8192), "bf16")
+    constants = {"compute": 0.8, "memory": 0.9, "overhead": 3e-6, "step": 0.5e-9}
+    plain, looped = (kernel_model(rate)(columns | {"depth": np.array([k])}, constants)[0] for k in (0, 8192))
+    assert looped - plain == pytest.approx(8192 * 0.5e-9)
+
+
+def test_few_inner_dimensions_leave_the_latency_of_the_loop_near_the_usual():
+    shapes = [(m, n, k) for m in (1, 64, 1024, 8192) for n, k in ((2048, 7168), (8192, 8192))]
+    table = pd.DataFrame(shapes, columns=["m", "n", "k"])
+    columns = gemm_columns(table, "bf16") | {"depth": table["k"].to_numpy(dtype=float)}
+    truth = {"compute": 0.8, "memory": 0.85, "overhead": 3e-6, "step": 0.45e-9}
+    rate = Rate(989e12, 3.35e12)
+    found, _ = fit_kernel(columns, kernel_model(rate)(columns, truth), rate)
+    assert found.constants["step"] == pytest.approx(0.45e-9, rel=0.1)
+    assert found.constants["compute"] == pytest.approx(0.8, rel=0.01)
+    assert "step" not in fit_kernel(columns, kernel_model(rate)(columns, truth | {"step": 0.0}), rate)[0].constants

@@ -30,11 +30,12 @@ RING = {"id": "mine-1", "op": "all_gather", "hardware_id": "h100-sxm", "n_ranks"
 def test_a_gemm_is_priced_with_the_constants_of_its_chip(tmp_path):
     path = csv(tmp_path / "mine.csv", GEMM)
     chip = Catalog().accelerator("h100-sxm")
-    names = ("compute", "memory", "overhead", "half")
+    names = ("compute", "memory", "overhead", "half", "step")
     constants = {name: getattr(chip.kernels["gemm"]["bf16"], name) for name in names}
     model = kernel_model(Rate(chip.peak["bf16"], chip.memory_bandwidth))
     (one,) = validate_kernels([path]).outcomes
-    assert one.predicted == pytest.approx(model(gemm_columns(read_kernels(path).fillna(1), "bf16"), constants)[0] * 1e6)
+    columns = gemm_columns(read_kernels(path).fillna(1), "bf16") | {"depth": 4096.0}
+    assert one.predicted == pytest.approx(model(columns, constants)[0] * 1e6)
     assert one.ratio == pytest.approx(one.predicted / 200)
     assert (one.slice, one.source, one.null_ratio < one.ratio) == ("mine/h100-sxm/bf16/gemm", "mine", True)
 
