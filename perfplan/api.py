@@ -69,7 +69,7 @@ def _agreed(launch: Launched | None, given: dict[str, Any]) -> dict[str, Any]:
             raise SpecError(f"{name.replace('_', ' ')} {mine} was given, but the launch line says {value}; drop one")
     found = given | said
     for name, flag in (("gpus", "--gpus"), ("global_batch", "--global-batch"), ("seq_len", "--seq-len")):
-        if not found[name]:
+        if found[name] is None:
             where = "in the launch line or beside it" if launch else "or a launch line that has it"
             raise SpecError(f"{name.replace('_', ' ')} is not given; give {flag}, {where}")
     return found
@@ -80,8 +80,8 @@ def training_job(
     *,
     cluster: str,
     gpus: int | None = None,
-    global_batch: int = 0,
-    seq_len: int = 0,
+    global_batch: int | None = None,
+    seq_len: int | None = None,
     precision: str = "bf16",
     framework: str = "",
     attention: str = "",
@@ -235,8 +235,8 @@ def estimate_train(
     *,
     cluster: str,
     layout: str = "",
-    global_batch: int = 0,
-    seq_len: int = 0,
+    global_batch: int | None = None,
+    seq_len: int | None = None,
     gpus: int | None = None,
     precision: str = "bf16",
     framework: str = "",
