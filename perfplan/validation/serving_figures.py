@@ -10,6 +10,7 @@ from perfplan.catalog import Catalog
 from perfplan.formulas.queueing import general_wait, quadratic_service_time, quadratic_service_variance
 from perfplan.formulas.queueing import squared_variation as variation
 from perfplan.units import parse
+from perfplan.validation import distserve
 
 if TYPE_CHECKING:
     from perfplan.validation.reproduce import Prices
@@ -47,5 +48,6 @@ def serving_prices(catalog: Catalog) -> Prices:
         "prefill_variation": lambda found, inputs: _service(found, inputs)[1],
         "prefill_wait": _wait,
         "workload_length": _length,
+        "distserve_search": lambda found, inputs: distserve.figure(inputs),
     }
     return {name: partial(price, catalog) for name, price in named.items()}

@@ -1,0 +1,110 @@
+"""Latencies as distributions: how many requests meet a limit when service varies and arrivals queue.
+
+`Service` is a service time as weighted points, one per length of a workload. Its queue is G/G/k (Allen-Cunneen, exact
+for one server with Poisson arrivals); the wait's tail is exponential and independent of the request's own service.
+Rates, utilisations and waits may be NumPy columns; a result has the shape of the rate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from perfplan.formulas.queueing import multi_server_wait, server_utilisation, wait_probability, wait_tail
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["FULL", "Service", "attained", "mean_wait", "normal_quantile", "response_percentile"]
+
+FULL = 0.999
+"""Utilisation above which a queue counts as never ending."""
+_TINY = 1e-12  # s
+
+
+@dataclass(frozen=True, eq=False)
+class Service:
+    """times: service times [s]; weights: their shares; busy: time that a server is held by each, where it is not all of
+    the service (a pipeline takes the next request before the last has left) [s]."""
+
+    times: np.ndarray
+    weights: np.ndarray
+    busy: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """Mean time that a request holds a server [s]."""
+        return float((self.weights * self.busy).sum())
+
+    @property
+    def variation(self) -> float:
+        """Squared coefficient of variation of that time."""
+        mean = self.mean
+        return float((self.weights * self.busy**2).sum()) / mean**2 - 1 if mean else 0.0
+
+    def percentile(self, share: float) -> float:
+        """Service time that `share` of the requests do not exceed, without any queue [s]."""
+        import numpy
+
+        order = numpy.argsort(self.times)
+        reached = self.weights[order].cumsum()
+        return float(self.times[order][min(int(numpy.searchsorted(reached, share - 1e-9)), len(order) - 1)])
+
+
+def _queue(service: Service, rate: Any, servers: Any, arrivals: float) -> tuple[Any, Any, Any]:
+    """Utilisation (capped below 1), probability of any wait, and mean wait [s]."""
+    import numpy
+
+    load = numpy.minimum(server_utilisation(numpy.asarray(rate, float), service.mean, servers), FULL)
+    wait = multi_server_wait(load, service.mean, servers, arrivals, service.variation)
+    return load, wait_probability(load, servers), wait
+
+
+def mean_wait(service: Service, rate: Any, servers: Any, arrivals: float = 1.0) -> Any:
+    """Mean wait before service [s], infinite where the queue never ends."""
+    import numpy
+
+    load, _, wait = _queue(service, rate, servers, arrivals)
+    return numpy.where(load >= FULL, numpy.inf, wait)
+
+
+def attained(service: Service, rate: Any, limit: Any, servers: Any = 1, arrivals: float = 1.0, extra: Any = 0.0) -> Any:
+    """Share of the requests whose wait, service and `extra` time together stay within `limit` [1].
+
+    rate: arrivals at all servers together [1/s]; limit, extra: [s], numbers or columns like the rate; arrivals: squared
+    coefficient of variation of the times between arrivals.
+    """
+    import numpy
+
+    load, chance, wait = _queue(service, rate, servers, arrivals)
+    spare = numpy.asarray(limit - extra, float)[..., None] - service.times
+    tail = wait_tail(numpy.maximum(spare, 0.0), chance[..., None], numpy.maximum(wait, _TINY)[..., None])
+    met = ((spare >= 0) * (1 - tail) * service.weights).sum(axis=-1)
+    return numpy.where(load >= FULL, 0.0, met)
+
+
+def response_percentile(
+    service: Service, rate: float, percentile: float, servers: int = 1, arrivals: float = 1.0, extra: float = 0.0
+) -> float:
+    """Wait and service that `percentile` of the requests do not exceed [s]; infinite where the queue never ends."""
+    if float(server_utilisation(rate, service.mean, servers)) >= FULL:
+        return float("inf")
+    low, high = 0.0, extra + float(service.times.max()) + 1.0
+    while float(attained(service, rate, high, servers, arrivals, extra)) < percentile and high < 1e9:
+        high *= 2
+    for _ in range(50):
+        middle = (low + high) / 2
+        met = float(attained(service, rate, middle, servers, arrivals, extra)) >= percentile
+        low, high = (low, middle) if met else (middle, high)
+    return high
+
+
+def normal_quantile(share: float) -> float:
+    """Quantile of the standard normal distribution.
+
+    >>> round(normal_quantile(0.9), 3)
+    1.282
+    """
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf(share)
