@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perfplan.calibration.bands import Bands
 from perfplan.catalog import Catalog
@@ -23,12 +23,18 @@ from perfplan.training.plan import Plan, banded, gpu_counts, plan
 from perfplan.training.why import Answer, why
 from perfplan.units import parse
 
+if TYPE_CHECKING:
+    from perfplan.serving.plan import ServePlan
+    from perfplan.serving.replay import Replayed
+
 __all__ = [
     "estimate_train",
     "launch_flags",
+    "plan_serve",
     "plan_train",
     "read_launch",
     "schedule_pipeline",
+    "simulate_serve",
     "training_job",
     "why_train",
 ]
@@ -324,3 +330,31 @@ def schedule_pipeline(
     parsed = Layout.parse(layout)
     made = training_job(model, cluster=cluster, gpus=parsed.world, catalog=catalog, **job)  # type: ignore[arg-type]
     return _schedule_pipeline(made, parsed, compare, balance)
+
+
+def plan_serve(
+    model: str | Path, *, cluster: str, gpus: int, catalog: Catalog | None = None, **wanted: Any
+) -> ServePlan:
+    """The best deployments for a workload under latency limits; see `perfplan plan serve`.
+
+    workload: catalog id or path of a CSV, or isl and osl [tokens]; rate such as "12/s", or concurrency with think time;
+    ttft, tpot: limits such as "40 ms", met by `percentile` of the requests; kv: formats of the cache to choose from;
+    engine, weights, objective, kinds, top as on the command line.
+    """
+    from perfplan.serving.planning import plan_by_name
+
+    found = catalog or Catalog()
+    plan = plan_by_name(str(model), cluster=cluster, gpus=gpus, catalog=found, **wanted)
+    _all_used(found)
+    return plan
+
+
+def simulate_serve(plan: ServePlan, *, count: int = 3, requests: int = 1500, seed: int = 0) -> list[Replayed]:
+    """The first `count` deployments of a plan run through the event simulator at the rate that they have to serve."""
+    from perfplan.serving.replay import replay
+
+    share, arrivals = plan.limits.share, plan.traffic.arrivals
+    return [
+        replay(one, plan.workload, point.rate, share, arrivals, requests=requests, seed=seed)
+        for one, point in list(zip(plan.candidates, plan.points, strict=True))[:count]
+    ]

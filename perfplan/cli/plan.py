@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from perfplan.cli import options
+from perfplan.cli import options, serving
 
 __all__ = ["app"]
 
@@ -125,3 +125,110 @@ def train(
         output.emit(text, front_rows(plan), FRONT_COLUMNS, document)
     else:
         output.emit(plan_text(plan) + flags.text, plan_rows(plan), plan_columns(plan), document)
+
+
+@app.command("serve")
+def serve(
+    model: options.Model,
+    cluster: options.Cluster,
+    gpus: options.WholeGpus,
+    workload: serving.Workload = "",
+    isl: serving.MeanIsl = "",
+    osl: serving.MeanOsl = "",
+    rate: serving.Rate = "",
+    concurrency: Annotated[
+        float | None,
+        typer.Option("--concurrency", metavar="N", show_default=False, help="Users in flight instead of a rate."),
+    ] = None,
+    think: Annotated[
+        str, typer.Option("--think", metavar="T", help="Time that a user or a tool takes between two requests.")
+    ] = "0 s",
+    ttft: serving.Ttft = "2 s",
+    tpot: serving.Tpot = "50 ms",
+    percentile: serving.Percentile = 90.0,
+    arrivals: Annotated[
+        float | None,
+        typer.Option(
+            "--arrivals",
+            metavar="CV",
+            show_default=False,
+            help="Coefficient of variation of the times between arrivals, 1 = Poisson; the workload's unless given.",
+        ),
+    ] = None,
+    objective: Annotated[
+        str, typer.Option("--objective", metavar="gpus|goodput", help="Fewest accelerators, or the highest rate.")
+    ] = "gpus",
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--kind", metavar="KIND", show_default=False, help="Only aggregated or only disaggregated deployments."
+        ),
+    ] = "",
+    kv: Annotated[
+        str,
+        typer.Option("--kv", metavar="DTYPES", show_default=False, help="Cache formats to choose from: bf16,fp8."),
+    ] = "",
+    engine: serving.Engine = "vllm",
+    weights: serving.Weights = "",
+    top: Annotated[int, typer.Option("--top", metavar="N", min=1, max=1000, help="Deployments to print.")] = 8,
+    simulate: Annotated[
+        int, typer.Option("--simulate", metavar="N", min=0, max=50, help="Run the first N through the event simulator.")
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Seed of the simulation.")] = 0,
+    front: Annotated[
+        bool, typer.Option("--front", help="Print the front of throughput per accelerator against latency.")
+    ] = False,
+    settings: options.Settings = None,
+    catalog: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: options.Save = None,
+) -> None:
+    """Find the best deployment for a workload under latency limits: prompts and decodes together or in pools apart."""
+    from perfplan.api import plan_serve, simulate_serve
+    from perfplan.catalog import Catalog
+    from perfplan.report import Output
+    from perfplan.report.serve_plan import (
+        FRONT_COLUMNS,
+        columns,
+        front_rows,
+        front_text,
+        serve_document,
+        serve_rows,
+        serve_text,
+    )
+    from perfplan.serving.plan import KINDS
+    from perfplan.serving.plan import front as trades
+    from perfplan.serving.words import tokens
+
+    output = Output(csv, json, save)
+    plan = plan_serve(
+        model,
+        cluster=cluster,
+        gpus=gpus,
+        workload=workload,
+        isl=tokens(isl) if isl else None,
+        osl=tokens(osl) if osl else None,
+        rate=rate or None,
+        concurrency=concurrency,
+        think=think,
+        ttft=ttft,
+        tpot=tpot,
+        percentile=percentile,
+        arrivals=arrivals,
+        objective=objective,
+        kinds=(kind,) if kind else KINDS,
+        kv=options.words(kv),
+        engine=engine,
+        weights=weights,
+        top=top,
+        catalog=Catalog(catalog or (), settings or ()),
+    )
+    runs = simulate_serve(plan, count=simulate, seed=seed)
+    points = trades(plan) if front else []
+    document = serve_document(plan, runs, points)
+    if front:
+        text = f"{serve_text(plan, runs)}\n\n{front_text(points)}"
+        output.emit(text, front_rows(points), FRONT_COLUMNS, document)
+    else:
+        output.emit(serve_text(plan, runs), serve_rows(plan, runs), columns(bool(runs), True), document)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Engine", "Isl", "Kv", "LayoutText", "Osl", "Weights"]
+__all__ = ["Engine", "Isl", "Kv", "LayoutText", "MeanIsl", "MeanOsl", "Osl", "Percentile", "Rate", "Tpot", "Ttft",
+           "Weights", "Workload"]
 
 Engine = Annotated[
     str, typer.Option("--engine", metavar="ID[-RELEASE]", help="Serving engine of the catalog, such as trtllm-0.17.")
@@ -25,3 +26,21 @@ LayoutText = Annotated[
 ]
 Isl = Annotated[str, typer.Option("--isl", metavar="TOKENS", show_default=False, help="Tokens of a prompt.")]
 Osl = Annotated[str, typer.Option("--osl", metavar="TOKENS", show_default=False, help="Tokens generated per request.")]
+Workload = Annotated[
+    str, typer.Option("--workload", metavar="ID|CSV", show_default=False,
+                      help="Lengths and arrivals: a workload of the catalog, or a trace as CSV with isl and osl.")
+]
+MeanIsl = Annotated[
+    str, typer.Option("--isl", metavar="TOKENS", show_default=False, help="Tokens of every prompt, without a workload.")
+]
+MeanOsl = Annotated[
+    str, typer.Option("--osl", metavar="TOKENS", show_default=False, help="Tokens of every output, without a workload.")
+]
+Rate = Annotated[
+    str, typer.Option("--rate", metavar="R/s", show_default=False, help="Requests that arrive per second.")
+]
+Ttft = Annotated[str, typer.Option("--ttft", metavar="T", help="Limit on the time to the first token.")]
+Tpot = Annotated[str, typer.Option("--tpot", metavar="T", help="Limit on the mean time per further token.")]
+Percentile = Annotated[
+    float, typer.Option("--percentile", metavar="P", help="Percentage of the requests that must meet each limit.")
+]

@@ -24,23 +24,28 @@ _TINY = 1e-12  # s
 
 @dataclass(frozen=True, eq=False)
 class Service:
-    """times: service times [s]; weights: their shares; busy: time that a server is held by each, where it is not all of
-    the service (a pipeline takes the next request before the last has left) [s]."""
+    """times: service times, the last axis one per length [s]; weights: shares of the lengths; busy: time that a
+    server is held by each, where it is not all of the service (a pipeline takes the next request before the last has
+    left) [s]."""
 
     times: np.ndarray
     weights: np.ndarray
     busy: np.ndarray
 
     @property
-    def mean(self) -> float:
+    def mean(self) -> Any:
         """Mean time that a request holds a server [s]."""
-        return float((self.weights * self.busy).sum())
+        return (self.weights * self.busy).sum(axis=-1)
 
     @property
-    def variation(self) -> float:
-        """Squared coefficient of variation of that time."""
-        mean = self.mean
-        return float((self.weights * self.busy**2).sum()) / mean**2 - 1 if mean else 0.0
+    def response(self) -> Any:
+        """Mean service time [s]."""
+        return (self.weights * self.times).sum(axis=-1)
+
+    @property
+    def variation(self) -> Any:
+        """Squared coefficient of variation of the time that a request holds a server."""
+        return (self.weights * self.busy**2).sum(axis=-1) / self.mean**2 - 1
 
     def percentile(self, share: float) -> float:
         """Service time that `share` of the requests do not exceed, without any queue [s]."""

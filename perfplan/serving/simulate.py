@@ -22,11 +22,11 @@ ORDERS = ("fcfs", "shortest")
 
 @dataclass(frozen=True)
 class Policy:
-    """How an engine forms batches. max_batch: sequences at once; token_budget: tokens of a step; chunked: prompts beyond
-    the budget are split; mixed: prompts share a step with decodes; padding: batches up to which graphs are captured,
-    ascending; room: tokens that the cache holds; order: who is admitted first, fcfs or shortest prompt; preempt: when the
-    cache is full the youngest request gives its place up and is computed again, else room is reserved for whole
-    requests at admission."""
+    """How an engine forms batches. max_batch: sequences at once; token_budget: tokens of a step; chunked: prompts
+    beyond the budget are split; mixed: prompts share a step with decodes; padding: batches up to which graphs are
+    captured, ascending; room: tokens that the cache holds; order: who is admitted first, fcfs or shortest prompt;
+    preempt: when the cache is full the youngest request gives its place up and is computed again, else room is
+    reserved for whole requests at admission."""
 
     max_batch: int
     token_budget: int
@@ -40,7 +40,7 @@ class Policy:
     def __post_init__(self) -> None:
         """Reject what no engine can do."""
         if self.max_batch < 1 or self.token_budget < 1 or self.room < 1:
-            raise OutOfRange("an engine needs room for at least one sequence, one token per step and one token of cache")
+            raise OutOfRange("an engine needs room for at least one sequence, token per step and token of cache")
         if self.order not in ORDERS:
             raise OutOfRange(f"order {self.order!r} of admission is none of {', '.join(ORDERS)}")
 
@@ -91,7 +91,7 @@ class Run:
         """Percentile of `ttft` or `tpot` over the requests after the first `skip` share of them [s]."""
         values = getattr(self, what)
         kept = sorted(values[int(len(values) * skip) :])
-        return kept[min(int(share * len(kept)), len(kept) - 1)]
+        return float(kept[min(int(share * len(kept)), len(kept) - 1)])
 
     def mean(self, what: str, skip: float = 0.0) -> float:
         """Mean of `ttft` or `tpot` over the requests after the first `skip` share of them [s]."""
@@ -125,8 +125,10 @@ class _Engine:
             if self.held + need > self.policy.room:
                 if not self.prompts and not self.decodes:
                     first = self.waiting[0].request
-                    raise OutOfRange(f"a request of {first.isl}+{first.osl} tokens does not fit into a cache of "
-                                     f"{self.policy.room:g} tokens")
+                    raise OutOfRange(
+                        f"a request of {first.isl}+{first.osl} tokens does not fit into a cache of "
+                        f"{self.policy.room:g} tokens"
+                    )
                 return
             self.held += need
             self.prompts.append(self.waiting.popleft())
@@ -157,8 +159,14 @@ class _Engine:
             self.preemptions += 1
 
 
-def _advance(engine: _Engine, pieces: list[tuple[_Live, int]], decoding: list[_Live], now: float,
-             first: list[float], last: list[float]) -> None:
+def _advance(
+    engine: _Engine,
+    pieces: list[tuple[_Live, int]],
+    decoding: list[_Live],
+    now: float,
+    first: list[float],
+    last: list[float],
+) -> None:
     """Book what a step that ended `now` has done."""
     for live in decoding:
         live.made += 1
@@ -201,14 +209,15 @@ def simulate(policy: Policy, times: StepTime, requests: Sequence[Request]) -> Ru
         _advance(engine, pieces, decoding, now, first, last)
         engine.preempt()
     ttft = tuple(one - request.arrival for one, request in zip(first, requests, strict=True))
-    tpot = tuple((end - one) / (r.osl - 1) if r.osl > 1 else 0.0
-                 for one, end, r in zip(first, last, requests, strict=True))
+    tpot = tuple(
+        (end - one) / (r.osl - 1) if r.osl > 1 else 0.0 for one, end, r in zip(first, last, requests, strict=True)
+    )
     return Run(ttft, tpot, now, steps, engine.preemptions, busy, decoded / busy if busy else 0.0)
 
 
 def poisson(lengths: Sequence[tuple[int, int]], rate: float, variation: float = 1.0, seed: int = 0) -> list[Request]:
-    """Requests of these lengths, arriving at `rate` [1/s]; variation: squared coefficient of the times between arrivals:
-    exponential at 1, more regular below (gamma), burstier above (two exponential phases, balanced means)."""
+    """Requests of these lengths, arriving at `rate` [1/s]; variation: squared coefficient of the times between
+    arrivals: exponential at 1, more regular below (gamma), burstier above (two exponential phases, balanced means)."""
     import random
 
     if rate <= 0:

@@ -1,0 +1,199 @@
+"""What one instance of a layout can do, priced once: decode steps over batch sizes, prompts over the workload's
+lengths.
+
+A curve is all that planning needs of a layout. Its columns run over the batch of one attention rank: from one sequence
+to what cache and engine allow. Rates are of the whole instance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from perfplan.catalog.workloads import Workload
+from perfplan.formulas.core import ceil_div, exp
+from perfplan.formulas.serving import closed_rate, drafted_tokens, paged_cache
+from perfplan.serving.estimate import prompt_time
+from perfplan.serving.job import ServingJob
+from perfplan.serving.layout import ServingLayout, legal
+from perfplan.serving.memory import pool, sequence_cache
+from perfplan.serving.queues import Service, normal_quantile
+from perfplan.serving.step import decode_step, network, whole
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["POINTS", "Curve", "curve", "curves", "resident_context"]
+
+POINTS = 25  # batch sizes priced
+FINE = 121  # batch sizes that a curve has, between them by interpolation
+HALF = 0.5  # of the step in progress is left, on average, when a request arrives
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """One layout. batch: sequences of an attention rank; step: decode step without prompts [s]; lengths: of prompts
+    [tokens]; prompts: time of each alone [s]; chunks: steps that it takes; shares: chunks it would take if steps
+    were always full; weights: shares of the lengths; steps: decode steps of a mean request; room: sequences that the
+    cache holds per rank."""
+
+    job: ServingJob
+    layout: ServingLayout
+    batch: np.ndarray
+    step: np.ndarray
+    lengths: np.ndarray
+    prompts: np.ndarray
+    chunks: np.ndarray
+    shares: np.ndarray
+    weights: np.ndarray
+    steps: float
+    room: float
+    context: float
+
+    @property
+    def gpus(self) -> int:
+        """Accelerators of one instance."""
+        return self.layout.instance
+
+    @property
+    def prompt(self) -> float:
+        """Mean time that a prompt keeps one attention rank of the instance [s]."""
+        return float((self.weights * self.prompts).sum()) / self.layout.pp
+
+    @property
+    def prompt_square(self) -> float:
+        """Mean square of that time [s s]."""
+        return float((self.weights * self.prompts**2).sum()) / self.layout.pp**2
+
+    # ---------------------------------------------------------------- prompts and decodes on the same accelerators
+    def mixed_rate(self) -> np.ndarray:
+        """Requests per second of the instance at each batch when it computes the prompts too."""
+        rate: np.ndarray = closed_rate(
+            self.batch * self.layout.adp, self.prompt / self.layout.adp, self.steps, self.step
+        )
+        return rate
+
+    def mixed_tpot(self) -> np.ndarray:
+        """Mean time per output token there: prompts of others stretch the decode steps [s]."""
+        stretched: np.ndarray = self.batch * self.layout.adp / (self.mixed_rate() * self.steps)
+        return stretched
+
+    def mixed_tpot_percentile(self, share: float) -> np.ndarray:
+        """The same, not exceeded by `share` of the requests: batch and arrivals fluctuate as random arrivals do [s]."""
+        mean, rank_rate = self.mixed_tpot(), self.mixed_rate() / self.layout.adp
+        batch = self._swing() * mean / self.step
+        prompts = (rank_rate * mean * self.prompt_square / self.steps) ** 0.5
+        found: np.ndarray = mean + max(normal_quantile(share), 0.0) * (batch**2 + prompts**2) ** 0.5
+        return found
+
+    def mixed_service(self) -> Service:
+        """Time to the first token at each batch: the prompt's steps carry the decodes too."""
+        return self.mixed_service_at(self.batch[:, None], self.step[:, None])
+
+    def mixed_service_at(self, batch: Any, step: Any) -> Service:
+        """The same at one batch of a rank; where that is below one, often nothing decodes when a prompt comes."""
+        step = step * (1 - exp(-batch))
+        return Service(
+            self.prompts + (self.chunks + HALF) * step,
+            self.weights,
+            (self.prompts + self.shares * step) / self.layout.pp,
+        )
+
+    # ---------------------------------------------------------------- pools apart
+    def decode_rate(self) -> np.ndarray:
+        """Requests per second of the instance at each batch when others compute the prompts."""
+        rate: np.ndarray = self.batch * self.layout.adp / (self.steps * self.step)
+        return rate
+
+    def decode_tpot_percentile(self, share: float) -> np.ndarray:
+        """Time per output token that `share` of the requests do not exceed there [s]."""
+        found: np.ndarray = self.step + max(normal_quantile(share), 0.0) * self._swing()
+        return found
+
+    def prefill_service(self) -> Service:
+        """Time to the first token where nothing decodes."""
+        return Service(self.prompts, self.weights, self.prompts / self.layout.pp)
+
+    def _swing(self) -> np.ndarray:
+        """What one standard deviation of a random batch adds to a decode step [s]."""
+        import numpy
+
+        more = numpy.interp(self.batch + self.batch**0.5, self.batch, self.step)
+        last = (self.step[-1] - self.step[-2]) / (self.batch[-1] - self.batch[-2]) if len(self.batch) > 1 else 0.0
+        beyond = numpy.maximum(self.batch + self.batch**0.5 - self.batch[-1], 0.0) * last
+        found: np.ndarray = numpy.maximum(more + beyond - self.step, 0.0)
+        return found
+
+    def at(self, values: Any, batch: float) -> float:
+        """One of the columns at a batch between its points."""
+        import numpy
+
+        return float(numpy.interp(batch, self.batch, values))
+
+    def batch_at(self, rate: float, mixed: bool) -> float:
+        """Batch of a rank at which the instance finishes `rate` requests per second; beyond the last, the last."""
+        import numpy
+
+        rates = self.mixed_rate() if mixed else self.decode_rate()
+        return float(numpy.interp(rate, numpy.maximum.accumulate(rates), self.batch))
+
+
+def resident_context(workload: Workload) -> float:
+    """Mean tokens that a decoding request has cached: long outputs stay longer and weigh more [tokens]."""
+    return workload.isl.mean + workload.osl.moment(2) / (2 * workload.osl.mean)
+
+
+def _batches(room: float) -> np.ndarray:
+    import numpy
+
+    if room <= 1:
+        return numpy.array([room])
+    return numpy.unique(numpy.concatenate(([1.0, room], numpy.floor(numpy.geomspace(1, room, POINTS)))))
+
+
+def curve(job: ServingJob, layout: ServingLayout, workload: Workload) -> Curve | None:
+    """The curve of one instance, or None where not one of the longest requests of the workload fits."""
+    import numpy
+
+    longest = workload.isl.longest + workload.osl.longest
+    if job.model.max_position:
+        longest = min(longest, job.model.max_position)
+    room, context = pool(job, layout, longest), resident_context(workload)
+    largest, mean = float(sequence_cache(job, layout, longest)), float(sequence_cache(job, layout, round(context)))
+    if room <= 0 or largest > room:
+        return None
+    held = min(float(paged_cache(room, mean)) if mean else job.engine.max_batch, job.engine.max_batch)
+    coarse, net = _batches(max(held, 1.0)), network(job, layout)
+    priced = whole(decode_step(job, net, layout, coarse, context))
+    batch = numpy.unique(numpy.concatenate((coarse, numpy.geomspace(coarse[0], coarse[-1], FINE))))
+    lengths, budget = workload.isl.values, job.engine.token_budget
+    chunked = job.engine.chunked
+    return Curve(
+        job,
+        layout,
+        batch,
+        numpy.interp(batch, coarse, numpy.maximum.accumulate(priced)),
+        lengths,
+        numpy.broadcast_to(whole(prompt_time(job, net, layout, lengths)), lengths.shape),
+        ceil_div(lengths, budget) if chunked else numpy.ones_like(lengths),
+        lengths / budget if chunked else numpy.ones_like(lengths),
+        workload.isl.weights,
+        max(workload.osl.mean - 1, 1e-9) / float(drafted_tokens(job.acceptance, job.drafts)),
+        held,
+        context,
+    )
+
+
+def curves(jobs: list[ServingJob], workload: Workload, most: int) -> Iterator[Curve | None]:
+    """The curve of every legal instance of at most `most` accelerators; None for one that does not fit."""
+    for job in jobs:
+        for gpus in range(1, most + 1):
+            for layout in legal(job.model, gpus):
+                if layout.dp == 1:
+                    yield curve(job, layout, workload)
+
+
+def with_budget(job: ServingJob, budget: int) -> ServingJob:
+    """The job with another budget of tokens per step."""
+    return replace(job, engine=replace(job.engine, token_budget=budget))

@@ -1,0 +1,340 @@
+"""The best deployment of a model for a workload under latency limits, and how it compares.
+
+Every layout of every instance size is priced once, every number of replicas and every pair of pools is tried: the
+answer is exhaustive over them. What is predicted is the goodput, the highest rate at which a share of the requests
+meets each limit; the fewest accelerators whose goodput is the rate asked for win.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from perfplan.catalog.workloads import Lengths, Workload, fixed_workload, stretched
+from perfplan.errors import Infeasible, OutOfRange
+from perfplan.serving.curves import Curve, curve, curves, with_budget
+from perfplan.serving.job import ServingJob, unmodelled
+from perfplan.serving.pools import Candidate, Limits, Operating, Traffic, aggregated, disaggregated, moved, operating
+from perfplan.units import show
+
+__all__ = ["OBJECTIVES", "KINDS", "Flip", "ServePlan", "front", "plan"]
+
+OBJECTIVES = ("gpus", "goodput")
+KINDS = ("aggregated", "disaggregated")
+SMALL_BUDGET = 2048  # tokens per step, beside the engine's own
+_NEAR = 0.82  # load beyond which a capacity 22 % too high would mean an endless queue
+_TRIED = 8  # layouts of each kind that a change of the workload is tried on
+
+
+@dataclass(frozen=True)
+class Flip:
+    """What another workload would make of the plan. change: what differs; kind, layout, gpus: of its best
+    deployment, empty and 0 if there is none; goodput: of the plan's own deployment then [1/s]."""
+
+    change: str
+    kind: str
+    layout: str
+    gpus: int
+    goodput: float
+
+
+@dataclass(frozen=True, eq=False)
+class ServePlan:
+    """The deployments found, best first, at most one per pair of layouts. tried: deployments of each kind; unfit:
+    layouts that do not hold the longest request; flips: the answer under other workloads."""
+
+    job: ServingJob
+    workload: Workload
+    traffic: Traffic
+    limits: Limits
+    gpus: int
+    objective: str
+    candidates: tuple[Candidate, ...]
+    points: tuple[Operating, ...]
+    tried: dict[str, int]
+    unfit: int
+    priced: int
+    flips: tuple[Flip, ...]
+    caveats: tuple[str, ...]
+    curves: tuple[Curve, ...]
+
+    @property
+    def best(self) -> Candidate:
+        """The deployment to use."""
+        return self.candidates[0]
+
+    @property
+    def point(self) -> Operating:
+        """What it gives at the rate asked for."""
+        return self.points[0]
+
+    def other(self) -> Candidate | None:
+        """The best deployment of the other kind, or None if none of it was tried."""
+        return next((one for one in self.candidates if one.kind != self.best.kind), None)
+
+    def tokens_per_gpu(self, one: Candidate, rate: float) -> float:
+        """Output tokens per second and accelerator at that rate."""
+        return rate * self.workload.osl.mean / one.gpus
+
+
+def _check(job: ServingJob, workload: Workload, traffic: Traffic, limits: Limits, gpus: int) -> None:
+    if gpus < 1 or (job.cluster.size is not None and gpus > job.cluster.size):
+        raise OutOfRange(f"gpus is {gpus}, but cluster {job.cluster.id} has 1 to {job.cluster.size or 'any'}")
+    if not 0.5 <= limits.share < 1:
+        raise OutOfRange(f"percentile is {100 * limits.share:g}, but must be from 50 to below 100")
+    if (traffic.rate > 0) == (traffic.users > 0):
+        raise OutOfRange("give a rate of requests or a number of users in flight, one of the two")
+    if limits.ttft <= 0 or limits.tpot <= 0:
+        raise OutOfRange("limits on TTFT and TPOT must be above 0 s")
+    shortest = workload.isl.percentile(limits.share) + workload.osl.percentile(limits.share)
+    if job.model.max_position and shortest > job.model.max_position:
+        raise OutOfRange(
+            f"requests of {workload.id} have {shortest:.0f} tokens at percentile {100 * limits.share:g}, more"
+            f" than the {job.model.max_position} of {job.model.id}; choose a model with a longer context"
+        )
+
+
+def clipped(workload: Workload, limit: int) -> Workload:
+    """The workload with prompts and outputs no longer than a model's context."""
+    import numpy
+
+    def cut(lengths: Lengths, most: float) -> Lengths:
+        return Lengths(numpy.minimum(lengths.values, most), lengths.weights)
+
+    if not limit or workload.isl.longest + workload.osl.longest <= limit:
+        return workload
+    output = cut(workload.osl, limit / 2)
+    return replace(workload, osl=output, isl=cut(workload.isl, limit - output.longest), pairs=None)
+
+
+def _jobs(job: ServingJob, kvs: Sequence[str]) -> list[ServingJob]:
+    variants = [replace(job, kv=kv) for kv in (kvs or (job.kv,))]
+    small = job.engine.chunked and job.engine.token_budget > SMALL_BUDGET
+    return [*variants, *(with_budget(one, SMALL_BUDGET) for one in variants if small)]
+
+
+def _search(
+    found: Sequence[Curve], workload: Workload, traffic: Traffic, limits: Limits, gpus: int, kinds: Sequence[str]
+) -> tuple[list[Candidate], dict[str, int]]:
+    whole, counted = [], {}
+    if "aggregated" in kinds:
+        mixed = aggregated(found, gpus, limits, traffic)
+        counted["aggregated"] = len(mixed)
+        whole += [one for one in mixed if one.goodput > 0]
+    if "disaggregated" in kinds:
+        own = [c for c in found if c.job.engine.token_budget == max(f.job.engine.token_budget for f in found)]
+        apart, counted["disaggregated"] = disaggregated(own, gpus, limits, traffic, workload.isl.values)
+        whole += apart
+    return whole, counted
+
+
+def _ranked(found: Sequence[Candidate], objective: str) -> list[Candidate]:
+    """Those that meet what is needed first, then by the objective; of layouts alike but for ep only the first."""
+
+    def key(one: Candidate) -> tuple[Any, ...]:
+        size = (one.gpus, -one.goodput) if objective == "gpus" else (-one.goodput, one.gpus)
+        return (not one.feasible, *(size if one.feasible else (-one.goodput, one.gpus)), one.layout)
+
+    seen: dict[tuple[Any, ...], Candidate] = {}
+    for one in sorted(found, key=key):
+        pools = (one.kind, one.decode.job.kv, *(replace(c.layout, ep=1) for c in (one.prefill, one.decode)))
+        seen.setdefault(pools, one)
+    return list(seen.values())
+
+
+def _floors(found: Sequence[Curve], limits: Limits) -> None:
+    """Raise Infeasible if a limit is below what an empty machine takes."""
+    first = min(found, key=lambda c: c.prefill_service().percentile(limits.share))
+    floor = first.prefill_service().percentile(limits.share)
+    if limits.ttft < floor:
+        raise Infeasible(
+            f"a TTFT of {show(limits.ttft, 's')} at percentile {100 * limits.share:g} is below the floor of"
+            f" {show(floor, 's')}: so long takes the prompt alone on an empty machine ({first.layout}, the"
+            " fastest); allow more time"
+        )
+    quick = min(found, key=lambda c: float(c.step[0]))
+    if limits.tpot < float(quick.step[0]):
+        raise Infeasible(
+            f"a TPOT of {show(limits.tpot, 's')} is below the floor of {show(float(quick.step[0]), 's')}: so"
+            f" long takes a decode step of one sequence ({quick.layout}, the fastest); allow more time"
+        )
+
+
+def _too_much(ranked: Sequence[Candidate], traffic: Traffic, gpus: int) -> Infeasible:
+    if not ranked:
+        return Infeasible(
+            f"no deployment of up to {gpus} accelerators meets the limits at any rate; allow more time or use"
+            " more accelerators per instance"
+        )
+    best = ranked[0]
+    what = f"{traffic.rate:g} requests/s" if traffic.rate else f"{traffic.users:g} users"
+    wanted = traffic.rate or best.needed
+    more = f"; about {gpus * wanted / best.goodput:.0f} accelerators would do" if wanted < 1e9 else ""
+    return Infeasible(
+        f"{what} are beyond any deployment on {gpus} accelerators: the best meets the limits up to"
+        f" {best.goodput:.3g} requests/s ({best.kind}, {best.layout}; {best.limit} ends it){more}",
+        (),
+    )
+
+
+def _changes(workload: Workload, arrivals: float) -> list[tuple[str, Workload, float]]:
+    alike = fixed_workload(round(workload.isl.mean), round(workload.osl.mean))
+    return [
+        ("prompts twice as long", stretched(workload, 2, 1), arrivals),
+        ("prompts half as long", stretched(workload, 0.5, 1), arrivals),
+        ("outputs twice as long", stretched(workload, 1, 2), arrivals),
+        ("outputs half as long", stretched(workload, 1, 0.5), arrivals),
+        ("all requests alike, of mean lengths", alike, arrivals),
+        *([("arrivals at random (Poisson)", workload, 1.0)] if arrivals > 1.2 else []),
+    ]
+
+
+def _key(c: Curve) -> tuple[str, str, int]:
+    return str(c.layout), c.job.kv, c.job.engine.token_budget
+
+
+def _flips(
+    ranked: Sequence[Candidate], workload: Workload, traffic: Traffic, limits: Limits, gpus: int, kinds: Sequence[str]
+) -> tuple[Flip, ...]:
+    """The answer again under other lengths, among the layouts that were best under these."""
+    tried: dict[tuple[str, str, int], Curve] = {}
+    for kind in kinds:
+        for one in [c for c in ranked if c.kind == kind][:_TRIED]:
+            for c in (one.prefill, one.decode):
+                tried[_key(c)] = c
+    found = []
+    for change, other, arrivals in _changes(workload, traffic.arrivals):
+        limit = next(iter(tried.values())).job.model.max_position or 0
+        fitted = clipped(other, limit)
+        priced = {key: curve(c.job, c.layout, fitted) for key, c in tried.items()}
+        again = [new for new in priced.values() if new is not None]
+        load = replace(traffic, arrivals=arrivals)
+        whole, _ = _search(again, fitted, load, limits, gpus, kinds) if again else ([], {})
+        best = next(iter(_ranked(whole, "gpus")), None)
+        prefill, decode = priced[_key(ranked[0].prefill)], priced[_key(ranked[0].decode)]
+        own = 0.0
+        if prefill is not None and decode is not None:
+            own = moved(ranked[0], prefill, decode, gpus, limits, load, fitted.isl.values)
+        found.append(
+            Flip(change, best.kind, best.layout, best.gpus, own)
+            if best and best.feasible
+            else Flip(change, "", "", 0, own)
+        )
+    return tuple(found)
+
+
+def plan(
+    job: ServingJob,
+    workload: Workload,
+    traffic: Traffic,
+    limits: Limits,
+    gpus: int,
+    *,
+    objective: str = "gpus",
+    kinds: Sequence[str] = KINDS,
+    kvs: Sequence[str] = (),
+    top: int = 8,
+    sensitivity: bool = True,
+) -> ServePlan:
+    """The best deployments on at most `gpus` accelerators. objective: fewest accelerators for what is asked, or the
+    highest goodput; kvs: formats of the cache to try. Raises Infeasible, with the floor or the best goodput, if
+    there is none."""
+    if objective not in OBJECTIVES or not set(kinds) <= set(KINDS) or not kinds:
+        raise OutOfRange(
+            f"objective {objective!r} or kind {', '.join(kinds)!r} is none of {', '.join(OBJECTIVES + KINDS)}"
+        )
+    _check(job, workload, traffic, limits, gpus)
+    fitted = clipped(workload, job.model.max_position or 0)
+    every = list(curves(_jobs(job, kvs), fitted, gpus))
+    found = [one for one in every if one is not None]
+    if not found:
+        raise Infeasible(
+            f"no layout of {job.model.id} on up to {gpus} x {job.cluster.accelerator.id} holds one request of"
+            f" {fitted.isl.longest}+{fitted.osl.longest} tokens; use more accelerators or narrower weights"
+        )
+    _floors(found, limits)
+    whole, counted = _search(found, fitted, traffic, limits, gpus, kinds)
+    ranked = _ranked(whole, objective)
+    if not ranked or not ranked[0].feasible:
+        raise _too_much(ranked, traffic, gpus)
+    shown = _shown(ranked, top)
+    points = tuple(operating(one, min(one.needed, one.goodput), limits.share, traffic.arrivals) for one in shown)
+    flips = _flips(ranked, fitted, traffic, limits, gpus, kinds) if sensitivity else ()
+    return ServePlan(
+        job,
+        fitted,
+        traffic,
+        limits,
+        gpus,
+        objective,
+        tuple(shown),
+        points,
+        counted,
+        len(every) - len(found),
+        len(every),
+        flips,
+        _caveats(job, workload, fitted, shown[0]),
+        tuple(found),
+    )
+
+
+def _shown(ranked: Sequence[Candidate], top: int) -> list[Candidate]:
+    """The first `top`, and the best of the other kind if it is not among them."""
+    shown = list(ranked[:top])
+    other = next((one for one in ranked if one.kind != ranked[0].kind), None)
+    return shown if other is None or other in shown else [*shown[: max(top - 1, 1)], other]
+
+
+def _caveats(job: ServingJob, given: Workload, used: Workload, best: Candidate) -> tuple[str, ...]:
+    load = best.needed / best.goodput
+    near = (
+        (
+            f"the load is {100 * load:.0f} % of the goodput: were the capacity 22 % below that, a common error,"
+            " the queue would not end; add an instance",
+        )
+        if load > _NEAR
+        else ()
+    )
+    cut = (f"requests are cut to the {job.model.max_position} tokens of the model",) if used is not given else ()
+    apart = ("the first token of a disaggregated deployment is counted when the cache has reached the decode pool",)
+    return (*near, *cut, *given.notes, *job.caveats, *unmodelled(job), *(apart if best.kind == "disaggregated" else ()))
+
+
+# ---------------------------------------------------------------- throughput against latency
+@dataclass(frozen=True)
+class FrontPoint:
+    """One trade between throughput and latency. tokens_per_gpu: output tokens per second and accelerator; tpot: at the
+    percentile [s]."""
+
+    kind: str
+    layout: str
+    gpus: int
+    rate: float
+    tokens_per_gpu: float
+    tpot: float
+
+
+def front(plan: ServePlan, steps: int = 24) -> list[FrontPoint]:
+    """For both kinds, the most throughput per accelerator at each limit on TPOT, TTFT limited as before."""
+    tpots = sorted({float(c.step[0]) for c in plan.curves})
+    floor, roof = tpots[0], max(2 * plan.limits.tpot, 4 * tpots[0])
+    found = []
+    for kind in plan.tried:
+        best = 0.0
+        for i in range(1, steps + 1):
+            limits = replace(plan.limits, tpot=floor * (roof / floor) ** (i / steps))
+            whole, _ = _search(
+                plan.curves, plan.workload, replace(plan.traffic, rate=1e-9, users=0.0), limits, plan.gpus, [kind]
+            )
+            one = max(whole, key=lambda c: (c.goodput / c.gpus, -c.gpus), default=None)
+            if one is None or one.goodput / one.gpus <= best * 1.001:
+                continue
+            best = one.goodput / one.gpus
+            point = operating(one, one.goodput, limits.share, plan.traffic.arrivals)
+            found.append(
+                FrontPoint(
+                    kind, one.layout, one.gpus, one.goodput, best * plan.workload.osl.mean, point.tpot_percentile
+                )
+            )
+    return found

@@ -1,0 +1,90 @@
+"""Plans of deployments by names of the catalog: what the command line and `api` call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from perfplan.errors import OutOfRange
+from perfplan.serving.deploy import serving_job
+from perfplan.serving.plan import KINDS, ServePlan, plan
+from perfplan.serving.pools import Limits, Traffic
+from perfplan.units import parse
+
+if TYPE_CHECKING:
+    from perfplan.catalog import Catalog
+    from perfplan.catalog.workloads import Workload
+
+__all__ = ["load_workload", "plan_by_name"]
+
+
+def load_workload(catalog: Catalog, workload: str, isl: float | None, osl: float | None) -> Workload:
+    """The workload of that name or trace, or requests all of `isl` and `osl` tokens."""
+    from perfplan.catalog.workloads import fixed_workload
+
+    if workload and (isl or osl):
+        raise OutOfRange("give a workload or the lengths of a request, not both")
+    if workload:
+        return catalog.workload(workload)
+    if not isl or not osl or isl < 1 or osl < 1:
+        raise OutOfRange("give a workload, or the tokens of a prompt and of an output, at least 1 each")
+    return fixed_workload(isl, osl)
+
+
+def plan_by_name(
+    model: str,
+    *,
+    cluster: str,
+    gpus: int,
+    catalog: Catalog,
+    workload: str = "",
+    isl: float | None = None,
+    osl: float | None = None,
+    rate: float | str | None = None,
+    concurrency: float | None = None,
+    think: float | str = 0.0,
+    ttft: float | str = 2.0,
+    tpot: float | str = 0.05,
+    percentile: float = 90.0,
+    arrivals: float | None = None,
+    engine: str = "vllm",
+    weights: str = "",
+    kv: Sequence[str] = (),
+    objective: str = "gpus",
+    kinds: Sequence[str] = KINDS,
+    top: int = 8,
+    sensitivity: bool = True,
+    **settings: Any,
+) -> ServePlan:
+    """The best deployments by names. arrivals: coefficient of variation of the times between arrivals, the
+    workload's own unless given; times may be texts such as "40 ms", the rate such as "12/s"; kv: formats of the
+    cache to choose from."""
+    from perfplan.serving.words import rate_of
+
+    population = load_workload(catalog, workload, isl, osl)
+    first = kv[0] if kv else ""
+    job = serving_job(model, cluster, catalog, engine=engine, weights=weights, kv=first, **settings)
+    asked = rate_of(rate) if isinstance(rate, str) else (rate or 0.0)
+    if arrivals is not None and not 0 <= arrivals <= 1000:
+        raise OutOfRange(f"arrivals vary by {arrivals:g}, but a coefficient of variation lies from 0 to 1000")
+    if concurrency is not None and concurrency <= 0:
+        raise OutOfRange(f"concurrency is {concurrency:g}, but must be above 0")
+    varied = population.arrivals if arrivals is None else arrivals**2
+    traffic = Traffic(asked, float(concurrency or 0.0), _seconds(think), varied)
+    limits = Limits(_seconds(ttft), _seconds(tpot), percentile / 100)
+    return plan(
+        job,
+        population,
+        traffic,
+        limits,
+        gpus,
+        objective=objective,
+        kinds=kinds,
+        kvs=kv,
+        top=top,
+        sensitivity=sensitivity,
+    )
+
+
+def _seconds(given: float | str) -> float:
+    return parse(given, "s") if isinstance(given, str) else given

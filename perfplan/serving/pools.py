@@ -1,0 +1,378 @@
+"""Deployments of one or two pools: how many requests per second each meets the latency limits with (its goodput).
+
+Aggregated: replicas that compute prompts and decodes together, in mixed steps. Disaggregated: one pool computes prompts
+and sends the cache to another that decodes. Each pool has a layout of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from perfplan.formulas.serving_bounds import exposed_kv_transfer
+from perfplan.serving.curves import Curve
+from perfplan.serving.layout import ServingLayout
+from perfplan.serving.memory import sequence_cache
+from perfplan.serving.queues import Service, attained, mean_wait, response_percentile
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = [
+    "Candidate",
+    "Limits",
+    "Operating",
+    "Traffic",
+    "aggregated",
+    "disaggregated",
+    "link_bandwidth",
+    "moved",
+    "operating",
+]
+
+LOADS = 24  # utilisations of a prefill pool that are tried
+KEPT = 12  # candidates kept of each group of pairs
+_NEVER = 1e30  # s
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What requests must meet. ttft, tpot: [s]; share: of the requests that meets each [1]."""
+
+    ttft: float
+    tpot: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What arrives: `rate` requests per second [1/s], or, if that is 0, `users` who think for `think` [s] between
+    requests; arrivals: squared coefficient of variation of the times between arrivals."""
+
+    rate: float = 0.0
+    users: float = 0.0
+    think: float = 0.0
+    arrivals: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One deployment. prefill, decode: curve and number of instances, the same where aggregated; goodput: requests per
+    second that meet both limits [1/s]; batch: sequences per attention rank at that rate; limit: what ends it; needed:
+    requests per second that it has to serve [1/s]; transfer: time of the cache between the pools, by length [s]."""
+
+    kind: str
+    prefill: Curve
+    prefills: int
+    decode: Curve
+    decodes: int
+    goodput: float
+    batch: float
+    limit: str
+    needed: float
+    transfer: Any = 0.0
+
+    @property
+    def gpus(self) -> int:
+        """Accelerators of all instances."""
+        apart = self.kind == "disaggregated"
+        return self.decodes * self.decode.gpus + apart * self.prefills * self.prefill.gpus
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the goodput is what is needed."""
+        return 0 < self.needed <= self.goodput
+
+    @property
+    def layout(self) -> str:
+        """The pools in words: "3 x tp4", or "1 x tp4 prefill + 2 x tp2 decode"."""
+        decode = f"{self.decodes} x {self.decode.layout}"
+        if self.kind == "aggregated":
+            return decode
+        return f"{self.prefills} x {self.prefill.layout} prefill + {decode} decode"
+
+
+@dataclass(frozen=True)
+class Operating:
+    """What a deployment gives at one rate. rate: [1/s]; means and percentiles: [s]; batch: sequences per attention
+    rank; load: rate over goodput."""
+
+    rate: float
+    ttft: float
+    ttft_percentile: float
+    tpot: float
+    tpot_percentile: float
+    batch: float
+    load: float
+
+
+# ---------------------------------------------------------------- one pool for both
+def _closed(traffic: Traffic, population: Iterable[np.ndarray], rates: Iterable[np.ndarray]) -> np.ndarray:
+    """Rate of each row at which its population is that of the users, 0 where it cannot hold them."""
+    import numpy
+
+    found = [
+        numpy.interp(traffic.users, numpy.maximum.accumulate(p), r, right=_NEVER)
+        for p, r in zip(population, rates, strict=True)
+    ]
+    return numpy.array(found)
+
+
+def _mixed_needed(curve: Curve, counts: np.ndarray, traffic: Traffic, rates: np.ndarray) -> np.ndarray:
+    import numpy
+
+    if traffic.rate:
+        return numpy.full(len(counts), traffic.rate)
+    service = curve.mixed_service()
+    wait = numpy.minimum(mean_wait(service, rates, counts[:, None] * curve.layout.adp), _NEVER)
+    inside = counts[:, None] * curve.layout.adp * curve.batch
+    return _closed(traffic, inside + rates * (traffic.think + wait + service.response), rates)
+
+
+def _mixed(curve: Curve, gpus: int, limits: Limits, traffic: Traffic) -> list[Candidate]:
+    import numpy
+
+    counts = numpy.arange(1, gpus // curve.gpus + 1)
+    rates = counts[:, None] * curve.mixed_rate()
+    service, arrivals = curve.mixed_service(), traffic.arrivals if traffic.rate else 1.0
+    quick = attained(service, rates, limits.ttft, counts[:, None] * curve.layout.adp, arrivals) >= limits.share
+    smooth = curve.mixed_tpot_percentile(limits.share) <= limits.tpot
+    good = quick & smooth
+    needed = _mixed_needed(curve, counts, traffic, rates)
+    found = []
+    for row, count in enumerate(counts):
+        last = int(numpy.flatnonzero(good[row])[-1]) if good[row].any() else -1
+        goodput = float(rates[row, last]) if last >= 0 else 0.0
+        batch = float(curve.batch[last]) if last >= 0 else 0.0
+        limit = _limit(last, quick[row], smooth, curve)
+        found.append(
+            Candidate("aggregated", curve, int(count), curve, int(count), goodput, batch, limit, float(needed[row]))
+        )
+    return found
+
+
+def _limit(last: int, quick: np.ndarray, smooth: np.ndarray, curve: Curve) -> str:
+    """What a larger batch would break."""
+    if last + 1 < len(smooth):
+        return "TTFT" if not quick[last + 1] and smooth[last + 1] else "TPOT" if quick[last + 1] else "TTFT and TPOT"
+    return "cache memory" if curve.room < curve.job.engine.max_batch else "batch limit of the engine"
+
+
+def aggregated(found: Iterable[Curve], gpus: int, limits: Limits, traffic: Traffic) -> list[Candidate]:
+    """Every number of replicas of every curve on up to `gpus` accelerators."""
+    return [one for curve in found if curve.gpus <= gpus for one in _mixed(curve, gpus, limits, traffic)]
+
+
+# ---------------------------------------------------------------- two pools
+def link_bandwidth(curve: Curve, gpus: int) -> float:
+    """Bandwidth per accelerator between the pools of a deployment of `gpus` accelerators [B/s]."""
+    cluster = curve.job.cluster
+    inside = gpus <= cluster.fast_domain or len(cluster.levels) < 2
+    level = cluster.levels[0] if inside else cluster.levels[1]
+    return float(level.bandwidth * level.efficiency[0][1] / level.oversubscription)
+
+
+def transfer_time(curve: Curve, receivers: int, gpus: int, size: np.ndarray) -> np.ndarray:
+    """Part of the cache's way from a prefill to a decode instance that outlasts the prefill, by length [s]; size: of
+    the cache of a prompt over all ranks [B]."""
+    bandwidth = link_bandwidth(curve, gpus) * min(curve.gpus, receivers)
+    exposed: np.ndarray = exposed_kv_transfer(size, len(curve.job.model.layers), bandwidth, curve.prompts)
+    return exposed
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """Pools of one kind as columns: curve and count of each, accelerators, goodput."""
+
+    curves: list[Curve]
+    index: np.ndarray
+    count: np.ndarray
+    gpus: np.ndarray
+    rate: np.ndarray
+
+
+def _prefill_rates(
+    curve: Curve,
+    gpus: int,
+    receivers: int,
+    limits: Limits,
+    traffic: Traffic,
+    sizes: np.ndarray,
+) -> np.ndarray:
+    """Goodput of a prefill pool of 1, 2 ... instances [1/s]."""
+    import numpy
+
+    plain = curve.prefill_service()
+    service = Service(plain.times + transfer_time(curve, receivers, gpus, sizes), plain.weights, plain.busy)
+    servers = numpy.arange(1, gpus // curve.gpus + 1)[:, None] * curve.layout.adp
+    rates = numpy.linspace(0.04, 0.995, LOADS) * servers / service.mean
+    met = attained(service, rates, limits.ttft, servers, traffic.arrivals if traffic.rate else 1.0)
+    best: np.ndarray = (rates * (met >= limits.share)).max(axis=1)
+    return best
+
+
+def _prefills(
+    found: Sequence[Curve],
+    whole: int,
+    receivers: int,
+    limits: Limits,
+    traffic: Traffic,
+    sizes: np.ndarray,
+    seen: dict[tuple[int, int], np.ndarray],
+) -> _Side:
+    import numpy
+
+    index: list[int] = []
+    count: list[int] = []
+    rate: list[float] = []
+    for i, curve in enumerate(found):
+        counts = numpy.arange(1, (whole - receivers) // curve.gpus + 1)
+        key = i, min(curve.gpus, receivers)
+        if key not in seen:
+            seen[key] = _prefill_rates(curve, whole, key[1], limits, traffic, sizes)
+        index += [i] * len(counts)
+        count += list(counts)
+        rate += list(seen[key][: len(counts)])
+    columns = numpy.array(index, int), numpy.array(count, int)
+    used = columns[1] * numpy.array([found[i].gpus for i in index], int)
+    return _Side(list(found), *columns, used, numpy.array(rate))
+
+
+def _decodes(found: Sequence[Curve], gpus: int, limits: Limits) -> _Side:
+    import numpy
+
+    index: list[int] = []
+    count: list[int] = []
+    rate: list[float] = []
+    for i, curve in enumerate(found):
+        smooth = curve.decode_tpot_percentile(limits.share) <= limits.tpot
+        best = float(curve.decode_rate()[smooth].max()) if smooth.any() else 0.0
+        counts = range(1, gpus // curve.gpus + 1)
+        index += [i] * len(counts)
+        count += counts
+        rate += [best * n for n in counts]
+    columns = numpy.array(index, int), numpy.array(count, int)
+    used = columns[1] * numpy.array([found[i].gpus for i in index], int)
+    return _Side(list(found), *columns, used, numpy.array(rate))
+
+
+def _decode_needed(side: _Side, traffic: Traffic) -> np.ndarray:
+    import numpy
+
+    if traffic.rate:
+        return numpy.full(len(side.index), traffic.rate)
+    populations, rates = [], []
+    for i, count in zip(side.index, side.count, strict=True):
+        curve = side.curves[i]
+        rate = count * curve.decode_rate()
+        populations.append(count * curve.layout.adp * curve.batch + rate * (traffic.think + curve.prompt))
+        rates.append(rate)
+    return _closed(traffic, populations, rates)
+
+
+def disaggregated(
+    found: Sequence[Curve],
+    gpus: int,
+    limits: Limits,
+    traffic: Traffic,
+    lengths: np.ndarray,
+) -> tuple[list[Candidate], int]:
+    """The best pairs of pools on up to `gpus` accelerators, and how many pairs there are."""
+    kept: list[Candidate] = []
+    pairs = 0
+    for kv in sorted({curve.job.kv for curve in found}):
+        same = [curve for curve in found if curve.job.kv == kv and curve.gpus < gpus]
+        seen: dict[tuple[int, int], np.ndarray] = {}
+        sizes = sequence_cache(same[0].job, ServingLayout(), lengths) if same else lengths
+        for receivers in sorted({curve.gpus for curve in same}):
+            prefill = _prefills(same, gpus, receivers, limits, traffic, sizes, seen)
+            decode = _decodes([curve for curve in same if curve.gpus == receivers], gpus - 1, limits)
+            chosen, counted = _pairs(prefill, decode, gpus, limits, traffic, sizes)
+            kept += chosen
+            pairs += counted
+    return kept, pairs
+
+
+def _pairs(
+    prefill: _Side,
+    decode: _Side,
+    gpus: int,
+    limits: Limits,
+    traffic: Traffic,
+    sizes: np.ndarray,
+) -> tuple[list[Candidate], int]:
+    import numpy
+
+    used = prefill.gpus[:, None] + decode.gpus
+    goodput = numpy.minimum(prefill.rate[:, None], decode.rate)
+    needed = _decode_needed(decode, traffic)
+    fitting = used <= gpus
+    meets = fitting & (goodput >= needed) & (goodput > 0)
+    order = numpy.lexsort((-goodput.ravel(), used.ravel(), ~meets.ravel()))[:KEPT]
+    best = numpy.argsort(-(goodput * fitting).ravel(), kind="stable")[:2]
+    found = []
+    for flat in dict.fromkeys((*order.tolist(), *best.tolist())):
+        p, d = divmod(flat, used.shape[1])
+        if fitting[p, d] and goodput[p, d] > 0:
+            found.append(_pair(prefill, int(p), decode, int(d), gpus, limits, float(needed[d]), sizes))
+    return found, int(fitting.sum())
+
+
+def _pair(
+    prefill: _Side, p: int, decode: _Side, d: int, gpus: int, limits: Limits, needed: float, sizes: np.ndarray
+) -> Candidate:
+    first, second = prefill.curves[prefill.index[p]], decode.curves[decode.index[d]]
+    goodput = float(min(prefill.rate[p], decode.rate[d]))
+    count = int(decode.count[d])
+    smooth = second.decode_tpot_percentile(limits.share) <= limits.tpot
+    ends = (
+        "TPOT"
+        if not smooth.all()
+        else "cache memory"
+        if second.room < second.job.engine.max_batch
+        else ("batch limit of the engine")
+    )
+    limit = f"decode pool, {ends}" if decode.rate[d] <= prefill.rate[p] else "prefill pool, TTFT"
+    batch = second.batch_at(goodput / count, mixed=False)
+    sent = transfer_time(first, second.gpus, gpus, sizes)
+    return Candidate("disaggregated", first, int(prefill.count[p]), second, count, goodput, batch, limit, needed, sent)
+
+
+# ---------------------------------------------------------------- one deployment
+def moved(
+    one: Candidate,
+    prefill: Curve,
+    decode: Curve,
+    gpus: int,
+    limits: Limits,
+    traffic: Traffic,
+    lengths: np.ndarray,
+) -> float:
+    """Goodput of a deployment whose curves have changed, with another workload perhaps [1/s]."""
+    if one.kind == "aggregated":
+        return _mixed(decode, one.decodes * decode.gpus, limits, traffic)[-1].goodput
+    sizes = sequence_cache(prefill.job, ServingLayout(), lengths)
+    receivers = min(prefill.gpus, decode.gpus)
+    first = _prefill_rates(prefill, max(gpus, one.prefills * prefill.gpus), receivers, limits, traffic, sizes)
+    smooth = decode.decode_tpot_percentile(limits.share) <= limits.tpot
+    second = float(decode.decode_rate()[smooth].max()) if smooth.any() else 0.0
+    return min(float(first[one.prefills - 1]), one.decodes * second)
+
+
+def operating(one: Candidate, rate: float, share: float, arrivals: float = 1.0) -> Operating:
+    """Latencies of a deployment at `rate` requests per second."""
+    mixed = one.kind == "aggregated"
+    curve, each = one.decode, rate / one.decodes
+    batch = curve.batch_at(each, mixed)
+    if mixed:
+        service = curve.mixed_service_at(batch, curve.at(curve.step, batch))
+        tpot = curve.at(curve.mixed_tpot(), batch), curve.at(curve.mixed_tpot_percentile(share), batch)
+    else:
+        plain = one.prefill.prefill_service()
+        service = Service(plain.times + one.transfer, plain.weights, plain.busy)
+        tpot = curve.at(curve.step, batch), curve.at(curve.decode_tpot_percentile(share), batch)
+    servers = one.prefills * one.prefill.layout.adp
+    mean = float(service.response) + float(mean_wait(service, rate, servers, arrivals))
+    late = response_percentile(service, rate, share, servers, arrivals)
+    return Operating(rate, mean, late, *tpot, batch, rate / one.goodput if one.goodput else float("inf"))

@@ -1,0 +1,185 @@
+"""Deployments of a plan run through the event simulator, on tables of the step times that the plan was made of."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from perfplan.catalog.workloads import Workload
+from perfplan.serving.curves import Curve
+from perfplan.serving.pools import Candidate
+from perfplan.serving.simulate import Policy, Request, Run, StepTime, poisson, simulate
+from perfplan.serving.step import decode_step, network, prompt_step, whole
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Replayed", "policy_of", "replay", "step_times"]
+
+WARM = 0.15  # share of the requests that fill the system and are not counted
+_POINTS = 24
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What the simulation of a deployment gave, beside the closed form's figures elsewhere. requests: simulated;
+    seed: of arrivals and lengths; ttft, tpot: at the percentile [s]; batch: mean decodes of an attention rank."""
+
+    requests: int
+    seed: int
+    ttft: float
+    tpot: float
+    batch: float
+    preemptions: int
+
+
+class _Table:
+    """A function of two numbers by straight lines between its values on a grid; beyond the grid, along the last
+    line."""
+
+    def __init__(self, xs: Sequence[float], ys: Sequence[float], values: np.ndarray) -> None:
+        self.xs, self.ys, self.values = list(xs), list(ys), values.tolist()
+
+    @staticmethod
+    def _place(points: list[float], at: float) -> tuple[int, float]:
+        i = min(max(bisect_right(points, at) - 1, 0), len(points) - 2)
+        return i, (at - points[i]) / (points[i + 1] - points[i])
+
+    def __call__(self, x: float, y: float) -> float:
+        i, u = self._place(self.xs, x)
+        j, v = self._place(self.ys, y)
+        low, high = self.values[i], self.values[i + 1]
+        near = low[j] + (low[j + 1] - low[j]) * v
+        return float(near + (high[j] + (high[j + 1] - high[j]) * v - near) * u)
+
+
+def step_times(curve: Curve, longest: float) -> StepTime:
+    """Seconds of any step of an instance: decodes, and what prompt tokens add to them. A pipeline takes the next prompt
+    when its first stage is free, so a prompt adds the time of one stage; see `_stages`."""
+    import numpy
+
+    job, layout, net = curve.job, curve.layout, network(curve.job, curve.layout)
+    batch = numpy.unique(numpy.floor(numpy.geomspace(1, max(curve.room, 2.0), _POINTS)))
+    contexts = numpy.array([1.0, longest / 4, longest / 2, longest])
+    priced = [numpy.broadcast_to(whole(decode_step(job, net, layout, batch, c)), batch.shape) for c in contexts]
+    decode = _Table(batch.tolist(), contexts.tolist(), numpy.stack(priced, axis=1))
+    tokens = numpy.unique(numpy.floor(numpy.geomspace(1, max(job.engine.token_budget, longest), _POINTS)))
+    pasts = numpy.array([0.0, longest / 2, longest])
+    made = [
+        numpy.broadcast_to(whole(prompt_step(job, net, layout, tokens, tokens, past)), tokens.shape) for past in pasts
+    ]
+    prompt = _Table(tokens.tolist(), pasts.tolist(), numpy.stack(made, axis=1))
+
+    def time(decodes: int, context: float, new: float, past: float) -> float:
+        return (decode(decodes, context) if decodes else 0.0) + (prompt(new, past) / layout.pp if new else 0.0)
+
+    return time
+
+
+def policy_of(curve: Curve) -> Policy:
+    """The engine's policy for one attention rank; step times pad batches themselves."""
+    engine = curve.job.engine
+    room = max(curve.room * curve.context, 1.0)
+    return Policy(engine.max_batch, engine.token_budget, room, engine.chunked, engine.mixed)
+
+
+def _split(requests: Sequence[Request], ranks: int) -> list[list[int]]:
+    """Requests by rank, dealt in turn."""
+    return [list(range(rank, len(requests), ranks)) for rank in range(ranks)]
+
+
+def _ranks(curve: Curve, count: int, requests: Sequence[Request], longest: float) -> tuple[list[Run], list[list[int]]]:
+    time, policy = step_times(curve, longest), policy_of(curve)
+    dealt = _split(requests, count * curve.layout.adp)
+    return [simulate(policy, time, [requests[i] for i in mine]) for mine in dealt if mine], [m for m in dealt if m]
+
+
+def _stages(curve: Curve, isl: float) -> float:
+    """Time of a prompt in the stages after the first [s]."""
+    import numpy
+
+    return float(numpy.interp(isl, curve.lengths, curve.prompts)) * (1 - 1 / curve.layout.pp)
+
+
+def _merged(runs: Sequence[Run], dealt: Sequence[Sequence[int]], what: str) -> list[float]:
+    found: dict[int, float] = {}
+    for run, mine in zip(runs, dealt, strict=True):
+        found.update(zip(mine, getattr(run, what), strict=True))
+    return [found[i] for i in sorted(found)]
+
+
+def _percentile(values: Sequence[float], share: float) -> float:
+    kept = sorted(values[int(len(values) * WARM) :])
+    return kept[min(int(share * len(kept)), len(kept) - 1)]
+
+
+def replay(
+    one: Candidate,
+    workload: Workload,
+    rate: float,
+    share: float,
+    arrivals: float = 1.0,
+    *,
+    requests: int = 1500,
+    seed: int = 0,
+) -> Replayed:
+    """Simulate a deployment at `rate` requests per second; requests are dealt to ranks in turn, as they arrive."""
+    lengths = [(int(i), int(o)) for i, o in workload.sample(requests, seed)]
+    coming = poisson(lengths, rate, arrivals, seed)
+    longest = float(workload.isl.longest + workload.osl.longest)
+    if one.kind == "aggregated":
+        runs, dealt = _ranks(one.decode, one.decodes, coming, longest)
+        ttft = [t + _stages(one.decode, r.isl) for t, r in zip(_merged(runs, dealt, "ttft"), coming, strict=True)]
+    else:
+        alone = [Request(r.arrival, r.isl, 1) for r in coming]
+        first, first_dealt = _ranks(one.prefill, one.prefills, alone, longest)
+        sent = _sent(one)
+        ttft = [
+            t + sent(r.isl) + _stages(one.prefill, r.isl)
+            for t, r in zip(_merged(first, first_dealt, "ttft"), coming, strict=True)
+        ]
+        later = sorted(range(len(coming)), key=lambda i: coming[i].arrival + ttft[i])
+        moved = [Request(coming[i].arrival + ttft[i], 1, max(coming[i].osl - 1, 1)) for i in later]
+        runs, dealt = _decode_ranks(one, moved, [coming[i].isl for i in later], longest)
+    tpot = [t for t in _merged(runs, dealt, "tpot") if t > 0]
+    busy = sum(run.busy for run in runs)
+    batch = sum(run.batch * run.busy for run in runs) / busy if busy else 0.0
+    return Replayed(
+        requests,
+        seed,
+        _percentile(ttft, share),
+        _percentile(tpot, share) if tpot else 0.0,
+        batch,
+        sum(run.preemptions for run in runs),
+    )
+
+
+def _sent(one: Candidate) -> Callable[[float], float]:
+    import numpy
+
+    times = numpy.broadcast_to(one.transfer, one.prefill.lengths.shape)
+    return lambda isl: float(numpy.interp(isl, one.prefill.lengths, times))
+
+
+def _decode_ranks(
+    one: Candidate,
+    moved: Sequence[Request],
+    prompts: Sequence[int],
+    longest: float,
+) -> tuple[list[Run], list[list[int]]]:
+    """Decode instances: a request comes with its cache, which costs room but no computing."""
+    curve = one.decode
+    time = step_times(curve, longest)
+    mean = sum(prompts) / len(prompts)
+    room = max(curve.room * curve.context / (curve.context - mean + 1) if curve.context > mean else curve.room, 2.0)
+    policy = Policy(
+        int(min(curve.room, curve.job.engine.max_batch)), curve.job.engine.token_budget, room * curve.context
+    )
+    dealt = [mine for mine in _split(moved, one.decodes * curve.layout.adp) if mine]
+
+    def decode_only(decodes: int, context: float, new: float, past: float) -> float:
+        return time(decodes, context + mean, 0.0, 0.0) if decodes else 1e-9
+
+    return [simulate(policy, decode_only, [moved[i] for i in mine]) for mine in dealt], dealt

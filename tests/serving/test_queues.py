@@ -1,0 +1,66 @@
+"""Shares of requests that meet a limit, against a simulated queue and the search of DistServe."""
+
+import random
+
+import numpy
+import pytest
+
+from perfplan.serving.queues import FULL, Service, attained, mean_wait, response_percentile
+from perfplan.validation.distserve import instances, pairs, placements
+
+TWO = Service(numpy.array([0.1, 0.7]), numpy.array([0.5, 0.5]), numpy.array([0.1, 0.7]))
+
+
+def waits(rate, count=60_000):
+    chance, now, free, found = random.Random(1), 0.0, 0.0, []
+    for _ in range(count):
+        now += chance.expovariate(rate)
+        begin = max(now, free)
+        service = chance.choice((0.1, 0.7))
+        free = begin + service
+        found.append(free - now)
+    return numpy.array(found)
+
+
+@pytest.mark.parametrize("limit", [0.8, 1.5, 3.0])
+def test_the_share_that_meets_a_limit(limit):
+    assert float(attained(TWO, 1.75, limit)) == pytest.approx((waits(1.75) <= limit).mean(), abs=0.06)
+
+
+def test_percentile_and_share_are_inverse():
+    time = response_percentile(TWO, 1.75, 0.9)
+    assert float(attained(TWO, 1.75, time)) == pytest.approx(0.9, abs=1e-3)
+    assert response_percentile(TWO, 2.6, 0.9) == float("inf") == float(mean_wait(TWO, 2.6, 1))
+
+
+def test_columns_agree_with_numbers_and_full_queues_meet_nothing():
+    rates = numpy.array([0.5, 1.0, 1.01 * FULL / TWO.mean])
+    found = attained(TWO, rates, 1.0)
+    assert found.tolist() == [pytest.approx(float(attained(TWO, r, 1.0))) for r in rates]
+    assert found[0] > found[1] > found[2] == 0
+
+
+def test_percentile_of_a_service_alone():
+    assert TWO.percentile(0.5) == 0.1 and TWO.percentile(0.51) == 0.7
+
+
+def test_nine_configurations_of_four_accelerators():
+    assert sorted(instances(40, 40, 3)) == [(1, 1), (1, 2), (2, 1)]
+    assert len(pairs(40, 40, 4)) == 9
+
+
+def test_other_lengths_change_the_winner():
+    """The trap of the reference: single-turn lengths double the rate and change the layout."""
+    fit = {
+        "prefill": {
+            "1": ["18.10 ms", "0.10191 ms", "7.12 ns"],
+            "2": ["14.74 ms", "0.06858 ms", "2.45 ns"],
+        },
+        "decode": {"1": ["19.93 ms", "0.000627 ms", "0.03851 ms"], "2": ["13.29 ms", "0.000341 ms", "0.06296 ms"]},
+    }
+    job = {"heads": 40, "layers": 40, "hidden": 5120, "gpus": 4, "usable": "73.905 GiB", "share": 0.9, **fit}
+    limits = {"ttft": "200 ms", "tpot": "100 ms"}
+    multi = placements({**job, **limits, "isl": 674, "osl": 199})[0]
+    single = placements({**job, **limits, "isl": 156, "osl": 326})[0]
+    assert (multi.prefill, multi.decode) == ((2, 1), (1, 1)) != (single.prefill, single.decode)
+    assert single.rate > 2 * multi.rate
