@@ -43,7 +43,7 @@ def test_a_trace_as_workload(capsys, tmp_path):
         (["--rate", "9000/s", *TRAFFIC], 1, "beyond any deployment"),
         ([], 2, "give a workload"),
         (["--kind", "both", *TRAFFIC], 2, "aggregated"),
-        (["--set", "library.memory=3 GiB", "--isl", "9", "--osl", "9"], 2, "memory"),
+        (["--set", "recipe.weight=1", *TRAFFIC], 2, "recipe.weight"),
         (["--rate", "fast", *TRAFFIC], 2, "rate"),
     ],
 )
