@@ -100,6 +100,7 @@ def training_job(
     packed: int = 0,
     cuda_graphs: Sequence[str] = (),
     padded_experts: bool = False,
+    mtp: int | None = None,
     technique: Sequence[str] = (),
     launch: Launched | None = None,
     catalog: Catalog | None = None,
@@ -111,8 +112,9 @@ def training_job(
     catalog id ("" = Adam as the recipe stores it); method: pretrain, sft or lora (frozen base, adapters of
     `lora_rank` beside the attention projections); packed: mean tokens of documents that share a sequence, 0 = one
     document; cuda_graphs: what CUDA graphs capture (attn, mlp, moe_router ... or full_iteration);
-    padded_experts: tokens beyond an expert's capacity are dropped, the rest padded to it; launch: a launch line, which
-    says what the other arguments leave out.
+    padded_experts: tokens beyond an expert's capacity are dropped, the rest padded to it; mtp: multi-token-prediction
+    modules that are trained (None = the model's, in pretraining with a framework whose recipes train them); launch: a
+    launch line, which says what the other arguments leave out.
     """
     catalog = catalog or Catalog()
     if launch is None and not str(model):
@@ -143,6 +145,7 @@ def training_job(
         packed,
         given["cuda_graphs"],
         given["padded_experts"],
+        mtp,
         launch.caveats if launch else (),
     )
     if lora_rank != 16 and method != "lora":
@@ -193,6 +196,7 @@ def plan_train(
     packed: int = 0,
     cuda_graphs: Sequence[str] = (),
     padded_experts: bool = False,
+    mtp: int | None = None,
     technique: Sequence[str] = (),
     catalog: Catalog | None = None,
     tick: Callable[[int], None] = lambda _: None,
@@ -219,6 +223,7 @@ def plan_train(
         packed=packed,
         cuda_graphs=cuda_graphs,
         padded_experts=padded_experts,
+        mtp=mtp,
         technique=technique,
         catalog=catalog,
     )
@@ -256,6 +261,7 @@ def estimate_train(
     packed: int = 0,
     cuda_graphs: Sequence[str] = (),
     padded_experts: bool = False,
+    mtp: int | None = None,
     technique: Sequence[str] = (),
     launch: Launched | None = None,
     catalog: Catalog | None = None,
@@ -282,6 +288,7 @@ def estimate_train(
         packed=packed,
         cuda_graphs=cuda_graphs,
         padded_experts=padded_experts,
+        mtp=mtp,
         technique=technique,
         launch=launch,
         catalog=catalog,

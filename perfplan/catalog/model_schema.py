@@ -17,7 +17,8 @@ REQUIRED = ["id", "name", "hidden", "vocab", "tied", "parts", "kinds", "layers",
 def model_schema() -> dict[str, Any]:
     """The JSON Schema of `catalogs/models/*.yaml`; `perfplan.catalog.models` checks more than it can say."""
     special: dict[str, Any] = {
-        "tied": {"type": "boolean"}, "hf_aliases": TEXTS, "notes": TEXTS, "norm": {"enum": list(NORMS)},
+        "tied": {"type": "boolean"}, "mtp_shared": {"type": "boolean"}, "mtp_block": TEXTS,
+        "hf_aliases": TEXTS, "notes": TEXTS, "norm": {"enum": list(NORMS)},
         "positional": {"enum": list(POSITIONS)}, "confidence": {"enum": list(CONFIDENCE)},
         "parts": {"type": "object", "additionalProperties": {"oneOf": [
             _part(name, kind) for name, kind in PARTS.items()]}},

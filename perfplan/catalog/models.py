@@ -22,7 +22,8 @@ Part = Attention | Mamba | LinearAttention | Mlp | Moe
 PARTS: dict[str, type[Part]] = {"attention": Attention, "mamba": Mamba, "linear_attention": LinearAttention,
                                 "mlp": Mlp, "moe": Moe}
 KEYS = ("id", "name", "hf_name", "hf_aliases", "dtype", "hidden", "vocab", "tied", "max_position", "norm", "positional",
-        "mtp_layers", "residual_streams", "parts", "kinds", "layers", "published", "source", "confidence", "notes")
+        "mtp_layers", "mtp_shared", "mtp_block", "residual_streams", "parts", "kinds", "layers", "published", "source",
+        "confidence", "notes")
 NORMS = ("rms", "layer")
 POSITIONS = ("rope", "learned", "alibi", "relative", "none")
 CONFIDENCE = ("read", "recalled", "assumed")
@@ -54,6 +55,8 @@ def model_from_yaml(data: Any, where: str) -> Model:
         norm=choice(data.get("norm", "rms"), NORMS, f"{where}, norm"),
         positional=choice(data.get("positional", "rope"), POSITIONS, f"{where}, positional"),
         mtp_layers=count(data.get("mtp_layers", 0), f"{where}, mtp_layers", zero=True),
+        mtp_shared=flag(data.get("mtp_shared", False), f"{where}, mtp_shared"),
+        mtp_block=_block(data, kinds, order, where),
         residual_streams=count(data.get("residual_streams", 1), f"{where}, residual_streams"),
         published_params=_published(published, "total", where),
         published_active=_published(published, "active", where),
@@ -61,6 +64,17 @@ def model_from_yaml(data: Any, where: str) -> Model:
             required(data, "confidence", where), CONFIDENCE, f"{where}, confidence")},
         notes=texts(data, "notes", where))
     return check_model(model, where)
+
+
+def _block(data: Mapping[str, Any], kinds: Mapping[str, LayerKind], order: Mapping[str, int], where: str
+           ) -> tuple[int, ...]:
+    """Kinds of the layers of a multi-token-prediction module."""
+    names = texts(data, "mtp_block", where)
+    for name in names:
+        if name not in order:
+            raise UnknownName(f"{where}, mtp_block names the layer kind {name!r}, which no layer is"
+                              f"{offer(name, kinds)}")
+    return tuple(order[name] for name in names)
 
 
 def hf_names(data: Mapping[str, Any], where: str) -> tuple[str, ...]:

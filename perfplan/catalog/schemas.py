@@ -313,6 +313,7 @@ class FrameworkFile(_File):
     contention: Annotated[float, Quantity("1", 1, 4)]
     attention: Literal["flash", "flash1", "unfused"]
     dropout: bool = False
+    mtp: bool = False
     scatter_gather: bool = False
     gathered_units: Number = 3.0
     skew: Duration = 0.0

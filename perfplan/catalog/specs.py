@@ -251,7 +251,11 @@ class LayerKind:
 
 @dataclass(frozen=True)
 class Model:
-    """A decoder-only language model: `layers[i]` is an index into `kinds`."""
+    """A decoder-only language model: `layers[i]` is an index into `kinds`.
+
+    mtp_layers: multi-token-prediction modules that training runs, one per further token; mtp_shared: all of them have
+    one set of weights; mtp_block: kinds of the layers of one module, the last layer's unless given.
+    """
 
     id: str
     name: str
@@ -264,6 +268,8 @@ class Model:
     norm: str = "rms"
     positional: str = "rope"
     mtp_layers: int = 0
+    mtp_shared: bool = False
+    mtp_block: tuple[int, ...] = ()
     hf_name: str = ""
     dtype: str = "bf16"  # number format of the published weights
     residual_streams: int = 1  # > 1: hyper-connections (DeepSeek-V4)
@@ -271,6 +277,11 @@ class Model:
     published_active: float | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def prediction_block(self) -> tuple[int, ...]:
+        """Kinds of the layers of one multi-token-prediction module."""
+        return self.mtp_block or self.layers[-1:]
 
 
 # ---------------------------------------------------------------- number formats and software
@@ -345,6 +356,7 @@ class Framework:
     gathered_units: float = 3.0  # layers' worth of gathered weights and gradients alive when weights are sharded
     host_link: float | None = None  # fraction of the host link that copies reach [1]
     host_update: float | None = None  # parameters that Adam updates per second on an accelerator's share of the CPU
+    mtp: bool = False  # whether its pretraining recipes train the model's multi-token-prediction modules
     scatter_gather: bool = False  # pipeline sends split the activation over the tensor-parallel group even without sp
     source: str = ""
 

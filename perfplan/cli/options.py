@@ -29,6 +29,7 @@ __all__ = [
     "Model",
     "ModelOrLine",
     "Method",
+    "Mtp",
     "Optimizer",
     "Order",
     "Overlap",
@@ -176,6 +177,16 @@ Graphs = Annotated[
 Padded = Annotated[
     bool,
     typer.Option("--padded-experts", help="Experts drop tokens beyond their capacity and pad the rest: static shapes."),
+]
+Mtp = Annotated[
+    int | None,
+    typer.Option(
+        "--mtp",
+        metavar="N",
+        show_default=False,
+        help="Multi-token-prediction modules to train, on the last stage; in pretraining the model's own where the"
+        " framework's recipes train them, unless given.",
+    ),
 ]
 Skew = Annotated[
     float, typer.Option("--routing-skew", metavar="X", help="Load of the most loaded expert rank over the mean.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from perfplan.catalog.specs import Moe
 from perfplan.export.architecture import model_facts
 from perfplan.export.launchers import Fact, Facts
@@ -16,7 +18,8 @@ FORMATS = {"fp8": "fp8", "fp8-block": "fp8-block", "mxfp8": "mxfp8"}
 
 def facts_of(job: Job, layout: Layout) -> Facts:
     """Everything that a launch line may say of a job, its layout and its model; defaults are left out."""
-    return {**layout_facts(job, layout), **_software(job, layout), **_precision(job), **model_facts(job.model)}
+    model = replace(job.model, mtp_layers=job.mtp_depth)
+    return {**layout_facts(job, layout), **_software(job, layout), **_precision(job), **model_facts(model)}
 
 
 def _unless(facts: dict[str, tuple[Fact, Fact]]) -> dict[str, Fact]:
@@ -46,13 +49,13 @@ def _chunks(job: Job, layout: Layout) -> dict[str, Fact]:
     if layout.pp == 1:
         return {}
     schedule = {"schedule": "1F1B" if layout.vpp == 1 else "Interleaved1F1B"}
-    if layers % chunks == 0 and not job.model.mtp_layers:
+    if layers % chunks == 0:
         more = {"chunk_layers": layers // chunks, "vpp": layout.vpp} if layout.vpp > 1 else {}
         return {**schedule, **more}
-    sizes = chunk_sizes(layers, chunks)
+    sizes = chunk_sizes(layers, chunks, job.mtp_depth)
     if sizes is None:
         return {**schedule, "vpp": layout.vpp}
-    return {**schedule, "vpp": layout.vpp, "stage_layers": stage_text(sizes, job.model.mtp_layers)}
+    return {**schedule, "vpp": layout.vpp, "stage_layers": stage_text(sizes, job.mtp_depth)}
 
 
 def stage_text(sizes: tuple[int, ...], mtp: int = 0) -> str:

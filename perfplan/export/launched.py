@@ -227,8 +227,9 @@ def _vpp(facts: Facts, table: Launcher, spec: Model, pp: int) -> tuple[int, tupl
         sizes = stage_sizes(str(facts["stage_layers"]), layers)
         if len(sizes) % pp:
             raise SpecError(f"the {len(sizes)} chunks of --pipeline-model-parallel-layout are no multiple of pp = {pp}")
-        same = sizes == chunk_sizes(layers, len(sizes))
-        own = "" if same else f"; perfplan prices {stage_text(chunk_sizes(layers, len(sizes)) or ())}"
+        priced = chunk_sizes(layers, len(sizes), spec.mtp_layers)
+        same = sizes == priced
+        own = "" if same else f"; perfplan prices {stage_text(priced or (), spec.mtp_layers)}"
         return len(sizes) // pp, () if same else (f"--pipeline-model-parallel-layout is not priced as given{own}",)
     if "chunk_layers" in facts:
         each = _int(facts, "chunk_layers", 1)

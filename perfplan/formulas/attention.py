@@ -6,8 +6,8 @@ from typing import Any
 
 from perfplan.formulas.core import formula, maximum, minimum
 
-__all__ = ["attention_flops", "attention_traffic", "causal_pairs", "decode_time", "decode_traffic",
-           "latent_decode_flops", "latent_decode_traffic", "windowed_pairs"]
+__all__ = ["attention_flops", "attention_traffic", "causal_pairs", "decode_time", "decode_traffic", "indexer_backward",
+           "indexer_flops", "latent_decode_flops", "latent_decode_traffic", "windowed_pairs"]
 
 
 @formula("N_pairs", "1", source="counting: token i sees i tokens (training_core.md section 1.2)")
@@ -157,3 +157,36 @@ def latent_decode_flops(batch: Any, context: Any, heads: Any, latent: Any, rope:
     278528
     """
     return 2 * batch * context * heads * (2 * latent + rope)
+
+
+@formula("F_idx", "FLOP", source="DeepSeek-V3.2 indexer: every query against every token (training_core.md section 8)")
+def indexer_flops(queries: Any, context: Any, heads: Any, head_dim: Any) -> Any:
+    """FLOPs of the scores by which a sparse-attention indexer chooses tokens; causality halves nothing.
+
+    queries : queries of all sequences [1]
+    context : tokens that each query is scored against [1]
+    heads : indexer heads [1]
+    head_dim : width of an indexer head [1]
+
+    DeepSeek-V3.2, one query at 131,072 tokens (training_core.md section 8):
+
+    >>> indexer_flops(1, 131072, 64, 128)
+    2147483648
+    """
+    return 2 * queries * context * heads * head_dim
+
+
+@formula("r_idx", "1", source="derived: two products as large as the forward's, over the pairs that were selected only")
+def indexer_backward(pairs: Any, queries: Any, context: Any) -> Any:
+    """Backward work of the indexer's scores over their forward work, where only selected tokens have a loss.
+
+    pairs : query-key pairs that attention keeps, of the same queries [1]
+    queries : queries [1]
+    context : tokens that each query is scored against [1]
+
+    A causal sequence of 8192 tokens that keeps all pairs, and one that keeps 2048 per query:
+
+    >>> round(indexer_backward(33558528, 8192, 8192), 3), round(indexer_backward(14681088, 8192, 8192), 3)
+    (1.0, 0.438)
+    """
+    return 2 * pairs / (queries * context)

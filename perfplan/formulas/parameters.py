@@ -15,8 +15,8 @@ __all__ = ["attention_bias_parameters", "attention_gate_parameters", "delta_atte
            "kv_compressor_parameters", "latent_projection_parameters", "linear_attention_parameters",
            "linear_attention_small_parameters", "low_rank_gate_parameters", "low_rank_query_parameters",
            "mamba2_parameters", "mamba2_small_parameters", "mla_kv_output_parameters", "mlp_bias_parameters",
-           "mlp_parameters", "query_parameters", "residual_stream_parameters", "routed_expert_parameters",
-           "router_parameters"]
+           "mlp_parameters", "prediction_parameters", "query_parameters", "residual_stream_parameters",
+           "routed_expert_parameters", "router_parameters"]
 
 CORE = "training_core.md 2.1, table row "
 
@@ -344,3 +344,16 @@ def latent_projection_parameters(hidden: Any, latent: Any) -> Any:
     8388608
     """
     return 2 * hidden * latent
+
+
+@formula("N_mtp", "1", source="DeepSeek-V3 report, section 2.2; training_core.md 1.1, table row MTP module")
+def prediction_parameters(hidden: Any, ranks: Any) -> Any:
+    """Weights of a multi-token-prediction module beside its layers: projection and norms, on one tensor-parallel rank.
+
+    hidden : model width [1]
+    ranks : tensor-parallel ranks [1]
+
+    >>> prediction_parameters(7168, 1)
+    102782464.0
+    """
+    return 2 * hidden * hidden / ranks + 3 * hidden

@@ -12,6 +12,7 @@ from perfplan.training import host
 from perfplan.training.job import Job
 from perfplan.training.layers import Away, end_costs, layer_cost
 from perfplan.training.layout import Layout, block
+from perfplan.training.mtp import prediction_cost, prediction_ops
 from perfplan.training.network import Network
 from perfplan.training.ops import Core, Gemm, Op, Shape, head_ops, layer_ops, unmodelled
 from perfplan.training.rules import RULES, limits
@@ -102,11 +103,13 @@ def pieces(job: Job, net: Network, shape: Shape, cp_kind: str, recompute: tuple[
         for setting in settings
         for index, each in enumerate(kind_jobs(job))
     ]
-    return Pieces(costs, *end_costs(job, net, shape))
+    ahead = prediction_cost(job, net, shape, cp_kind, settings[0], away)
+    return Pieces(costs, *end_costs(job, net, shape), ahead)
 
 
 def model_flops(job: Job) -> float:
-    """Model FLOPs of one step: forward, dgrad, and wgrad if weights learn; causal attention, routed tokens, logits.
+    """Model FLOPs of one step: forward, dgrad, and wgrad if weights learn; causal attention, routed tokens, logits,
+    multi-token prediction if it is trained.
 
     Router, norms, adapters and recompute do not count.
     """
@@ -114,7 +117,10 @@ def model_flops(job: Job) -> float:
     shape = Shape(job.seq_len, 1, 1, 0, 1, 1, 1)
     ops = [(1, head_ops(plain, shape))]
     ops += [(job.model.layers.count(i), layer_ops(plain, kind, shape)) for i, kind in enumerate(job.model.kinds)]
-    passes = 2 if job.frozen else 3
+    passes, ahead = 2 if job.frozen else 3, job.mtp_depth
+    if ahead:
+        ops += [(ahead, head_ops(plain, shape)), (ahead, prediction_ops(plain, shape))]
+        ops += [(ahead, layer_ops(plain, job.model.kinds[index], shape)) for index in job.model.prediction_block]
     return job.global_batch * sum(count * _flops(some, passes) for count, some in ops)
 
 
@@ -146,7 +152,7 @@ def broken_rules(job: Job, layout: Layout) -> list[str]:
         "expert_width": limit.expert_width,
     }
     reasons = [rule.says.format(**facts) for rule in RULES if bool(rule.broken(job, limit, layout))]
-    if stages(*layer_sequence(job), layout.pp, layout.vpp) is None:
+    if stages(*layer_sequence(job), layout.pp, layout.vpp, tail=job.mtp_depth) is None:
         reasons.append(
             f"{len(job.model.layers)} layers, embedding and head do not fill pp*vpp = {layout.pp}*{layout.vpp} chunks"
         )
@@ -162,7 +168,7 @@ def estimate(job: Job, layout: Layout) -> Estimate:
         raise Indivisible(f"layout {str(layout)!r} cannot run {job.model.id}: {'; '.join(reasons)}")
     net = Network(job.cluster, max(job.gpus, layout.world))
     shape = Shape(job.seq_len, layout.mbs, layout.tp, layout.sp, layout.cp, layout.ep, layout.etp)
-    split = stages(*layer_sequence(job), layout.pp, layout.vpp, block(layout.recompute))
+    split = stages(*layer_sequence(job), layout.pp, layout.vpp, block(layout.recompute), job.mtp_depth)
     assert split is not None
     parts = pieces(job, net, shape, layout.cp_kind, layout.recompute, layout.offload)
     times = step_time(job, net, layout, parts, split)

@@ -44,7 +44,8 @@ class Job:
     (frozen base, adapters of `lora_rank` beside the attention projections); packed: mean tokens of the documents that
     share a sequence without attending to each other, 0 = one document per sequence; graphs: what CUDA graphs capture,
     in Megatron's words (GRAPHS); padded_experts: tokens beyond an expert's capacity are dropped and the rest padded to
-    it, so that no shape depends on the routing."""
+    it, so that no shape depends on the routing; mtp: multi-token-prediction modules that are trained, None = in
+    pretraining the model's, if the framework's recipes train them."""
 
     model: Model
     cluster: Cluster
@@ -63,6 +64,7 @@ class Job:
     packed: int = 0
     graphs: tuple[str, ...] = ()
     padded_experts: bool = False
+    mtp: int | None = None
     caveats: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -84,6 +86,10 @@ class Job:
             raise Unsupported("unfused attention computes whole sequences: packed documents change nothing; drop them")
         if not 1 <= self.lora_rank <= self.model.hidden:
             raise OutOfRange(f"lora rank is {self.lora_rank}, but must be between 1 and the width {self.model.hidden}")
+        if self.mtp is not None and not 0 <= self.mtp <= 16:
+            raise OutOfRange(f"mtp is {self.mtp}, but a model predicts 0 to 16 further tokens")
+        if self.mtp and self.frozen:
+            raise Unsupported("adapters beside a frozen base train no multi-token prediction; drop --mtp")
         if self.frozen and any(
             isinstance(kind.mixer, Attention) and kind.mixer.kv_lora_rank for kind in self.model.kinds
         ):
@@ -114,6 +120,13 @@ class Job:
         if self.optimizer is None:
             return self.recipe.moments, self.recipe.moments
         return self.optimizer.moments, self.optimizer.others
+
+    @property
+    def mtp_depth(self) -> int:
+        """Multi-token-prediction modules that are trained."""
+        if self.mtp is not None:
+            return self.mtp
+        return self.model.mtp_layers if self.framework.mtp and self.method == "pretrain" else 0
 
     @property
     def frozen(self) -> bool:

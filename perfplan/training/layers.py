@@ -9,6 +9,7 @@ from perfplan.catalog.specs import Attention, LayerKind, LinearAttention, Mamba,
 from perfplan.formulas import compute, offload
 from perfplan.formulas.core import maximum, minimum, total, where
 from perfplan.formulas.parameters import (
+    indexer_parameters,
     key_value_parameters,
     linear_attention_parameters,
     low_rank_query_parameters,
@@ -50,7 +51,9 @@ WIDTH = {
 }  # bytes per element of a number format
 Away = tuple[tuple[str, int], ...]
 """What lies in host memory: (name, layers that it is for; 0 = all)."""
-__all__ = ["Away", "Cost", "end_costs", "layer_cost", "layer_parameters", "op_times", "weight_gradients"]
+__all__ = [
+    "Away", "Cost", "end_costs", "layer_cost", "layer_parameters", "op_times", "run_cost", "weight_gradients"
+]
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,8 @@ def _core_times(job: Job, op: Core) -> tuple[Any, Any]:
         )
 
     back = "attention_backward" if op.kind == "attention" else op.kind
+    if op.backward is not None:
+        return run(op.kind, 1.0), run(back, op.backward)
     return run(op.kind, 1.0), run(back, 2.5 if op.kind.startswith("attention") else 2.0)
 
 
@@ -293,7 +298,8 @@ def _ep_time(job: Job, net: Network, shape: Shape, moe: Moe, passes: int) -> Any
 # ---------------------------------------------------------------- a layer
 def layer_parameters(job: Job, kind: LayerKind, tp: Any, ep: Any, etp: Any) -> tuple[Any, Any]:
     """(dense, routed-expert) parameters of one layer on one rank before data-parallel sharding [1]."""
-    hidden, dense, expert = job.model.hidden, {"norms": 2 * job.model.hidden}, 0.0
+    hidden, expert = job.model.hidden, 0.0
+    dense: dict[str, Any] = {"norms": 2 * hidden}
     match kind.mixer:
         case Attention() as a if a.kv_lora_rank:
             dense["q"] = (
@@ -301,6 +307,7 @@ def layer_parameters(job: Job, kind: LayerKind, tp: Any, ep: Any, etp: Any) -> t
                 if a.q_lora_rank
                 else query_parameters(hidden, a.heads / tp, a.head_dim)
             )
+            dense["indexer"] = _indexer_parameters(hidden, a)
             dense["kv, output"] = mla_kv_output_parameters(
                 hidden, a.heads / tp, a.kv_lora_rank, a.qk_nope_head_dim, a.qk_rope_head_dim, a.v_head_dim
             )
@@ -308,6 +315,7 @@ def layer_parameters(job: Job, kind: LayerKind, tp: Any, ep: Any, etp: Any) -> t
             dense["q"] = query_parameters(hidden, a.heads / tp, a.head_dim)
             dense["k, v"] = key_value_parameters(hidden, maximum(a.kv_heads, tp) / tp, a.head_dim, a.v_head_dim)
             dense["output"] = query_parameters(hidden, a.heads / tp, a.v_head_dim)
+            dense["indexer"] = _indexer_parameters(hidden, a)
             if a.output_gate:
                 dense["gate"] = query_parameters(hidden, a.heads / tp, a.v_head_dim)
         case Mamba() as a:
@@ -328,6 +336,13 @@ def layer_parameters(job: Job, kind: LayerKind, tp: Any, ep: Any, etp: Any) -> t
             dense["latent"] = 2 * hidden * f.latent
             expert = routed_expert_parameters(f.latent or hidden, f.width / etp, 3 if f.gated else 2, f.experts / ep)
     return total("N_dense", "1", dense), expert
+
+
+def _indexer_parameters(hidden: int, a: Attention) -> float:
+    """Parameters of a layer's indexer, whole on every rank; 0 without one."""
+    if not a.index_heads:
+        return 0.0
+    return float(indexer_parameters(hidden, a.q_lora_rank or hidden, a.index_heads, a.index_head_dim))
 
 
 def adapter_parameters(job: Job, kind: LayerKind, tp: Any) -> Any:
@@ -411,6 +426,14 @@ def layer_cost(
     return Cost(forward, backward, again, tp_all, cp, ep, host, hidden, copies, saved, whole, *parameters)
 
 
+def run_cost(job: Job, net: Network, shape: Shape, ops: list[Op], width: float) -> Cost:
+    """Time of operators outside layers behind one tensor-parallel region that gathers `width` elements per
+    token; never recomputed."""
+    forward, backward, _, launched = _compute(job, ops, ())
+    tp = _tp_time(job, net, shape, [width], 2)
+    return Cost(forward, backward, tp=tp, host=compute.host_wait(forward + backward + tp, launched))
+
+
 def end_costs(job: Job, net: Network, shape: Shape) -> tuple[Cost, Cost]:
     """Costs of the embedding (first stage) and of the final norm, LM head and loss (last stage)."""
     matrix = job.model.vocab * job.model.hidden / shape.tp
@@ -419,9 +442,11 @@ def end_costs(job: Job, net: Network, shape: Shape) -> tuple[Cost, Cost]:
     loss = 3 * net.path(Group(shape.tp, 1)).all_reduce(4 * shape.tokens)
     gathered = _tp_time(job, net, shape, [float(job.model.hidden)], 2)
     logits = shape.tokens * job.model.vocab / shape.tp
+    losses = 1 + job.mtp_depth  # each keeps its softmax in 4 B until backward; one gradient of 2 B at a time
     block = shape.rows * job.model.hidden
     learns, rests = (0.0, matrix) if job.frozen else (matrix, 0.0)
     return (
         Cost(first[0], first[1], 0.0, gathered / 2, saved=8.0 * shape.tokens, dense=learns, frozen=rests),
-        Cost(last[0], last[1], 0.0, gathered / 2 + loss, saved=4 * block, whole=6 * logits, dense=learns, frozen=rests),
+        Cost(last[0], last[1], 0.0, gathered / 2 + loss, saved=4 * block, whole=(4 * losses + 2) * logits,
+             dense=learns, frozen=rests),
     )

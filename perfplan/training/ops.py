@@ -11,8 +11,15 @@ from typing import Any
 
 from perfplan.catalog.specs import Attention, LayerKind, LinearAttention, Mamba, Mlp, Moe
 from perfplan.errors import Unsupported
-from perfplan.formulas.attention import attention_flops, attention_traffic, causal_pairs, windowed_pairs
+from perfplan.formulas.attention import (
+    attention_flops,
+    attention_traffic,
+    causal_pairs,
+    latent_decode_flops,
+    windowed_pairs,
+)
 from perfplan.formulas.core import maximum, minimum
+from perfplan.training import sparse
 from perfplan.training.job import Job
 
 __all__ = [
@@ -76,6 +83,7 @@ class Core:
     traffic: Any
     length: Any
     kind: str = "attention"
+    backward: Any = None  # work of the backward pass over the forward's, where the kind does not say
 
 
 @dataclass(frozen=True)
@@ -134,6 +142,7 @@ CAPTURED = {
         "softmax",
         "attention output",
         "linear attention",
+        "indexer",
     ),
     "mamba": ("norm", "mamba"),
     "mlp": ("norm", "mlp"),
@@ -163,17 +172,25 @@ def unmodelled(job: Job) -> tuple[str, ...]:
         "chunked attention is priced as a sliding window": any(
             0 < a.window < job.seq_len and a.chunked for a in attention
         ),
+        "the loss that teaches the indexer (against the scores of the main attention) is not priced": any(
+            a.index_heads for a in attention
+        ),
         "the output gate of latent attention is not priced": any(a.output_gate and a.kv_lora_rank for a in attention),
         "low-rank gates of linear attention are priced at full width": any(
             isinstance(m, LinearAttention) and m.gate_rank for m in mixers
         ),
-        "multi-token-prediction layers are left out": job.model.mtp_layers > 0,
+        "its multi-token-prediction layers are not trained; give --mtp to train them": job.model.mtp_layers
+        and not job.mtp_depth
+        and not job.frozen,
     }
     return tuple(text for text, present in left_out.items() if present)
 
 
 def pairs(attention: Attention, seq: int) -> Any:
-    """Query-key pairs of one sequence under the layer's mask."""
+    """Query-key pairs that the kernel computes of one sequence: under the layer's window, and of a selection only
+    where keys are not latents, which run with the selection as a mask."""
+    if attention.index_topk and not attention.kv_lora_rank:
+        return sparse.kept_pairs(attention, seq)
     if 0 < attention.window < seq:
         return windowed_pairs(seq, attention.window)
     return causal_pairs(seq)
@@ -181,6 +198,9 @@ def pairs(attention: Attention, seq: int) -> Any:
 
 def _core_attention(job: Job, shape: Shape, a: Attention) -> Iterator[Op]:
     heads, kv = a.heads / shape.tp, maximum(a.kv_heads, shape.tp) / shape.tp
+    if job.fused_attention and sparse.absorbed(job, a):
+        yield _sparse_core(job, shape, a)
+        return
     if job.fused_attention:
         documents = shape.tokens / job.document  # on this rank, in whole and in parts
         flops = attention_flops(pairs(a, job.document) * documents, heads, a.head_dim, a.v_head_dim)
@@ -209,12 +229,28 @@ def _adapter(job: Job, part: str, m: Any, n: Any, k: Any) -> Iterator[Op]:
         yield Stream(f"{part} adapter", "", 6 * m * n, 4 * m * n, 2)
 
 
+def _indexer(job: Job, shape: Shape, a: Attention) -> Iterator[Op]:
+    """Queries, the one key and head weights of a sparse-attention indexer, its scores, and the selection."""
+    tokens, hidden, width = shape.tokens, job.model.hidden, a.index_heads * a.index_head_dim
+    yield from _linear(job, "indexer", "", tokens, width, a.q_lora_rank or hidden)
+    yield from _linear(job, "indexer", "", tokens, a.index_head_dim + a.index_heads, hidden)
+    scored, back, scores = sparse.index_work(job, shape, a)
+    keys = 2 * tokens * (width + a.index_head_dim)
+    yield Core("indexer scores", "", scored, keys + scores, job.document, job.fused_kernel, back)
+    yield Stream("indexer selection", "", scores, 0 * scores, 2)
+
+
+def _sparse_core(job: Job, shape: Shape, a: Attention) -> Core:
+    """Absorbed latent attention over the selected tokens; every query reads its own latents."""
+    chosen = sparse.kept_pairs(a, job.document) * shape.tokens / job.document
+    heads, latent = a.heads / shape.tp, a.kv_lora_rank + a.qk_rope_head_dim
+    flops = latent_decode_flops(1, chosen, heads, a.kv_lora_rank, a.qk_rope_head_dim)
+    traffic = 2 * chosen * latent + 2 * shape.tokens * heads * (latent + a.kv_lora_rank)
+    length = minimum(job.document, job.seq_len / shape.cp)
+    return Core("core attention", "core_attn", flops, traffic, length, job.fused_kernel)
+
+
 def _attention(job: Job, shape: Shape, a: Attention) -> Iterator[Op]:
-    if a.index_topk and a.index_topk < job.seq_len:
-        raise Unsupported(
-            f"model {job.model.id}: training with a sparse-attention indexer (top-k {a.index_topk}) at sequence length"
-            f" {job.seq_len} is not modelled; sequences up to {a.index_topk} tokens are"
-        )
     hidden, tokens, tp = job.model.hidden, shape.tokens, shape.tp
     heads = a.heads / tp
     if a.kv_lora_rank:
@@ -241,6 +277,8 @@ def _attention(job: Job, shape: Shape, a: Attention) -> Iterator[Op]:
         rotated = a.qk_rope_head_dim or a.head_dim
         width = (heads + (1 if a.kv_lora_rank else maximum(a.kv_heads, tp) / tp)) * rotated
         yield Stream("rope", "", 4 * tokens * width, 4 * tokens * width, 2)
+    if a.index_heads:
+        yield from _indexer(job, shape, a)
     yield from _core_attention(job, shape, a)
     yield from _linear(job, "attention output", "", tokens, hidden, heads * a.v_head_dim)
     yield from _adapter(job, "attention output", tokens, hidden, heads * a.v_head_dim)
@@ -369,10 +407,14 @@ def _saved_mixer(job: Job, shape: Shape, kind: LayerKind) -> Iterator[Saved]:
                 yield Saved(
                     "latents", "", shape.rows * (4 * a.q_lora_rank + 4 * a.kv_lora_rank + 2 * a.qk_rope_head_dim)
                 )
-                yield Saved("q, k, v", "mla_up_proj", 2 * tokens * heads * (2 * a.head_dim + a.v_head_dim))
+                wide = a.kv_lora_rank * 2 + a.qk_rope_head_dim  # absorbed queries and what attention gathers
+                wide = wide if sparse.absorbed(job, a) and job.fused_attention else 2 * a.head_dim + a.v_head_dim
+                yield Saved("q, k, v", "mla_up_proj", 2 * tokens * heads * wide)
             else:
                 yield Saved("q, k, v", "", 2 * tokens * (heads * a.head_dim + kv * (a.head_dim + a.v_head_dim)))
             yield Saved("attention output", "", keep * tokens * heads * a.v_head_dim)
+            if a.index_heads:
+                yield Saved("indexer", "", sparse.index_saved(job, shape, a))
             if job.fused_attention:
                 yield Saved("log-sum-exp", "core_attn", 4 * tokens * heads)
             else:

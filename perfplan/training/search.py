@@ -79,7 +79,8 @@ def _table(job: Job, net: Network, found: Keys) -> Pieces:
     back = np.argsort(np.concatenate(order))
     sizes = [len(mine) for mine in order]
     kinds = [_joined([p.kinds[i] for p in parts], sizes, back) for i in range(len(parts[0].kinds))]
-    return Pieces(kinds, _joined([p.first for p in parts], sizes, back), _joined([p.last for p in parts], sizes, back))
+    names = ("first", "last") if parts[0].ahead is None else ("first", "last", "ahead")
+    return Pieces(kinds, *(_joined([getattr(p, name) for p in parts], sizes, back) for name in names))
 
 
 def _joined(costs: list[Cost], sizes: list[int], back: Any) -> Cost:
@@ -96,7 +97,8 @@ def _take(cost: Cost, rows: Any) -> Cost:
 
 
 def _gather(table: Pieces, rows: Any) -> Pieces:
-    return Pieces([_take(cost, rows) for cost in table.kinds], _take(table.first, rows), _take(table.last, rows))
+    ends = [_take(cost, rows) for cost in (table.first, table.last, table.ahead) if cost is not None]
+    return Pieces([_take(cost, rows) for cost in table.kinds], *ends)
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def _blocks(
     offloads = np.array([axes.offload.index(variant[-1]) for variant in found.variants])
     divisors = [d for d in range(1, min(job.gpus, job.global_batch) + 1) if job.global_batch % d == 0]
     for pp, vpp in splits(axes):
-        split = stages(*sequence, pp, vpp) if pp * vpp <= len(sequence[0]) + 2 else None
+        split = stages(*sequence, pp, vpp, tail=job.mtp_depth) if pp * vpp <= len(sequence[0]) + 2 else None
         if split is None or (vpp > 1 and pp == 1):
             rejected["stages"] += len(found) * len(axes.splits)
             continue

@@ -20,36 +20,49 @@ class Stage:
     rank: int
 
 
-def chunk_sizes(layers: int, chunks: int) -> tuple[int, ...] | None:
+def chunk_sizes(layers: int, chunks: int, tail: int = 0) -> tuple[int, ...] | None:
     """Layers in each of the pp * vpp chunks, or None if some chunk would be empty.
+
+    tail: layers' worth beyond the head at the end of the last chunk (multi-token prediction), which then holds fewer
+    layers by as many as it can.
 
     Even if the layers divide (embedding and head ride along); else embedding and head count as one slot each and every
     chunk holds floor or ceil of the slots, larger chunks first after the embedding's.
 
     >>> chunk_sizes(126, 64)[:3], chunk_sizes(126, 64)[-1], sum(chunk_sizes(126, 64))
     ((1, 2, 2), 1, 126)
-    >>> chunk_sizes(8, 4), chunk_sizes(61, 4)
-    ((2, 2, 2, 2), (15, 16, 16, 14))
+    >>> chunk_sizes(8, 4), chunk_sizes(61, 4), chunk_sizes(61, 4, 1)
+    ((2, 2, 2, 2), (15, 16, 16, 14), (15, 16, 16, 14))
+    >>> chunk_sizes(62, 4, 1)
+    (15, 17, 16, 14)
     """
-    if chunks > layers + 2:
+    splits = (_chunk_sizes(layers, chunks, each) for each in range(tail, -1, -1))
+    return next((sizes for sizes in splits if sizes is not None), None)
+
+
+def _chunk_sizes(layers: int, chunks: int, tail: int) -> tuple[int, ...] | None:
+    if chunks > layers + 2 + tail:
         return None
     if chunks == 1 or layers % chunks == 0:
         return (layers // chunks,) * chunks if layers >= chunks else None
-    small, more = divmod(layers + 2, chunks)
+    small, more = divmod(layers + 2 + tail, chunks)
     inner = [small + (1 if 1 <= index <= more else 0) for index in range(chunks)]
     if more == chunks - 1:
         inner = [small + 1] * (chunks - 1) + [small]
-    inner[0], inner[-1] = inner[0] - 1, inner[-1] - 1
+    inner[0], inner[-1] = inner[0] - 1, inner[-1] - 1 - tail
     return tuple(inner) if min(inner) >= 0 and sum(inner) == layers and min(inner[1:-1], default=1) > 0 else None
 
 
 @lru_cache(maxsize=4096)
-def stages(layers: tuple[int, ...], kinds: int, pp: int, vpp: int, block: int = 0) -> tuple[Stage, ...] | None:
+def stages(
+    layers: tuple[int, ...], kinds: int, pp: int, vpp: int, block: int = 0, tail: int = 0
+) -> tuple[Stage, ...] | None:
     """Distinct stages of a model whose i-th layer is of kind `layers[i]`, split over pp ranks of vpp chunks each.
 
-    With `block` there are twice the kinds: the first `block` layers of each chunk are of kind `layers[i] + kinds`.
+    tail: as in `chunk_sizes`. With `block` there are twice the kinds: the first `block` layers of each chunk are of
+    kind `layers[i] + kinds`.
     """
-    sizes = chunk_sizes(len(layers), pp * vpp)
+    sizes = chunk_sizes(len(layers), pp * vpp, tail)
     if sizes is None:
         return None
     counts = [[0] * kinds * (2 if block else 1) for _ in range(pp)]

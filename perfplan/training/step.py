@@ -50,11 +50,13 @@ TIME_PARTS = ("forward", "backward", "recompute", "tp", "cp", "ep", "offload", "
 
 @dataclass(frozen=True)
 class Pieces:
-    """Costs of the pieces that stages are made of: one per layer kind, the embedding, the head."""
+    """Costs of the pieces that stages are made of: one per layer kind, the embedding, the head, and all
+    multi-token-prediction modules, which lie beside the head."""
 
     kinds: Sequence[Cost]
     first: Cost
     last: Cost
+    ahead: Cost | None = None
 
 
 def _widths(layout: Layout, ranks: Any) -> tuple[Any, Any, Any, Any]:
@@ -77,7 +79,10 @@ def replicas(job: Job, layout: Layout) -> tuple[Replicas, ...]:
 def _labelled(pieces: Pieces, stage: Stage) -> list[tuple[str, int, Cost]]:
     held = enumerate(zip(stage.layers, pieces.kinds, strict=True), start=1)
     parts = [(f"layers of kind {index}", count, cost) for index, (count, cost) in held if count]
-    return parts + [("embedding", 1, pieces.first)] * stage.first + [("head", 1, pieces.last)] * stage.last
+    parts += [("embedding", 1, pieces.first)] * stage.first + [("head", 1, pieces.last)] * stage.last
+    if pieces.ahead is not None and stage.last:
+        parts.append(("multi-token prediction", 1, pieces.ahead))
+    return parts
 
 
 def _pieces(pieces: Pieces, stage: Stage) -> list[tuple[int, Cost]]:
@@ -211,8 +216,8 @@ def _stage_stride(job: Job, layout: Layout) -> Any:
 
 
 def _extras(job: Job, net: Network, layout: Layout) -> Any:
-    """All-reduce of tied embeddings between first and last stage, once per step."""
-    if not job.model.tied or layout.pp == 1:
+    """All-reduce of an embedding that the last stage has too, once per step."""
+    if not _copied(job, layout):
         return 0.0
     matrix = job.model.vocab * job.model.hidden / layout.tp * job.recipe.wire["dp_reduce"]
     return net.path(Group(2, _stage_stride(job, layout) * (layout.pp - 1))).all_reduce(matrix)
@@ -271,7 +276,14 @@ def _parameters(job: Job, layout: Layout, pieces: Pieces, stage: Stage, name: st
     held = _sum(pieces, stage, name, f"N_{name}", "1")
     if name in ("dense", "frozen") and job.model.tied and layout.pp == 1:
         return held - getattr(pieces.first, name)
+    if name == "dense" and _copied(job, layout) and stage.last and not job.model.tied:
+        return held + pieces.first.dense
     return held
+
+
+def _copied(job: Job, layout: Layout) -> bool:
+    """Whether the last stage has a copy of the embedding: for a tied head, or for multi-token prediction."""
+    return bool((job.model.tied or job.mtp_depth) and layout.pp > 1)
 
 
 def _outside(job: Job, layout: Layout, pieces: Pieces, stage: Stage) -> Any:

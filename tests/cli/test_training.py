@@ -211,5 +211,6 @@ def test_a_layout_that_does_not_fit_is_priced_and_says_so(capsys):
 
 def test_what_the_model_leaves_out_is_a_caveat(capsys):
     arguments = ["deepseek-v3", "--cluster", "dgx-h100", "--global-batch", "64", "--seq-len", "2048"]
-    out = printed(capsys, ["estimate", "train", *arguments, "--layout", "dp64 ep64 zero1"])
-    assert "caveat: multi-token-prediction layers are left out" in out
+    out = printed(capsys, ["estimate", "train", *arguments, "--layout", "dp64 ep64 zero1", "--mtp", "0"])
+    assert "caveat: its multi-token-prediction layers are not trained" in out
+    assert "caveat" not in printed(capsys, ["estimate", "train", *arguments, "--layout", "dp64 ep64 zero1"])

@@ -223,7 +223,7 @@ def test_first_stage_of_an_interleaved_pipeline_holds_more():
 
 def test_experts_and_the_rest_of_deepseek_v3_shard_over_groups_of_their_own():
     """61 layers, 58 of them with 256 experts of 3 x 7168 x 2048 parameters: 653.9e9 routed of 671.0e9 in all."""
-    mine = job("deepseek-v3", "gb200-nvl72", 64, 64, 4096, "bf16")
+    mine = job("deepseek-v3", "gb200-nvl72", 64, 64, 4096, "bf16", mtp=0)
     experts = 58 * 256 * 3 * 7168 * 2048
     dense = 671.03e9 - experts
     whole = cost(mine, "dp64 ep64 zero0").memory
