@@ -38,6 +38,9 @@ EXPERT_COLUMNS = {
     "moe_ffn_hidden_size": 0.0, "experts_per_token": 0.0, "experts": 0.0, "moe_tp": 0.0, "moe_ep": 0.0,
     "distribution": "", "latency_us": 0.0, "source": "", "note": "",
 }  # fmt: skip
+_EXTENTS = {"m", "n", "k", "groups", "batch", "seq_len_q", "seq_len_kv", "heads", "kv_heads", "head_dim", "n_ranks",
+            "ranks_per_node", "tokens", "hidden_size", "moe_ffn_hidden_size", "experts_per_token", "experts", "moe_tp",
+            "moe_ep"}  # a zero says nothing
 _OPERATIONS = {"all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter": "reduce_scatter",
                "alltoall": "all_to_all", "sendrecv": "p2p"}  # fmt: skip
 _PROGRAM = re.compile(r"(all_reduce|all_gather|reduce_scatter|alltoall|sendrecv)_perf")
@@ -77,7 +80,7 @@ def _frame(path: Path, columns: dict[str, Any], needed: Iterable[str]) -> pd.Dat
 
 
 def typed(raw: pd.DataFrame, columns: dict[str, Any], path: Path) -> pd.DataFrame:
-    """The known columns, numbers as floats (empty = NaN), and `row`: what a report calls the row."""
+    """The known columns, numbers as floats (empty, or no extent = NaN), and `row`: what a report calls the row."""
     import pandas as pd
 
     table = pd.DataFrame(index=range(len(raw)))
@@ -92,7 +95,7 @@ def typed(raw: pd.DataFrame, columns: dict[str, Any], path: Path) -> pd.DataFram
             at = int(wrong.to_numpy().argmax())
             raise CatalogError(f"{path}, line {at + 2}: column {name} holds {cells.iloc[at]!r}, which is no number that"
                                " a measurement can have")
-        table[name] = numbers.to_numpy(dtype=float)
+        table[name] = numbers.mask(numbers == 0).to_numpy(dtype=float) if name in _EXTENTS else numbers.to_numpy(float)
     lines = [f"line {number}" for number in range(2, len(raw) + 2)]
     table["row"] = [id_ or line for id_, line in zip(table["id"], lines, strict=True)]
     table["file"] = path.name

@@ -17,7 +17,7 @@ from perfplan.training.layout import MODULES, Layout
 from perfplan.validation.assumptions import assumed
 from perfplan.validation.clusters import fitted_cluster
 from perfplan.validation.dimensions import Assumed, row_model
-from perfplan.validation.rows import Row
+from perfplan.validation.rows import METRICS, Row
 
 if TYPE_CHECKING:
     from perfplan.catalog.specs import Accelerator
@@ -134,6 +134,10 @@ class Lookups:
 
 def _check_scope(row: Row) -> None:
     """Raise the reason why a row lies outside what the training model covers."""
+    if row.metric not in METRICS:
+        raise Unsupported(f"metric {row.metric or 'not stated'} is none of {', '.join(sorted(METRICS))}")
+    if not row.stated:
+        raise Unsupported("value not stated")
     if row.method not in METHODS:
         raise Unsupported(f"method {row.method or 'not stated'} is not modelled yet")
     for name in _offloads(row) - {"none", "activations", "optimizer_cpu"}:

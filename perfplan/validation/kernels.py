@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perfplan.calibration.decode import decode_columns
+from perfplan.calibration.decode import CACHE, decode_columns
 from perfplan.calibration.fit import Array
 from perfplan.calibration.kernels import (
     BYTES,
@@ -50,6 +50,8 @@ US = 1e-6  # s
 ENGINES = ("trtllm", "vllm", "sglang")  # their GEMM operators quantise the activations first
 _FLASH1 = ("FlashAttention-1", "FA Triton", "xFormers")  # software of the first generation of fused kernels
 _PARTIAL = re.compile(r"occupancy_pct=(\d+(?:\.\d+)?)")
+_POWER_LAW = re.compile(r"power_law_(\d+(?:\.\d+)?)")
+_MOST_EXPERTS = 1 << 16
 _BACK = 2.5  # FLOPs of a fused backward pass per FLOP forward: five products for two
 _SCORES = 4 + 6  # bytes per score that an unfused softmax moves forward and backward
 
@@ -154,6 +156,8 @@ def _decode(chip: Accelerator, dtype: str, software: str, rows: pd.DataFrame) ->
     time, sheet = np.zeros(len(rows)), np.zeros(len(rows))
     stated = rows["kv_dtype"].where(rows["kv_dtype"] != "", dtype)
     for cache in stated.unique():
+        if str(cache) not in CACHE:
+            raise Unsupported(f"decode attention over a cache in {cache or 'an unnamed format'} is not priced")
         some = np.asarray(stated == cache, dtype=bool)
         part = rows[some].fillna({"kv_heads": rows["heads"]})
         shape = [part[name].to_numpy() for name in ("batch", "seq_len_kv", "heads", "kv_heads", "head_dim", "head_dim")]
@@ -242,15 +246,23 @@ def validate_kernels(measured: Sequence[str | Path] = (), *, catalog: Catalog | 
 # ---------------------------------------------------------------------------------------------------- experts
 def _experts(chip: Accelerator, dtype: str, rows: pd.DataFrame) -> Priced:
     kernel, rate = _constants(chip, "grouped_gemm", dtype), _rate(chip, dtype)
-    columns = experts_columns(rows, dtype)
-    if (rows["distribution"] != "balanced").any():
-        columns = _skewed(columns, rows, dtype)
+    columns, law = experts_columns(rows, dtype), _exponent(str(rows["distribution"].iloc[0]))
+    if law is not None:
+        columns = _skewed(columns, rows, dtype, law)
     return _times(kernel, rate, columns), _sheet(rate, columns)
 
 
-def _skewed(columns: Mapping[str, Array], rows: pd.DataFrame, dtype: str) -> dict[str, Array]:
+def _exponent(distribution: str) -> float | None:
+    """The exponent of a power law, None where routing is balanced."""
+    law = _POWER_LAW.fullmatch(distribution)
+    if not law and distribution != "balanced":
+        raise Unsupported(f"the distribution {distribution or 'not named'} is not known")
+    return float(law[1]) if law else None
+
+
+def _skewed(columns: Mapping[str, Array], rows: pd.DataFrame, dtype: str, law: float) -> dict[str, Array]:
     """The columns of the most loaded rank: its rows, and the weights of the experts that a token reached there."""
-    load, touched = np.array([loads(*map(int, cells)) for cells in rows[
+    load, touched = np.array([loads(*map(int, cells), law) for cells in rows[
         ["tokens", "experts_per_token", "experts", "moe_ep"]].itertuples(index=False, name=None)]).T
     mean = rows["tokens"].to_numpy() * rows["experts_per_token"].to_numpy() / rows["moe_ep"].to_numpy()
     balanced = columns["flops"] / columns["length"] / 6  # experts touched x hidden x width of one rank
@@ -261,14 +273,22 @@ def _skewed(columns: Mapping[str, Array], rows: pd.DataFrame, dtype: str) -> dic
             "length": load / touched, "serial": columns["serial"] * load / mean}
 
 
+def _whole(rows: pd.DataFrame) -> Array:
+    """Which rows state every extent, with experts that divide into the ranks."""
+    names = ["tokens", "hidden_size", "moe_ffn_hidden_size", "experts_per_token", "experts", "moe_tp", "moe_ep"]
+    stated = (rows[names] >= 1).all(axis=1) & (rows["experts"] <= _MOST_EXPERTS)
+    return np.asarray(stated & (rows["experts"] % rows["moe_ep"].where(stated, 1) == 0), dtype=bool)
+
+
 def _experts_file(path: Path, catalog: Catalog) -> list[Outcome]:
     table = read_experts(path)
     found: dict[str, Outcome] = {}
-    for (hardware, dtype, distribution), rows in table.groupby(["hardware_id", "dtype", "distribution"], sort=False):
+    keys = [table["hardware_id"], table["dtype"], table["distribution"], _whole(table)]
+    for (hardware, dtype, distribution, whole), rows in table.groupby(keys, sort=False):
         where = f"{path.stem}/{hardware or 'unnamed'}/{dtype}/{distribution}"
         try:
-            if distribution not in ("balanced", "power_law_1.2"):
-                raise Unsupported(f"the distribution {distribution or 'not named'} is not known")
+            if not whole:
+                raise MissingField("its shape or time is missing, or its experts do not divide into the ranks")
             predicted, sheet = _experts(_chip(catalog, str(hardware)), str(dtype), rows)
         except PerfplanError as error:
             found |= {str(row.row): outcome(row, where, "latency_us", None, str(error)) for row in rows.itertuples()}

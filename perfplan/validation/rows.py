@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from math import isnan, nan
 from pathlib import Path
 
 from perfplan.errors import CatalogError
 from perfplan.validation.score import RATES
 
-__all__ = ["Row", "read_rows"]
+__all__ = ["METRICS", "Row", "read_rows"]
 
-_METRICS = RATES | {"step_time_s", "memory_gib_per_accel", "oom"}
+METRICS = RATES | {"step_time_s", "memory_gib_per_accel", "oom"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ class Row:
     note: str
 
     @property
+    def stated(self) -> bool:
+        """Whether a figure is stated; its value is NaN if not."""
+        return not isnan(self.value)
+
+    @property
     def source(self) -> str:
         """The source: the part of the id before the first hyphen."""
         return self.id.split("-", 1)[0]
@@ -119,6 +125,8 @@ def _cell(name: str, text: str) -> str | int | float | None:
         return text
     if not text and "None" in kind:
         return None
+    if not text and name == "value":
+        return nan
     return _whole(text) if kind.startswith("int") else float(text)
 
 
@@ -131,9 +139,7 @@ def _row(record: Mapping[str, str | None], where: str) -> Row:
         except (ValueError, OverflowError):
             raise CatalogError(f"{where}: column {name} holds {text!r}, which is not a number.") from None
     row = Row(**values)  # type: ignore[arg-type]
-    if row.metric not in _METRICS:
-        raise CatalogError(f"{where}: metric {row.metric!r} is none of {', '.join(sorted(_METRICS))}.")
-    if not 0 < row.value < float("inf"):
+    if row.stated and not 0 < row.value < float("inf"):
         raise CatalogError(f"{where}: value {row.value} is not a positive number.")
     return row
 

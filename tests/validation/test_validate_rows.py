@@ -35,14 +35,18 @@ def test_empty_is_unknown_not_zero(tmp_path):
         ({"tp": "eight"}, "column tp holds 'eight'"),
         ({"tp": "1.5"}, "column tp"),
         ({"value": "-1"}, "not a positive"),
-        ({"value": "nan"}, "not a positive"),
-        ({"metric": "furlongs"}, "metric 'furlongs'"),
+        ({"value": "inf"}, "not a positive"),
     ],
 )
 def test_bad_cells_are_one_sentence(tmp_path, cells, words):
     with pytest.raises(CatalogError, match=words) as caught:
         read_rows([write(tmp_path / "a.csv", **cells)])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "nan"])
+def test_a_figure_may_be_missing(tmp_path, text):
+    assert not read_rows([write(tmp_path / "a.csv", value=text)])[0].stated
 
 
 def test_missing_columns_are_named(tmp_path):
