@@ -59,6 +59,11 @@ def test_a_mark_is_met_or_missed(entry, value, said):
 def test_feasibility_counts_both_ways_of_being_wrong():
     oom = replace(ROW, oom=True, ratio=None, metric="oom")
     rows = [ROW, replace(ROW, fits=False), oom, replace(oom, fits=False)]
-    said = accuracy.feasibility(rows)
-    assert "1 of 2 rows that ran, 50.0%" in said and '"fits" (mark 1 %): 1 of 2' in said
-    assert "untested" in accuracy.feasibility([ROW])
+    said = accuracy.fits(rows)
+    assert "1 of 2 rows that ran, 50.0%" in said and '"fits" (mark 1%): 1 of 2' in said
+    assert "untested" in accuracy.fits([ROW])
+
+
+def test_a_mark_without_rows_says_untested():
+    row = {"what": "w", "figure": "f", "mark": 0.01, "absent": "untested"}
+    assert "| untested |" in accuracy.marks([row], {"f": accuracy.Figure(None, 0)})

@@ -19,6 +19,7 @@ from perfplan.validation import baselines, memory
 from perfplan.validation.bands import band_scores
 from perfplan.validation.collectives import validate_collectives
 from perfplan.validation.delta import DeltaScore, delta_scores, pairs
+from perfplan.validation.feasibility import feasibility
 from perfplan.validation.intervals import BandScore
 from perfplan.validation.kernels import validate_experts, validate_kernels
 from perfplan.validation.left_out import left_out_collectives
@@ -189,19 +190,9 @@ def delta(scores: Sequence[DeltaScore]) -> str:
     return markdown([asdict(score) for score in scores], SCORE_COLUMNS)
 
 
-def feasibility(outcomes: Sequence[Outcome]) -> str:
+def fits(outcomes: Sequence[Outcome]) -> str:
     """False "fits" and false "does not fit", with counts, and where the latter are."""
-    ran = [o for o in outcomes if o.ratio is not None and o.fits is not None]
-    ooms = [o for o in outcomes if o.oom and o.fits is not None]
-    wrong = [o for o in ran if not o.fits]
-    where: dict[str, int] = {}
-    for o in wrong:
-        where[f"{o.source} {o.hardware}"] = where.get(f"{o.source} {o.hardware}", 0) + 1
-    spread = ", ".join(f"{name} {count}" for name, count in sorted(where.items(), key=lambda pair: (-pair[1], pair[0])))
-    said = f"{sum(bool(o.fits) for o in ooms)} of {len(ooms)}" if ooms else (
-        "untested: no shipped row ran out of memory (a made-up row tests the code)")  # fmt: skip
-    return (f'- false "does not fit" (mark 10 %): {len(wrong)} of {len(ran)} rows that ran, {len(wrong) / len(ran):.1%}'
-            f': {spread}\n- false "fits" (mark 1 %): {said}')  # fmt: skip
+    return "\n".join(f"- {sentence}" for sentence in feasibility(outcomes).sentences())
 
 
 def memories(outcomes: Sequence[Outcome]) -> str:
@@ -230,6 +221,9 @@ def figures(scores: Scores) -> dict[str, Figure]:
         "memory.measured": Figure(median(measured), len(measured)),
         "scored": Figure(sum(not o.unsupported for o in main) / len(main), len(main)),
     }
+    room = feasibility(outcomes)
+    found["fits.refused"] = Figure(room.false_refusals, room.ran, "shipped constants")
+    found["fits.allowed"] = Figure(room.false_fits, room.oom, "untested: no shipped row ran out of memory")
     for one in scores.delta["shipped"]:
         if one.source == "all":
             found[f"delta.{one.axis}.median"] = Figure(one.median, one.pairs, "shipped constants")
@@ -266,7 +260,7 @@ def _other_figures(scores: Scores) -> dict[str, Figure]:
 
 def _met(entry: Mapping[str, Any], value: float | None) -> str:
     if value is None:
-        return "not measured"
+        return str(entry.get("absent", "not measured"))
     low, high = entry["mark"] if isinstance(entry["mark"], list) else (None, entry["mark"])
     if low is not None:
         return "met" if low <= value <= high else "missed"
@@ -315,7 +309,7 @@ def page(scores: Scores) -> str:
         f" {fmean(nulls):.1%} and a median error of {median(nulls):.1%} in these groups of {min(LEAST)} or more"
         f" (n = {len(nulls)}); the rule of thumb was chosen with hindsight.\n\n{regret(outcomes)}\n\nWith vTrain's"
         f" models left out in turn:\n\n{regret(scores.held['model'])}",
-        "What fits": feasibility(outcomes),
+        "What fits": fits(outcomes),
         "Memory": memories(outcomes),
         "Noise floor": "Coefficient of variation of measured step times of one configuration (three readings or more):"
         f" an error below it says nothing.\n\n{noise(outcomes)}",

@@ -316,6 +316,8 @@ class FrameworkFile(_File):
     mtp: bool = False
     scatter_gather: bool = False
     gathered_units: Number = 3.0
+    logits: Annotated[float, Field(ge=0, le=32, description="bytes per logit alive in the loss")] = 6.0
+    working_copy: bool = Field(True, description="weights in the format of the products stand beside the master copy")
     skew: Duration = 0.0
     host_link: PositiveFraction | None = None
     host_update: Annotated[float, Quantity("1", 1, 1e15)] | None = None

@@ -354,6 +354,8 @@ class Framework:
     group_launch: float = 0.0  # host time per expert and pass of an eager grouped GEMM, its casts included [s]
     moe_launch: float = 0.0  # host time of a MoE layer, both passes, whose shapes follow from the routing [s]
     gathered_units: float = 3.0  # layers' worth of gathered weights and gradients alive when weights are sharded
+    logits: float = 6.0  # bytes per logit alive in the loss: 16-bit ones and their fp32 softmax, unless fused [B]
+    working_copy: bool = True  # weights for the products are stored beside the master copy, not cast when gathered
     host_link: float | None = None  # fraction of the host link that copies reach [1]
     host_update: float | None = None  # parameters that Adam updates per second on an accelerator's share of the CPU
     mtp: bool = False  # whether its pretraining recipes train the model's multi-token-prediction modules

@@ -46,7 +46,7 @@ def training(
     from perfplan.catalog import Catalog
     from perfplan.report import Output, Progress
     from perfplan.report.delta import PAIR_COLUMNS, delta_document, delta_text, pair_rows
-    from perfplan.report.validation import OUTCOME_COLUMNS, outcome_rows, validation_text
+    from perfplan.report.validation import OUTCOME_COLUMNS, outcome_rows, validation_document, validation_text
     from perfplan.validation.runs import validate_training
 
     output, source = Output(csv, json, save), Catalog(catalog or (), settings or ())
@@ -57,7 +57,8 @@ def training(
             delta_text(result.outcomes), pair_rows(result.outcomes), PAIR_COLUMNS, delta_document(result.outcomes)
         )
         return
-    output.emit(validation_text(result), outcome_rows(result.outcomes), OUTCOME_COLUMNS, result.as_dict())
+    rows = outcome_rows(result.outcomes)
+    output.emit(validation_text(result), rows, OUTCOME_COLUMNS, validation_document(result))
 
 
 Files = Annotated[

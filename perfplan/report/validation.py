@@ -9,11 +9,13 @@ from typing import Any
 from perfplan.report.columns import Column, Row
 from perfplan.report.text import paragraph, table
 from perfplan.units import show
+from perfplan.validation.feasibility import feasibility
 from perfplan.validation.reproduce import Check
 from perfplan.validation.score import Outcome, Score
 from perfplan.validation.training import Validation
 
-__all__ = ["CHECK_COLUMNS", "OUTCOME_COLUMNS", "check_rows", "checks_text", "outcome_rows", "validation_text"]
+__all__ = ["CHECK_COLUMNS", "OUTCOME_COLUMNS", "check_rows", "checks_text", "outcome_rows", "validation_document",
+           "validation_text"]
 
 _SHOWN = (
     Column("name", "slice"),
@@ -74,10 +76,15 @@ def _reasons(score: Score) -> str:
 def validation_text(validation: Validation) -> str:
     """Scores of every slice and overall, and why rows were not scored."""
     rows = [_score_row(score) for score in (*validation.slices, validation.overall)]
-    text = table(rows, _SHOWN)
+    text = table(rows, _SHOWN) + "\n\n" + "\n".join(paragraph(one) for one in feasibility(validation.outcomes).sentences())
     if validation.overall.unsupported:
         text += f"\n\nrows not scored, by reason\n{_reasons(validation.overall)}"
     return text
+
+
+def validation_document(validation: Validation) -> dict[str, Any]:
+    """The scores and both rates of feasibility under machine names."""
+    return validation.as_dict() | {"feasibility": feasibility(validation.outcomes)}
 
 
 def outcome_rows(outcomes: Sequence[Outcome]) -> list[Row]:

@@ -447,6 +447,14 @@ def end_costs(job: Job, net: Network, shape: Shape) -> tuple[Cost, Cost]:
     learns, rests = (0.0, matrix) if job.frozen else (matrix, 0.0)
     return (
         Cost(first[0], first[1], 0.0, gathered / 2, saved=8.0 * shape.tokens, dense=learns, frozen=rests),
-        Cost(last[0], last[1], 0.0, gathered / 2 + loss, saved=4 * block, whole=(4 * losses + 2) * logits,
-             dense=learns, frozen=rests),
+        Cost(
+            last[0],
+            last[1],
+            0.0,
+            gathered / 2 + loss,
+            saved=4 * block,
+            whole=((job.framework.logits - 2) * losses + 2) * logits,
+            dense=learns,
+            frozen=rests,
+        ),
     )

@@ -411,7 +411,8 @@ def _saved_mixer(job: Job, shape: Shape, kind: LayerKind) -> Iterator[Saved]:
                 wide = wide if sparse.absorbed(job, a) and job.fused_attention else 2 * a.head_dim + a.v_head_dim
                 yield Saved("q, k, v", "mla_up_proj", 2 * tokens * heads * wide)
             else:
-                yield Saved("q, k, v", "", 2 * tokens * (heads * a.head_dim + kv * (a.head_dim + a.v_head_dim)))
+                width = 1 if job.recipe.attention.startswith("fp8") else 2  # an FP8 kernel keeps what it read
+                yield Saved("q, k, v", "", width * tokens * (heads * a.head_dim + kv * (a.head_dim + a.v_head_dim)))
             yield Saved("attention output", "", keep * tokens * heads * a.v_head_dim)
             if a.index_heads:
                 yield Saved("indexer", "", sparse.index_saved(job, shape, a))

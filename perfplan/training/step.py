@@ -312,6 +312,12 @@ def _secondary(job: Job, layout: Layout, sizes: Sequence[Any], frozen: Any, grou
     return total("M_hpz", "B", copies)
 
 
+def _stored(job: Job) -> float:
+    """Bytes per parameter that learns, of the weights that the products read, if they are kept at all."""
+    recipe = job.recipe
+    return recipe.weight + recipe.transposed if job.framework.working_copy or not recipe.master else 0.0
+
+
 def _stage_memory(job: Job, layout: Layout, pieces: Pieces, stage: Stage, groups: Sequence[Replicas]) -> dict[str, Any]:
     recipe, micro_batches = job.recipe, job.global_batch / (layout.mbs * layout.dp)
     sizes = [_parameters(job, layout, pieces, stage, name) for name in CLASSES[: len(groups)]]
@@ -329,7 +335,7 @@ def _stage_memory(job: Job, layout: Layout, pieces: Pieces, stage: Stage, groups
     activations = chunks / layout.vpp * saved
     state = {
         "weights": total(
-            "M_w", "B", {n: sharding.weight_memory(s, recipe.weight + recipe.transposed, g.weights) for n, s, g in both}
+            "M_w", "B", {n: sharding.weight_memory(s, _stored(job), g.weights) for n, s, g in both}
         )
         + sharding.weight_memory(frozen, recipe.weight, groups[0].weights)
         + _secondary(job, layout, sizes, frozen, groups),

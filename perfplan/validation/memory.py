@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from statistics import median
 
 from perfplan.errors import Unsupported
+from perfplan.training.job import Job
 from perfplan.validation.rows import Row
 from perfplan.validation.score import Outcome
 
-__all__ = ["STATE", "analytic_errors", "component", "component_bytes", "distinct_errors", "distinct_ratios"]
+__all__ = ["STATE", "analytic_errors", "component", "component_bytes", "distinct_errors", "distinct_ratios",
+           "priced_as"]
 
 STATE = ("weights", "gradients", "optimizer")
 _COMPONENTS = {"param+grad+optimizer": STATE, "activations": ("activations",)}
+_LAYERS_ALONE = {"param+grad+optimizer"}  # printed as 18 B x 12 L h^2 over the ranks, to the last digit: no embedding
 
 
 def component(row: Row) -> str:
@@ -24,6 +28,14 @@ def component(row: Row) -> str:
     if named[1] not in _COMPONENTS:
         raise Unsupported(f"the memory component {named[1]} is not known")
     return named[1]
+
+
+def priced_as(job: Job, name: str) -> Job:
+    """The job whose memory a component is compared with: that of the transformer layers alone where the source counts
+    nothing else."""
+    if name not in _LAYERS_ALONE:
+        return job
+    return replace(job, model=replace(job.model, vocab=1, positional="rope"))
 
 
 def component_bytes(memory: Mapping[str, float], name: str) -> float:

@@ -17,7 +17,7 @@ from perfplan.validation.assumptions import assumed
 from perfplan.validation.baselines import with_null
 from perfplan.validation.flops import convention, flops_per_token, stated_peak
 from perfplan.validation.jobs import Case, CaseBuilder, Source
-from perfplan.validation.memory import STATE, component, component_bytes
+from perfplan.validation.memory import STATE, component, component_bytes, priced_as
 from perfplan.validation.rows import Row, read_rows
 from perfplan.validation.score import RATES, Facts, Outcome, Score, overall, score
 
@@ -145,7 +145,8 @@ def _outcome(case: Case, predict: Predict) -> Outcome:
     row = case.row
     part = component(row)
     layout, guess = _first_fitting(case, predict)
-    memory = component_bytes(guess.memory, part)
+    parts = predict(priced_as(case.job, part), layout).memory if part else guess.memory
+    memory = component_bytes(parts, part)
     base = replace(
         _without(row, "", case),
         fits=guess.fits,
