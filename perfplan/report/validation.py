@@ -76,7 +76,8 @@ def _reasons(score: Score) -> str:
 def validation_text(validation: Validation) -> str:
     """Scores of every slice and overall, and why rows were not scored."""
     rows = [_score_row(score) for score in (*validation.slices, validation.overall)]
-    text = table(rows, _SHOWN) + "\n\n" + "\n".join(paragraph(one) for one in feasibility(validation.outcomes).sentences())
+    fits = "\n".join(paragraph(one) for one in feasibility(validation.outcomes).sentences())
+    text = f"{table(rows, _SHOWN)}\n\n{fits}"
     if validation.overall.unsupported:
         text += f"\n\nrows not scored, by reason\n{_reasons(validation.overall)}"
     return text
