@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 from perfplan.calibration.bands import Bands
 from perfplan.catalog import Catalog
 from perfplan.catalog.specs import Moe
-from perfplan.errors import SpecError
+from perfplan.errors import OutOfRange, SpecError, offer
 from perfplan.export.flags import LaunchFlags
 from perfplan.export.flags import launch_flags as flags_of
 from perfplan.export.launched import Launched, launched
+from perfplan.overlap.blocks import Sharing
+from perfplan.overlap.scheduled import ScheduledLayer
+from perfplan.overlap.scheduled import schedule_layer as _schedule_layer
 from perfplan.overlap.scheduled import schedule_pipeline as _schedule_pipeline
 from perfplan.overlap.stages import ScheduledPipeline
 from perfplan.training.estimate import Estimate, estimate
@@ -33,6 +36,7 @@ __all__ = [
     "plan_serve",
     "plan_train",
     "read_launch",
+    "schedule_layer",
     "schedule_pipeline",
     "simulate_serve",
     "training_job",
@@ -365,3 +369,51 @@ def simulate_serve(plan: ServePlan, *, count: int = 3, requests: int = 1500, see
         replay(one, plan.workload, point.rate, share, arrivals, requests=requests, seed=seed)
         for one, point in list(zip(plan.candidates, plan.points, strict=True))[:count]
     ]
+
+
+def schedule_layer(
+    model: str | Path,
+    *,
+    cluster: str,
+    layout: str,
+    phase: str,
+    batch: int,
+    context: int,
+    technique: Sequence[str] = (),
+    time_limit: float = 20.0,
+    sharing: Sharing | None = None,
+    engine: str = "trtllm",
+    weights: str = "",
+    kv: str = "",
+    precision: str = "bf16",
+    framework: str = "",
+    catalog: Catalog | None = None,
+) -> ScheduledLayer:
+    """Techniques on a window of two layers (all of them, and the best order, unless named).
+
+    phase: decode or prefill (batch: sequences of the replica, context: tokens cached, or of a prompt), or train (batch:
+    micro-batch, context: sequence length); time_limit: for the MILP of the best order [s].
+    """
+    if phase not in ("decode", "prefill", "train"):
+        raise OutOfRange(f"phase {phase!r} is unknown{offer(phase, ('decode', 'prefill', 'train'))}")
+    if batch < 1 or context < 1:
+        raise OutOfRange(f"batch {batch} and context {context}: each must be at least 1")
+    catalog, shares = catalog or Catalog(), sharing or Sharing()
+    if phase == "train":
+        from perfplan.overlap.training_window import training_window
+
+        at = replace(Layout.parse(layout), mbs=batch)
+        job = training_job(model, cluster=cluster, gpus=at.world, global_batch=batch * at.dp, seq_len=context,
+                           precision=precision, framework=framework, catalog=catalog)
+        return _schedule_layer(training_window(job, at, shares), shares, technique, time_limit)
+    from perfplan.catalog.check import refuse_unused
+    from perfplan.overlap.serving_window import serving_window
+    from perfplan.serving.deploy import serving_job
+    from perfplan.serving.layout import ServingLayout, check
+
+    served, place = serving_job(str(model), cluster, catalog, engine=engine, weights=weights, kv=kv), (
+        ServingLayout.parse(layout)
+    )
+    refuse_unused(catalog)
+    check(served.model, place)
+    return _schedule_layer(serving_window(served, place, phase, batch, context, shares), shares, technique, time_limit)

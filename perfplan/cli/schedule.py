@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from perfplan.cli import options
+from perfplan.cli import options, serving
 
 __all__ = ["app"]
 
@@ -84,3 +84,76 @@ def pipeline(
     text, document = pipeline_view(found, gantt, options.words(diff))
     pipeline_files(found, trace, drawing)
     Output(csv, json, save).emit(text, pipeline_rows(found.pipeline, found.rows), PIPELINE_COLUMNS, document)
+
+
+@app.command("layer")
+def layer(
+    model: options.Model,
+    cluster: options.Cluster,
+    layout: options.LayoutText,
+    phase: Annotated[
+        str, typer.Option("--phase", metavar="decode|prefill|train", show_default=False, help="What the layers run.")
+    ],
+    batch: Annotated[
+        int, typer.Option("--batch", metavar="B", show_default=False,
+                          help="Sequences of the replica in one step; of a micro-batch in training.")
+    ],
+    context: Annotated[
+        str, typer.Option("--context", metavar="TOKENS", help="Tokens cached, of a prompt, or of a training sequence.")
+    ] = "1024",
+    technique: Annotated[
+        str, typer.Option("--technique", metavar="all|NAMES", help="Of blocking, async, fused, t3, two-batch, nanoflow,"
+                          " ladder, parallel and best.")
+    ] = "all",
+    time_limit: Annotated[
+        float, typer.Option("--time-limit", metavar="S", min=0.1, help="Seconds for the best order's MILP.")
+    ] = 20.0,
+    gantt: Annotated[bool, typer.Option("--gantt", help="Draw the shortest.")] = False,
+    engine: serving.Engine = "trtllm",
+    weights: serving.Weights = "",
+    kv: serving.Kv = "",
+    precision: options.Precision = "bf16",
+    framework: options.Framework = "",
+    trace: Trace = None,
+    drawing: Svg = None,
+    diff: Diff = "",
+    against: Annotated[
+        str, typer.Option("--against", metavar="FILE", show_default=False,
+                          help="Trace of torch.profiler to set beside the shortest, class by class.")
+    ] = "",
+    windows: Annotated[
+        float, typer.Option("--windows", metavar="N", help="Windows of two layers that the trace of --against holds.")
+    ] = 1.0,
+    settings: options.Settings = None,
+    catalog: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: options.Save = None,
+) -> None:
+    """Overlap inside two layers: published techniques on one graph of operations, and the best order with its gap."""
+    from perfplan.api import schedule_layer
+    from perfplan.catalog import Catalog
+    from perfplan.report import Output
+    from perfplan.report.schedule import LAYER_COLUMNS, layer_rows
+    from perfplan.report.views import layer_view, write_timelines
+    from perfplan.serving.words import tokens
+
+    found = schedule_layer(
+        model,
+        cluster=cluster,
+        layout=layout,
+        phase=phase,
+        batch=batch,
+        context=tokens(context),
+        technique=() if technique == "all" else options.words(technique),
+        time_limit=time_limit,
+        engine=engine,
+        weights=weights,
+        kv=kv,
+        precision=precision,
+        framework=framework,
+        catalog=Catalog(catalog or (), settings or ()),
+    )
+    text, document = layer_view(found, gantt, options.words(diff), against, windows)
+    write_timelines(found.timelines, trace, drawing)
+    Output(csv, json, save).emit(text, layer_rows(found), LAYER_COLUMNS, document)

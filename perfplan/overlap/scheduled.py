@@ -1,16 +1,20 @@
-"""Pipeline schedules of a job and layout, with the stages balanced first where that is asked for."""
+"""Pipeline schedules of a layout, its stages balanced where that is asked for; techniques on a window of layers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from perfplan.errors import Infeasible, Unsupported
+from perfplan.overlap.blocks import Sharing, Window
 from perfplan.overlap.partition import Partition, RankCosts, balance, even, settings
 from perfplan.overlap.stages import Pipeline, ScheduledPipeline, compare
+from perfplan.overlap.techniques import TECHNIQUES, Scheduled, best, scheduled
+from perfplan.overlap.timeline import Timeline
 from perfplan.training.job import Job
 from perfplan.training.layout import Layout, block
 
-__all__ = ["schedule_pipeline"]
+__all__ = ["ScheduledLayer", "schedule_layer", "schedule_pipeline"]
 
 
 def _even(costs: RankCosts) -> Partition | None:
@@ -35,3 +39,30 @@ def schedule_pipeline(
     best = balance(pipeline, chosen, time_limit)
     made = best.applied(costs)
     return ScheduledPipeline(made, tuple(compare(made, names)), best, _even(costs))
+
+
+@dataclass(frozen=True)
+class ScheduledLayer:
+    """Techniques on one window, in the order asked for."""
+
+    window: Window
+    sharing: Sharing
+    rows: tuple[Scheduled, ...]
+
+    @property
+    def timelines(self) -> tuple[Timeline, ...]:
+        """One timeline per technique, the shortest that leaves the model and the hardware as they are first."""
+        able = sorted(self.rows, key=lambda s: (bool(s.technique.changes) or s.technique.ideal, s.time))
+        return tuple(s.timeline for s in able)
+
+
+def schedule_layer(window: Window, sharing: Sharing, names: Sequence[str] = (), time_limit: float = 20.0) -> (
+    ScheduledLayer
+):
+    """Run techniques by name on a window (all, and the best, unless given)."""
+    wanted = list(dict.fromkeys(names or (*TECHNIQUES, "best")))
+    rows = {name: scheduled(window, name) for name in wanted if name != "best"}
+    if "best" in wanted:
+        plain = [rows.get(name) or scheduled(window, name) for name in TECHNIQUES]
+        rows["best"] = best(window, time_limit, plain)
+    return ScheduledLayer(window, sharing, tuple(rows[name] for name in wanted))

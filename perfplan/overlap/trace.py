@@ -112,7 +112,7 @@ def read_trace(path: str) -> Timeline:
         raise CatalogError(f"trace {path} has no device kernels (category kernel); profile with the CUDA activity on")
     first = min(span.start for span in spans)
     moved = [Span(s.name, s.start - first, s.end - first, s.rank, s.lane, s.kind) for s in spans]
-    return Timeline(path, tuple(sorted(moved, key=lambda span: (span.start, span.name))))
+    return Timeline(Path(path).name, tuple(sorted(moved, key=lambda span: (span.start, span.name))))
 
 
 _PLANNED = {"head": "gemm", "grouped_gemm": "gemm", "router": "gemm"}

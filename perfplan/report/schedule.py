@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from perfplan.overlap.partition import Partition, layout_string
+from perfplan.overlap.scheduled import ScheduledLayer
 from perfplan.overlap.stages import Compared, Pipeline, own_schedule
 from perfplan.overlap.timeline import Timeline, difference, usage
 from perfplan.report.columns import Column, Row
@@ -15,9 +16,14 @@ from perfplan.report.training import job_line, short
 from perfplan.units import show
 
 __all__ = [
+    "LAYER_COLUMNS",
     "PARTITION_COLUMNS",
     "PIPELINE_COLUMNS",
+    "against_text",
     "difference_text",
+    "layer_document",
+    "layer_rows",
+    "layer_text",
     "partition_rows",
     "partition_text",
     "pipeline_document",
@@ -183,3 +189,82 @@ def difference_text(one: Timeline, other: Timeline) -> str:
         Column("difference", unit="s"),
     )
     return table(difference(one, other), columns)
+
+
+# ---------------------------------------------------------------- layers
+LAYER_COLUMNS = (
+    Column("technique"),
+    Column("window", "window", "s"),
+    Column("speedup", "speed-up", "1"),
+    Column("exposed", "exposed links", "s"),
+    Column("bound", "no order is below", "s"),
+    Column("gap", "gap", "%"),
+    Column("recipe", "cut into"),
+    Column("flags", "note"),
+)
+
+
+def layer_rows(found: ScheduledLayer) -> list[Row]:
+    """One line per technique."""
+    whole = found.window.sequential
+    rows: list[Row] = []
+    for each in found.rows:
+        flag = "changes the model" if each.technique.changes else "hypothetical" if each.technique.ideal else ""
+        rows.append({
+            "technique": each.technique.name,
+            "window": each.time,
+            "speedup": whole / each.time,
+            "exposed": max((u.exposed for u in usage(each.timeline) if u.resource.startswith("scale")), default=0.0),
+            "bound": each.certificate.bound,
+            "gap": each.certificate.gap,
+            "recipe": str(each.recipe),
+            "flags": flag,
+        })
+    return rows
+
+
+def layer_text(found: ScheduledLayer) -> str:
+    """Techniques for people."""
+    window = found.window
+    parts = [
+        paragraph(f"{window.title}: {window.layers} layers, one operation after another"
+                  f" {show(window.sequential, 's')}"),
+        table(layer_rows(found), LAYER_COLUMNS),
+    ]
+    able = [row for row in found.rows if row.technique.name == "best"]
+    parts += [paragraph(f"best: {row.certificate.sentence()}") for row in able]
+    parts.append("\n".join(paragraph(f"{row.technique.name}: {row.technique.says}"
+                                     + (f"; {row.technique.changes}" if row.technique.changes else ""))
+                           for row in found.rows if row.technique.name != "best"))
+    parts.append(usage_text(found.timelines[0]))
+    shown = f"above: resources under {found.timelines[0].title}"
+    parts.append("\n".join(map(paragraph, (shown, found.sharing.sentence(), *window.caveats))))
+    return "\n\n".join(parts)
+
+
+def layer_document(found: ScheduledLayer) -> dict[str, Any]:
+    """All of it, for JSON."""
+    return {
+        "window": found.window.title,
+        "layers": found.window.layers,
+        "sequential_s": found.window.sequential,
+        "assumptions": found.sharing.sentence(),
+        "techniques": [{c.field: row.get(c.key) for c in LAYER_COLUMNS} for row in layer_rows(found)],
+        "timelines": {
+            each.technique.name: [
+                {"name": s.name, "kind": s.kind, "start_s": s.start, "end_s": s.end} for s in each.timeline.spans
+            ]
+            for each in found.rows
+        },
+    }
+
+
+def against_text(plan: Timeline, measured: Timeline, rows: Sequence[dict[str, object]], scale: float) -> str:
+    """A plan beside a measured trace."""
+    columns = (
+        Column("kind", "operations"),
+        Column("planned", f"plan ({plan.title}) x {scale:g}", "s"),
+        Column("measured", measured.title, "s"),
+        Column("difference", unit="s"),
+    )
+    return table(rows, columns)

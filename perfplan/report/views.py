@@ -8,14 +8,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from perfplan.errors import OutOfRange, offer
+from perfplan.overlap.scheduled import ScheduledLayer
 from perfplan.overlap.stages import ScheduledPipeline
 from perfplan.overlap.timeline import Timeline
-from perfplan.overlap.trace import chrome_trace
+from perfplan.overlap.trace import chrome_trace, lined_up, read_trace
 from perfplan.report.files import write_all
 from perfplan.report.gantt import gantt, svg
-from perfplan.report.schedule import difference_text, partition_text, pipeline_document, pipeline_text
+from perfplan.report.schedule import (
+    against_text,
+    difference_text,
+    layer_document,
+    layer_text,
+    partition_text,
+    pipeline_document,
+    pipeline_text,
+)
 
-__all__ = ["pair", "pipeline_files", "pipeline_view", "write_timelines"]
+__all__ = ["layer_view", "pair", "pipeline_files", "pipeline_view", "write_timelines"]
 
 
 def pipeline_view(found: ScheduledPipeline, drawn: bool, diff: Sequence[str]) -> tuple[str, dict[str, Any]]:
@@ -29,6 +38,23 @@ def pipeline_view(found: ScheduledPipeline, drawn: bool, diff: Sequence[str]) ->
     if diff:
         parts.append(difference_text(*pair(found.timelines, diff)))
     return "\n\n".join(parts), pipeline_document(found.pipeline, found.rows, found.partition)
+
+
+def layer_view(found: ScheduledLayer, drawn: bool, diff: Sequence[str], against: str, windows: float) -> tuple[
+    str, dict[str, Any]
+]:
+    """(text, document) of techniques on a window. against: a profiler's trace that holds `windows` such windows."""
+    parts, document = [layer_text(found)], layer_document(found)
+    if drawn:
+        parts.append(gantt(found.timelines[0]))
+    if diff:
+        parts.append(difference_text(*pair(found.timelines, diff)))
+    if against:
+        measured, plan = read_trace(against), found.timelines[0]
+        rows = lined_up(plan, measured, windows)
+        parts.append(against_text(plan, measured, rows, windows))
+        document["against"] = [{f"{k}_s" if k != "kind" else k: v for k, v in row.items()} for row in rows]
+    return "\n\n".join(parts), document
 
 
 def pair(timelines: Sequence[Timeline], names: Sequence[str]) -> tuple[Timeline, Timeline]:

@@ -50,3 +50,33 @@ def test_what_is_wrong_is_one_sentence(capsys, more, status, says):
     assert run([*JOB, *more]) == status
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and says in err
+
+
+LAYER = ["schedule", "layer", "llama-3.1-70b", "--cluster", "dgx-h100", "--layout", "tp8", "--phase", "decode"]
+
+
+def test_techniques_on_a_layer(capsys, tmp_path):
+    trace = tmp_path / "real.json"
+    event = {"ph": "X", "cat": "kernel", "name": "nvjet", "pid": 0, "tid": 7, "ts": 10, "dur": 300}
+    trace.write_text(json.dumps({"traceEvents": [event]}))
+    out = printed(capsys, [*LAYER, "--batch", "64", "--technique", "blocking,ladder,best", "--gantt", "--against",
+                           str(trace), "--diff", "blocking ladder", "--windows", "2"])
+    assert "changes the model" in out and "can be saved" in out.replace("\n", " ") and "device busy" in out
+    assert all(len(line) <= 100 for line in out.splitlines())
+    document = json.loads(printed(capsys, [*LAYER, "--batch", "64", "--technique", "blocking,best", "--json"]))
+    slow, fast = document["techniques"]
+    assert fast["window_s"] <= slow["window_s"] and fast["gap"] < 0.05 and document["timelines"]["best"]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--batch", "64", "--technique", "nano"], "no technique 'nano'; did you mean nanoflow"),
+        (["--batch", "0"], "each must be at least 1"),
+        (["--batch", "64", "--against", "nowhere.json"], "nowhere.json cannot be read"),
+    ],
+)
+def test_what_is_wrong_with_a_layer_is_one_sentence(capsys, more, says):
+    assert run([*LAYER, *more]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and says in err

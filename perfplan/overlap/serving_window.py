@@ -1,0 +1,148 @@
+"""Layers of a serving step as blocks, priced by the serving model's own operations."""
+
+from __future__ import annotations
+
+from perfplan.catalog.specs import Attention, LayerKind, Mlp, Moe
+from perfplan.errors import OutOfRange, Unsupported
+from perfplan.overlap.blocks import Block, Segment, Sharing, Window
+from perfplan.serving.job import ServingJob
+from perfplan.serving.layout import ServingLayout
+from perfplan.serving.ops import WIDE, Load, Pricing, layer_times, product
+from perfplan.serving.step import network
+from perfplan.training.exchange import COMBINE, DISPATCH, send_to_experts
+from perfplan.training.network import Group
+
+__all__ = ["serving_window"]
+
+
+class _Layer:
+    """One layer kind in one step, in segments."""
+
+    def __init__(self, p: Pricing, kind: LayerKind, sharing: Sharing) -> None:
+        self.p, self.kind, self.sharing = p, kind, sharing
+        self.times = {name: float(time) for name, time in layer_times(p, kind).items()}
+        self.path = p.net.path(Group(int(p.tp), 1))
+
+    def compute(self, name: str, kind: str, time: float, traffic: float) -> Segment:
+        """A run of kernels: all SMs, unless the memory is what it waits for."""
+        memory = min(traffic / (self.p.bandwidth * time), 1.0) if time > 0 else 0.0
+        sms = self.sharing.memory_sms if kind == "attention" and memory > 0.5 else 1.0
+        return Segment(name, kind, time, {"sm": sms, "hbm": memory} if memory else {"sm": sms})
+
+    def link(self, name: str, kind: str, time: float, group: Group) -> Segment:
+        """A collective on the links that its group needs."""
+        far = float(self.p.net.path(group).domains) > 1
+        link = {"scale-up": 1.0, "scale-out": 1.0} if far else {"scale-up": 1.0}
+        return Segment(name, kind, time, {**link, "sm": self.sharing.communication_sms}, True)
+
+    def out_time(self) -> float:
+        """Time of the output projection [s]."""
+        a = self.kind.mixer
+        assert isinstance(a, Attention)
+        return float(product(self.p, "attention", self.p.load.tokens, self.p.job.model.hidden,
+                             a.heads / self.p.tp * a.v_head_dim))
+
+    def weight_bytes(self, n: float) -> float:
+        """Bytes of a matrix of `n` elements on the rank [B]."""
+        return n * self.p.job.weights.weight
+
+    def mixer(self) -> Block:
+        """Attention: projections in, core attention, projection out, all-reduce."""
+        a, hidden, t, tp = self.kind.mixer, self.p.job.model.hidden, float(self.p.load.tokens), float(self.p.tp)
+        assert isinstance(a, Attention)
+        out, streams = self.out_time(), self.times["streams"] / 2
+        wide = a.heads * a.head_dim + 2 * a.kv_heads * a.head_dim if not a.kv_lora_rank else (
+            (a.q_lora_rank or 0) + a.kv_lora_rank + a.heads * (a.head_dim + a.qk_nope_head_dim + a.v_head_dim) / 4
+        )
+        cached = float(self.p.load.decodes * self.p.load.context) * _cache_width(self.p, a)
+        moved = cached if self.p.load.decodes else 4 * WIDE * t * a.heads / tp * a.head_dim
+        projected = self.weight_bytes(a.heads * a.v_head_dim * hidden / tp)
+        chain = (
+            self.compute("qkv", "gemm", self.times["projections"] - out + streams,
+                         self.weight_bytes(wide * hidden / tp) + WIDE * t * hidden),
+            self.compute("attention", "attention", self.times["attention"], moved),
+            self.compute("out", "gemm", out, projected + WIDE * t * hidden),
+        )
+        return Block("attention", chain, self._reduce(2))
+
+    def _reduce(self, blocks: int) -> Segment | None:
+        time = self.times["tp"] / blocks
+        return self.link("all-reduce", "all-reduce", time, Group(int(self.p.tp), 1)) if time > 0 else None
+
+    def feed_forward(self) -> Block:
+        """The MLP and its all-reduce."""
+        ffn, hidden, t = self.kind.ffn, self.p.job.model.hidden, float(self.p.load.tokens)
+        assert isinstance(ffn, Mlp)
+        width = ffn.width / float(self.p.tp)
+        down = float(product(self.p, "mlp", t, hidden, width))
+        chain = (
+            self.compute("up", "gemm", self.times["mlp"] - down + self.times["streams"] / 2,
+                         self.weight_bytes((2 if ffn.gated else 1) * width * hidden) + 2 * WIDE * t * width),
+            self.compute("down", "gemm", down, self.weight_bytes(width * hidden) + WIDE * t * (width + hidden)),
+        )
+        return Block("mlp", chain, self._reduce(2))
+
+    def experts(self) -> Block:
+        """Router, dispatch, experts, combine; shared experts beside; the all-reduce where attention splits heads."""
+        ffn, hidden, p = self.kind.ffn, self.p.job.model.hidden, self.p
+        assert isinstance(ffn, Moe)
+        here = ffn.experts / float(p.ep) * 3 * ffn.width * hidden * float(p.ep) / float(p.tp * p.adp)
+        chain = [self.compute("router", "gemm", self.times["router"] + self.times["streams"] / 2, 0.0)]
+        work = self.compute("experts", "gemm", self.times["experts"], self.weight_bytes(here))
+        if self.times["ep"] > 0:
+            group = Group(int(p.tp * p.adp), 1)
+            size = p.load.tokens / p.tp * (ffn.latent or hidden) * p.job.routing_skew
+            path = p.net.path(group)
+            there = float(send_to_experts(path, DISPATCH, size * p.job.weights.inputs, ffn.top_k))
+            back = float(send_to_experts(path, COMBINE, size * WIDE, ffn.top_k))
+            chain += [self.link("dispatch", "all-to-all", there, group), work,
+                      self.link("combine", "all-to-all", back, group)]
+        else:
+            chain.append(work)
+        shared = self.times.get("mlp", 0.0)
+        read = self.weight_bytes(3 * ffn.shared_width / float(p.tp) * hidden)
+        beside = (self.compute("shared expert", "gemm", shared, read),) if shared else ()
+        return Block("experts", tuple(chain), self._reduce(2), beside)
+
+    def blocks(self) -> tuple[Block, Block]:
+        """The two blocks of the layer."""
+        return self.mixer(), self.feed_forward() if isinstance(self.kind.ffn, Mlp) else self.experts()
+
+
+def _cache_width(p: Pricing, a: Attention) -> float:
+    """Bytes that the cache of one token takes on the rank, at two per element [B]."""
+    if a.kv_lora_rank:
+        return 2.0 * (a.kv_lora_rank + a.qk_rope_head_dim)
+    return 2.0 * max(a.kv_heads / float(p.tp), 1.0) * (a.head_dim + a.v_head_dim)
+
+
+def _load(phase: str, batch: float, context: int) -> Load:
+    if phase == "decode":
+        return Load(batch, float(context))
+    return Load(prompt=batch * context, length=float(context))
+
+
+def serving_window(job: ServingJob, layout: ServingLayout, phase: str, batch: int, context: int,
+                   sharing: Sharing, layers: int = 2) -> Window:
+    """A window of the model's most frequent layer kind in a decode step (`context` tokens cached) or a prompt step
+    (prompts of `context` tokens). batch: sequences of the whole replica."""
+    index = max(set(job.model.layers), key=job.model.layers.count)
+    kind = job.model.kinds[index]
+    if not isinstance(kind.mixer, Attention) or not isinstance(kind.ffn, Mlp | Moe) or kind.parallel:
+        raise Unsupported(f"layers of {job.model.id} are not attention followed by an MLP or experts, which is what"
+                          " schedule layer has graphs of")
+    if batch < layout.adp:
+        raise OutOfRange(f"batch {batch} leaves attention groups without a sequence; give at least {layout.adp}")
+    net = network(job, layout)
+
+    def price(part: float) -> tuple[Block, ...]:
+        load = _load(phase, part * batch / layout.adp, context)
+        pair = _Layer(Pricing(job, net, load, layout.tp, layout.adp, layout.ep), kind, sharing).blocks()
+        return tuple(_named(block, number) for number in range(layers) for block in pair)
+
+    caveats = ("head, embedding, sampling and the host stay outside the window",)
+    return Window(price, layers, f"{job.model.id} {phase}, batch {batch}, {context} tokens, {layout}", caveats)
+
+
+def _named(block: Block, number: int) -> Block:
+    return Block(f"layer {number} {block.name}", block.chain, block.after, block.beside, block.late)
