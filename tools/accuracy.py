@@ -23,6 +23,7 @@ from perfplan.validation.feasibility import feasibility
 from perfplan.validation.intervals import BandScore
 from perfplan.validation.kernels import validate_experts, validate_kernels
 from perfplan.validation.left_out import left_out_collectives
+from perfplan.validation.left_out_kernels import left_out_experts, left_out_kernels
 from perfplan.validation.rows import read_rows
 from perfplan.validation.runs import validate_training
 from perfplan.validation.score import Outcome, Score, score
@@ -254,8 +255,24 @@ def _other_figures(scores: Scores) -> dict[str, Figure]:
     width = f"half-width {whole.half_width:.2f} (ln), interval score {whole.score:.2f}, sources count equally"
     sizes = [one for one in left_out_collectives() if one.left_out == "every third size"]
     [reduce] = [one for one in sizes if one.name == "all_reduce"]
-    return {"band.coverage": Figure(whole.coverage, whole.rows, width),
+    return _kernel_figures() | {"band.coverage": Figure(whole.coverage, whole.rows, width),
             "collectives.all_reduce": Figure(reduce.mape, reduce.rows, f"data sheet {reduce.null:.0%}")}  # fmt: skip
+
+
+def _kernel_figures() -> dict[str, Figure]:
+    """Kernel constants fitted without one matrix, head counts, or one model's experts."""
+    found = {}
+    for one in left_out_kernels():
+        kind, _, where = one.name.partition("/")
+        note = f"data sheet {one.null:.0%}"
+        if kind == "gemm" and where:
+            found[f"gemm.{where.replace('/', '.')}"] = Figure(one.mape, one.rows, note)
+        elif kind.startswith("attention") and not where:
+            found[kind.replace(" ", ".")] = Figure(one.median, one.rows, f"{note} (mean)")
+    layers = {one.name: one for one in left_out_experts() if one.left_out == "one model's experts"}
+    for name, key in (("experts", "experts"), ("slowdown by skew", "experts.skew")):
+        found[key] = Figure(layers[name].median, layers[name].rows, "one model's experts left out")
+    return found
 
 
 def _met(entry: Mapping[str, Any], value: float | None) -> str:

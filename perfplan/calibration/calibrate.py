@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from perfplan.calibration import decode, links
+from perfplan.calibration import decode, experts, links
 from perfplan.calibration.fit import Array, Fit, mape, quantiles
 from perfplan.calibration.kernels import (
     BYTES,
@@ -24,6 +24,7 @@ from perfplan.calibration.kernels import (
     fit_kernel,
     gemm_columns,
 )
+from perfplan.calibration.routing import is_routing
 from perfplan.calibration.tables import is_custom
 from perfplan.errors import OutOfRange
 
@@ -37,6 +38,7 @@ US = 1e-6  # s
 _WRITTEN = 4  # significant digits of a constant
 _SIZES = 3  # fewest message sizes of a sweep
 _LASTING = r"sustained over .*ratio (\d+\.?\d*)"  # note of the measuring script on its long run
+_LAYERS = 8  # fewest rows of whole expert layers
 _COUNTS = {"gemm": 4, "attention": 4}  # fewest rows: constants and one more
 
 
@@ -210,6 +212,14 @@ def _best(fitted: Sequence[Fitted]) -> tuple[Fitted, ...]:
     return tuple(replace(one, written=one is first(one)) for one in fitted)
 
 
+def _cache(rows: pd.DataFrame) -> Any:
+    """":" and the format of the cache where attention computes in another, else nothing."""
+    if "kv_dtype" not in rows:
+        return rows["dtype"].map(lambda _: "")
+    other = (rows["kv_dtype"] != "") & (rows["kv_dtype"] != rows["dtype"])
+    return (":" + rows["kv_dtype"]).where(other, "")
+
+
 def _kernels(tasks: Sequence[_Task], table: pd.DataFrame, chip: Chip, resolve: Callable[[str], str], what: str
              ) -> Calibration:
     table = _of_chip(table, resolve, chip.id)
@@ -218,15 +228,16 @@ def _kernels(tasks: Sequence[_Task], table: pd.DataFrame, chip: Chip, resolve: C
     fitted: list[Fitted] = []
     for task in tasks:
         rows = good[good["kernel"] == task.kernel]
-        for (dtype, software), part in rows.groupby(["dtype", "software"], sort=True):
+        for (dtype, cache, software), part in rows.groupby(["dtype", _cache(rows), "software"], sort=True):
             found, bad = _fit(task, part, str(dtype), str(software), chip)
             rejected += bad
-            fitted += [found] if found else []
+            fitted += [replace(found, dtype=f"{dtype}{cache}")] if found else []
     if not fitted:
         reason = f"; {rejected[0].row}: {rejected[0].reason}" if rejected else ""
         raise OutOfRange(f"no {what} of {chip.id} can be fitted: {len(table)} such rows, {len(rejected)} refused"
                          f"{reason}")
-    return Calibration(_best(fitted), tuple(rejected))
+    engines = all(task.kind.startswith("attention") for task in tasks)
+    return Calibration(_named(fitted) if engines else _best(fitted), tuple(rejected))
 
 
 def calibrate_gemm(table: pd.DataFrame, chip: Chip, resolve: Callable[[str], str] = str, *,
@@ -326,19 +337,40 @@ def _named(fitted: Sequence[Fitted]) -> tuple[Fitted, ...]:
 
 
 def calibrate_experts(table: pd.DataFrame, chip: Chip, resolve: Callable[[str], str] = str) -> Calibration:
-    """Constants of grouped GEMMs from whole expert layers with balanced routing, per number format and engine.
+    """Constants of whole expert layers, balanced and skewed, and of the grouped GEMMs in them, per format and engine.
 
-    table: as `read_experts` gives it; the kernels around the products (permutation, activation, casts) are counted
-    apart, at the memory bandwidth. Raises OutOfRange when nothing can be fitted.
+    table: as `read_experts` gives it. The grouped GEMMs come from balanced rows, with the kernels around the products
+    (permutation, activation, casts) counted apart, at the memory bandwidth. Raises OutOfRange when nothing can be
+    fitted.
     """
     balanced = (table["distribution"] == "balanced").to_numpy()
     rows = table.assign(kernel=np.where(balanced, "experts", "skewed"), software=table["engine"], suspect=0.0,
                         quality="A")
-    skewed = [Rejected(str(row), "its routing is skewed") for row in _of_chip(rows[~balanced], resolve, chip.id)["row"]]
     shape = ("hidden_size", "moe_ffn_hidden_size", "experts")
+    mine = _of_chip(rows, resolve, chip.id)
+    layers = _layers(mine, chip)
+    if layers.fitted and not (mine["kernel"] == "experts").any():
+        return layers
     task = _Task("grouped_gemm", "experts", experts_columns, shape, half=True)
     found = _kernels((task,), rows, chip, resolve, "expert layer")
-    return replace(found, rejected=found.rejected + tuple(skewed))
+    return Calibration(found.fitted + layers.fitted, found.rejected + layers.rejected)
+
+
+def _layers(rows: pd.DataFrame, chip: Chip) -> Calibration:
+    """Whole layers of inference engines, per format and engine; the error left out is of matrices left out."""
+    known = rows["distribution"].map(is_routing).to_numpy()
+    refused = [Rejected(str(row), "its distribution of tokens is not known") for row in rows[~known]["row"]]
+    fitted = []
+    for (dtype, software), part in rows[known].groupby(["dtype", "software"], sort=True):
+        peak = chip.peak.get(str(dtype))
+        if peak is None or dtype not in BYTES or len(part) < _LAYERS:
+            continue
+        rate, seconds = Rate(peak, chip.memory_bandwidth), part["latency_us"].to_numpy() * US
+        columns = experts.expert_columns(part, str(dtype))
+        labels = [str(key) for key in part[list(experts.MATRICES)].itertuples(index=False, name=None)]
+        held = mape(experts.left_out_layers(rate, columns, seconds, labels)) if len(set(labels)) > 1 else None
+        fitted.append(_fitted("experts", str(dtype), str(software), experts.fit_experts(rate, columns, seconds), held))
+    return Calibration(_named(fitted), tuple(refused))
 
 
 # ---------------------------------------------------------------------------------------------------- streams

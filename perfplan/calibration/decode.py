@@ -19,7 +19,7 @@ from perfplan.formulas.attention import attention_flops, decode_time, decode_tra
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CACHE", "PRODUCTS", "Device", "decode_columns", "decode_model", "fit_decode"]
+__all__ = ["CACHE", "PRODUCTS", "Device", "decode_columns", "decode_model", "fit_decode", "left_out_decode"]
 
 CACHE = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0}  # bytes per cached element
 QUERY = 2.0  # bytes per element of queries and outputs
@@ -98,5 +98,9 @@ def fit_decode(device: Device, columns: Columns, seconds: Array, groups: Sequenc
     found = _told(_once(device, columns, seconds))
     if len(set(groups)) < 2:
         return found, None
-    held = left_out_residuals(decode_model(device), columns, seconds, groups, lambda c, t: _once(device, c, t))
-    return found, mape(held)
+    return found, mape(left_out_decode(device, columns, seconds, groups))
+
+
+def left_out_decode(device: Device, columns: Columns, seconds: Array, groups: Sequence[object]) -> Array:
+    """Log residuals of every row, predicted without the rows of its group [1]."""
+    return left_out_residuals(decode_model(device), columns, seconds, groups, lambda c, t: _once(device, c, t))

@@ -21,7 +21,7 @@ def _nanoseconds(seconds: float) -> str:
     return f"{seconds * 1e9:.4g} ns"
 
 
-_TIMES = {"overhead": _microseconds, "ramp": _microseconds, "step": _nanoseconds}
+_TIMES = {"overhead": _microseconds, "ramp": _microseconds, "step": _nanoseconds, "each": _nanoseconds}
 
 
 def _dump(data: Mapping[str, Any]) -> str:

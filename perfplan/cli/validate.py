@@ -91,6 +91,12 @@ def _single(
 @app.command()
 def kernels(
     measured: Files = None,
+    left_out: Annotated[
+        bool,
+        typer.Option(
+            "--left-out", help="Errors with one matrix, or head counts, left out of a new fit."
+        ),
+    ] = False,
     settings: options.Settings = None,
     catalog: options.Folders = None,
     csv: options.Csv = None,
@@ -103,12 +109,23 @@ def kernels(
     """
     from perfplan.validation.kernels import validate_kernels
 
+    if left_out:
+        from perfplan.validation.left_out_kernels import left_out_kernels
+
+        _left_out(left_out_kernels, measured, settings, catalog, (csv, json, save))
+        return
     _single(validate_kernels, measured, settings, catalog, (csv, json, save))
 
 
 @app.command()
 def moe(
     measured: Files = None,
+    left_out: Annotated[
+        bool,
+        typer.Option(
+            "--left-out", help="Errors with one matrix, or one model's experts, left out of a new fit."
+        ),
+    ] = False,
     settings: options.Settings = None,
     catalog: options.Folders = None,
     csv: options.Csv = None,
@@ -121,6 +138,11 @@ def moe(
     """
     from perfplan.validation.kernels import validate_experts
 
+    if left_out:
+        from perfplan.validation.left_out_kernels import left_out_experts
+
+        _left_out(left_out_experts, measured, settings, catalog, (csv, json, save))
+        return
     _single(validate_experts, measured, settings, catalog, (csv, json, save))
 
 
@@ -146,12 +168,15 @@ def collectives(
     from perfplan.validation.collectives import validate_collectives
 
     if left_out:
-        _left_out(measured, settings, catalog, (csv, json, save))
+        from perfplan.validation.left_out import left_out_collectives
+
+        _left_out(left_out_collectives, measured, settings, catalog, (csv, json, save))
         return
     _single(validate_collectives, measured, settings, catalog, (csv, json, save))
 
 
 def _left_out(
+    study: Any,
     measured: list[str] | None,
     settings: list[str] | None,
     folders: list[str] | None,
@@ -161,9 +186,8 @@ def _left_out(
     from perfplan.report import Output
     from perfplan.report.measured import LEFT_OUT_COLUMNS, left_out_rows
     from perfplan.report.text import table
-    from perfplan.validation.left_out import left_out_collectives
 
-    rows = left_out_rows(left_out_collectives(measured or (), catalog=Catalog(folders or (), settings or ())))
+    rows = left_out_rows(study(measured or (), catalog=Catalog(folders or (), settings or ())))
     Output(*output).emit(table(rows, LEFT_OUT_COLUMNS), rows, LEFT_OUT_COLUMNS, {"left_out": rows})
 
 

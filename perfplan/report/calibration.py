@@ -29,7 +29,7 @@ _TIMES = ("overhead", "ramp", "launch", "hop")
 
 
 def _constant(name: str, value: float) -> str:
-    if name == "step":
+    if name in ("step", "each"):
         return f"{name}={value * 1e9:.4g}ns"
     return f"{name}={value * 1e6:.4g}us" if name in _TIMES else f"{name}={value:.4g}"
 

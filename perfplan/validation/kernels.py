@@ -17,23 +17,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from perfplan.calibration.decode import CACHE, decode_columns
+from perfplan.calibration.experts import expert_columns, expert_model
 from perfplan.calibration.fit import Array
 from perfplan.calibration.kernels import (
     BYTES,
     WEIGHT_ONLY,
     Rate,
     attention_columns,
-    experts_columns,
     gemm_columns,
     kernel_model,
 )
 from perfplan.calibration.readers import read_experts, read_kernels
+from perfplan.calibration.routing import is_routing
 from perfplan.catalog import Catalog
 from perfplan.catalog.constants import kernel_of
 from perfplan.catalog.files import packaged_root
 from perfplan.errors import MissingField, PerfplanError, Unsupported
 from perfplan.serving.attention import decode_kernel, plain_decode
-from perfplan.validation.routing import loads
 from perfplan.validation.score import Outcome, overall, score
 from perfplan.validation.training import Validation
 
@@ -50,7 +50,6 @@ US = 1e-6  # s
 ENGINES = ("trtllm", "vllm", "sglang")  # their GEMM operators quantise the activations first
 _FLASH1 = ("FlashAttention-1", "FA Triton", "xFormers")  # software of the first generation of fused kernels
 _PARTIAL = re.compile(r"occupancy_pct=(\d+(?:\.\d+)?)")
-_POWER_LAW = re.compile(r"power_law_(\d+(?:\.\d+)?)")
 _MOST_EXPERTS = 1 << 16
 _BACK = 2.5  # FLOPs of a fused backward pass per FLOP forward: five products for two
 _SCORES = 4 + 6  # bytes per score that an unfused softmax moves forward and backward
@@ -123,7 +122,7 @@ def _gemm(chip: Accelerator, dtype: str, software: str, rows: pd.DataFrame) -> P
 
 
 def _attention(chip: Accelerator, dtype: str, software: str, rows: pd.DataFrame) -> Priced:
-    rate, name = _rate(chip, dtype), str(rows["kernel"].iloc[0])
+    rate, name, cache = _rate(chip, dtype), str(rows["kernel"].iloc[0]), str(rows["kv_dtype"].iloc[0])
     if software == "PyTorch":
         return _unfused(chip, dtype, rows)
     forward = "attention_flash1" if software in _FLASH1 else "attention"
@@ -132,7 +131,7 @@ def _attention(chip: Accelerator, dtype: str, software: str, rows: pd.DataFrame)
     time, sheet = np.zeros(len(rows)), np.zeros(len(rows))
     for kind, factor in passes:
         columns = attention_columns(rows, dtype, factor)
-        constants = _constants(chip, forward if software in _FLASH1 else kind, dtype)
+        constants = _constants(chip, forward if software in _FLASH1 else kind, dtype, software, cache)
         time = time + _times(constants, rate, columns)
         sheet = sheet + _sheet(rate, columns)
     return time, sheet
@@ -219,8 +218,8 @@ def _cached(chip: Accelerator, rows: pd.DataFrame) -> Array:
 def _file(path: Path, catalog: Catalog) -> list[Outcome]:
     table = read_kernels(path)
     found: dict[str, Outcome] = {}
-    keys = ["hardware_id", "dtype", "kernel", "software"]
-    for (hardware, dtype, kernel, software), rows in table.groupby(keys, sort=False):
+    keys = ["hardware_id", "dtype", "kernel", "software", "kv_dtype"]
+    for (hardware, dtype, kernel, software, _), rows in table.groupby(keys, sort=False):
         where = f"{path.stem}/{hardware or 'unnamed'}/{dtype}/{kernel}"
         try:
             chip = _chip(catalog, str(hardware))
@@ -244,33 +243,11 @@ def validate_kernels(measured: Sequence[str | Path] = (), *, catalog: Catalog | 
 
 
 # ---------------------------------------------------------------------------------------------------- experts
-def _experts(chip: Accelerator, dtype: str, rows: pd.DataFrame) -> Priced:
-    kernel, rate = _constants(chip, "grouped_gemm", dtype), _rate(chip, dtype)
-    columns, law = experts_columns(rows, dtype), _exponent(str(rows["distribution"].iloc[0]))
-    if law is not None:
-        columns = _skewed(columns, rows, dtype, law)
-    return _times(kernel, rate, columns), _sheet(rate, columns)
-
-
-def _exponent(distribution: str) -> float | None:
-    """The exponent of a power law, None where routing is balanced."""
-    law = _POWER_LAW.fullmatch(distribution)
-    if not law and distribution != "balanced":
-        raise Unsupported(f"the distribution {distribution or 'not named'} is not known")
-    return float(law[1]) if law else None
-
-
-def _skewed(columns: Mapping[str, Array], rows: pd.DataFrame, dtype: str, law: float) -> dict[str, Array]:
-    """The columns of the most loaded rank: its rows, and the weights of the experts that a token reached there."""
-    load, touched = np.array([loads(*map(int, cells), law) for cells in rows[
-        ["tokens", "experts_per_token", "experts", "moe_ep"]].itertuples(index=False, name=None)]).T
-    mean = rows["tokens"].to_numpy() * rows["experts_per_token"].to_numpy() / rows["moe_ep"].to_numpy()
-    balanced = columns["flops"] / columns["length"] / 6  # experts touched x hidden x width of one rank
-    experts = mean / columns["length"]
-    weights = 3 * balanced * BYTES[dtype]
-    other = columns["traffic"] - weights
-    return {"flops": columns["flops"] * load / mean, "traffic": weights * touched / experts + other * load / mean,
-            "length": load / touched, "serial": columns["serial"] * load / mean}
+def _experts(chip: Accelerator, dtype: str, software: str, rows: pd.DataFrame) -> Priced:
+    kernel, rate = _constants(chip, "experts", dtype, software), _rate(chip, dtype)
+    columns = expert_columns(rows, dtype)
+    plain = {name: getattr(kernel, name) for name in ("compute", "memory", "overhead", "half", "around", "each")}
+    return np.asarray(expert_model(rate)(columns, plain), dtype=float), _sheet(rate, columns)
 
 
 def _whole(rows: pd.DataFrame) -> Array:
@@ -283,13 +260,15 @@ def _whole(rows: pd.DataFrame) -> Array:
 def _experts_file(path: Path, catalog: Catalog) -> list[Outcome]:
     table = read_experts(path)
     found: dict[str, Outcome] = {}
-    keys = [table["hardware_id"], table["dtype"], table["distribution"], _whole(table)]
-    for (hardware, dtype, distribution, whole), rows in table.groupby(keys, sort=False):
+    keys = [table["hardware_id"], table["dtype"], table["distribution"], table["engine"], _whole(table)]
+    for (hardware, dtype, distribution, engine, whole), rows in table.groupby(keys, sort=False):
         where = f"{path.stem}/{hardware or 'unnamed'}/{dtype}/{distribution}"
         try:
             if not whole:
                 raise MissingField("its shape or time is missing, or its experts do not divide into the ranks")
-            predicted, sheet = _experts(_chip(catalog, str(hardware)), str(dtype), rows)
+            if not is_routing(str(distribution)):
+                raise Unsupported(f"the distribution {distribution or 'not named'} is not known")
+            predicted, sheet = _experts(_chip(catalog, str(hardware)), str(dtype), str(engine), rows)
         except PerfplanError as error:
             found |= {str(row.row): outcome(row, where, "latency_us", None, str(error)) for row in rows.itertuples()}
             continue

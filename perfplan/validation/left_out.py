@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from perfplan.catalog.specs import Cluster
 
-__all__ = ["LEFT_OUT_FILES", "LeftOut", "left_out_collectives"]
+__all__ = ["LEFT_OUT_FILES", "LeftOut", "left_out_collectives", "row_of"]
 
 LEFT_OUT_FILES = ("ops_collectives.csv",)
 _PARTS = {"every third size": left_out_sizes, "one number of ranks": left_out_ranks}
@@ -48,7 +48,8 @@ class LeftOut:
     null: float
 
 
-def _row(name: str, part: str, ratio: Array, sheet: Array) -> LeftOut:
+def row_of(name: str, part: str, ratio: Array, sheet: Array) -> LeftOut:
+    """Errors of predicted and of data-sheet times over measured ones."""
     error = np.abs(ratio - 1)
     return LeftOut(name, part, len(ratio), float(error.mean()), float(np.median(error)),
                    float(np.abs(sheet - 1).mean()))
@@ -96,8 +97,8 @@ def left_out_collectives(measured: Sequence[str | Path] = (), *, catalog: Catalo
     found = []
     for part in _PARTS:
         known = scored[np.isfinite(scored[part])]
-        found += [_row(str(op), part, rows[part].to_numpy(), rows["sheet"].to_numpy())
+        found += [row_of(str(op), part, rows[part].to_numpy(), rows["sheet"].to_numpy())
                   for op, rows in known.groupby("op", sort=True)]
-        found += [_row(f"{chip}/{op}", part, rows[part].to_numpy(), rows["sheet"].to_numpy())
+        found += [row_of(f"{chip}/{op}", part, rows[part].to_numpy(), rows["sheet"].to_numpy())
                   for (chip, op), rows in known.groupby(["chip", "op"], sort=False)]
     return tuple(found)

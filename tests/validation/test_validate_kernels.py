@@ -5,13 +5,13 @@ import json
 import pytest
 
 from perfplan.calibration.kernels import Rate, gemm_columns, kernel_model
+from perfplan.calibration.routing import loads
 from perfplan.calibration.tables import read_kernels
 from perfplan.catalog import Catalog
 from perfplan.cli.main import run
 from perfplan.training.network import Group, Network
 from perfplan.validation.collectives import COLLECTIVE_FILES, validate_collectives
 from perfplan.validation.kernels import EXPERT_FILES, KERNEL_FILES, shipped, validate_experts, validate_kernels
-from perfplan.validation.routing import loads
 
 
 def csv(path, *rows):
