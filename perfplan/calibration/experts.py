@@ -54,7 +54,7 @@ def expert_columns(rows: pd.DataFrame, dtype: str) -> dict[str, Array]:
     return {"flops": expert_flops(load, *shape), "padding": expert_flops(touched, *shape),
             "traffic": expert_traffic(load, touched, *shape, element, _WIDE),
             "moved": expert_moves(load, _array(rows["tokens"]) / ep, *shape, element, _WIDE),
-            "local": _array(rows["experts"]) / ep, "length": load / touched}
+            "local": _array(rows["experts"]) / ep}
 
 
 def expert_model(rate: Rate) -> Any:
