@@ -13,6 +13,7 @@ from perfplan.formulas.core import formula
 __all__ = [
     "achieved_flop_rate",
     "attention_flops_per_token",
+    "budget_steps",
     "energy_used",
     "flops_6nd",
     "k22_hardware_flops",
@@ -27,6 +28,7 @@ __all__ = [
     "sc21_run_time",
     "scaled_iteration_time",
     "system_flop_rate",
+    "threshold_time",
     "token_rate",
     "weight_flops_per_token",
 ]
@@ -329,3 +331,37 @@ def money_spent(price: Any, accelerators: Any, time: Any) -> Any:
     2048.0
     """
     return price * accelerators * (time / 3600)
+
+
+@formula("n_steps", "1", source="Languini Kitchen: measured rate times hours on the reference accelerator")
+def budget_steps(time: Any, tokens_per_second: Any, batch: Any, seq_len: Any) -> Any:
+    """Optimizer steps that a budget of accelerator time pays for.
+
+    time : accelerator time of the budget [s]
+    tokens_per_second : measured rate of the reference accelerator [tokens/s]
+    batch : sequences per step [1]
+    seq_len : tokens per sequence [1]
+
+    GPT small, six hours of an RTX 3090 (published: 18,265 steps):
+
+    >>> round(budget_steps(6 * 3600, 55416, 128, 512))
+    18265
+    """
+    return time * tokens_per_second / (batch * seq_len)
+
+
+@formula("T_C", "s", source="FLOPs of the threshold over the rate reached (training_communication.md section 14)")
+def threshold_time(flops: Any, accelerators: Any, peak: Any, utilisation: Any) -> Any:
+    """Time after which a run has used a number of FLOPs; `utilisation` and `flops` follow one counting rule.
+
+    flops : FLOPs to be used [FLOP]
+    accelerators : accelerators in the run [1]
+    peak : dense peak of one accelerator [FLOP/s]
+    utilisation : FLOP utilisation [1]
+
+    12,288 A100 at 41.2 %, until 1e25 FLOP:
+
+    >>> round(threshold_time(1e25, 12288, 312e12, 0.412) / 86400, 1)
+    73.3
+    """
+    return flops / (accelerators * peak * utilisation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfplan.formulas.core import formula
+from perfplan.formulas.core import ceil_div, formula, where
 
 __all__ = [
     "gradient_memory",
@@ -13,6 +13,8 @@ __all__ = [
     "optimizer_traffic",
     "quantised_gather_traffic",
     "quantised_reduce_traffic",
+    "ruled_activations",
+    "ruled_memory",
     "weight_memory",
 ]
 
@@ -127,3 +129,47 @@ def quantised_reduce_traffic(parameters: Any, inside: Any, stored: Any, wire: An
     25000000000.0
     """
     return parameters * ((stored + wire) + wire + 2 * wire / inside)
+
+
+_RULES = "RedCoast (Tan et al. 2024), its two sharding rules (training_communication.md section 13)"
+
+
+@formula("M_rule", "B", source=_RULES)
+def ruled_memory(parameters: Any, width: Any, ranks: Any, state: Any) -> Any:
+    """Memory of one matrix with its gradients and optimizer state, sharded along `width` if the ranks divide it.
+
+    A dimension that the ranks do not divide leaves the whole matrix on every rank.
+
+    parameters : elements of the matrix [1]
+    width : length of the dimension that the rules shard [1]
+    ranks : accelerators that the matrix is spread over [1]
+    state : bytes per parameter of weights, gradients and optimizer [B]
+
+    The embedding of GPT-2 large (50,257 rows of 1280) on two accelerators, and an MLP matrix of it, in fp32 with Adam:
+
+    >>> ruled_memory(50257 * 1280, 50257, 2, 16), ruled_memory(5120 * 1280, 5120, 2, 16)
+    (1029263360.0, 52428800.0)
+    """
+    return parameters * state / where(ceil_div(width, ranks) * ranks > width, 1, ranks)
+
+
+@formula("A_rule", "B", source="derived: two norms in and out, q, k, v and output, MLP in and out, scores and softmax")
+def ruled_activations(tokens: Any, hidden: Any, attention: Any, mlp: Any, heads: Any, keys: Any, ranks: Any,
+                      element: Any) -> Any:
+    """Activations of one layer that keeps everything, what lies inside attention and MLP split over the ranks.
+
+    tokens : tokens of the batch on a rank [1]
+    hidden : model width [1]
+    attention : width of all heads together, attentions of the layer together [1]
+    mlp : width of the MLP, gate and up together [1]
+    heads : heads of all attentions of the layer [1]
+    keys : tokens that a query attends to [1]
+    ranks : accelerators that the layer is spread over [1]
+    element : bytes per element [B]
+
+    LLaMA-7B in fp32, one sequence of 1024 tokens on four accelerators:
+
+    >>> round(ruled_activations(1024, 4096, 4096, 22016, 32, 1024, 4, 4) / 2**20)
+    187
+    """
+    return tokens * element * (4 * hidden + (4 * attention + 2 * mlp + 2 * heads * keys) / ranks)

@@ -15,6 +15,7 @@ from perfplan.training.layout import Layout
 from perfplan.training.plan import banded
 from perfplan.validation.reproduce import Check, reproduce
 from perfplan.validation.rows import read_rows
+from perfplan.validation.ruled import ruled_prices
 from perfplan.validation.serving_figures import serving_prices
 from perfplan.validation.techniques import Technique, technique_from_yaml
 from perfplan.validation.training import Validation, dev_measurements, validate
@@ -55,7 +56,7 @@ def reproduce_published(system: str | None = None, *, catalog: Catalog | None = 
     """The published figures of one system predicted again, or those of every system in the catalog."""
     found = catalog or Catalog()
     names = [system] if system else found.ids("technique")
-    others = serving_prices(found)
+    others = {**serving_prices(found), **ruled_prices(found)}
     return [check for name in names for check in reproduce(technique(found, name), _step_time(found), others)]
 
 

@@ -7,9 +7,10 @@ import pytest
 
 from perfplan.catalog import Catalog
 from perfplan.catalog.files import read_yaml
-from perfplan.errors import CatalogError, UnknownName
+from perfplan.errors import CatalogError, PerfplanError, UnknownName
 from perfplan.validation.jobs import CaseBuilder
 from perfplan.validation.reproduce import reproduce
+from perfplan.validation.ruled import ruled_prices
 from perfplan.validation.serving_figures import serving_prices
 from perfplan.validation.techniques import apply, technique_from_yaml
 
@@ -26,7 +27,8 @@ def shipped(name):
 def test_exact_and_fitted_formulas_reproduce(name):
     technique = shipped(name)
     rows = [row for row in technique.published if row.quantity != "step_time" and row.kind != "trend"]
-    checks = reproduce(replace(technique, published=tuple(rows)), lambda inputs: 1.0, serving_prices(Catalog()))
+    prices = {**serving_prices(Catalog()), **ruled_prices(Catalog())}
+    checks = reproduce(replace(technique, published=tuple(rows)), lambda inputs: 1.0, prices)
     assert rows
     assert [c.name for c in checks if not c.passed] == []
 
@@ -124,3 +126,15 @@ def test_a_number_without_its_unit_is_refused():
     row = {"name": "r", "value": "10 s", "tokens": "100 tokens", "tokens_per_second": 10}
     with pytest.raises(CatalogError, match="needs a unit"):
         reproduce(block(rows=[row]), lambda inputs: 0.0)
+
+
+def test_sharding_rules_say_no_where_memory_lacks():
+    fits = ruled_prices(Catalog())["ruled_fits"]
+    job = {"model": "llama-7b", "ranks": 4, "seq_len": 1024}
+    assert fits({**job, "memory": "40 GB"}) == 1 and fits({**job, "memory": "24 GB"}) == 0
+    whole = ruled_prices(Catalog())["ruled_state"]({"model": "llama-7b"})
+    assert whole == pytest.approx(16 * 6.738e9, rel=1e-3)
+    with pytest.raises(PerfplanError, match="one dense kind"):
+        fits({**job, "model": "mixtral-8x7b", "memory": "40 GB"})
+    with pytest.raises(PerfplanError, match="lack encoder"):
+        fits({"hidden": 1024, "ranks": 2, "seq_len": 512, "memory": "10 GB"})
