@@ -17,6 +17,7 @@ import typer
 from perfplan.cli import calibrate, catalog, estimate, plan, reproduce, schedule, validate, why
 from perfplan.cli.explain import explain
 from perfplan.cli.fit import fit
+from perfplan.cli.place import place
 from perfplan.errors import ExportError, PerfplanError
 
 __all__ = ["app", "main", "run"]
@@ -59,6 +60,7 @@ app.add_typer(catalog.app, name="catalog")
 app.add_typer(validate.app, name="validate")
 app.add_typer(calibrate.app, name="calibrate")
 app.command()(reproduce.reproduce)
+app.command()(place)
 
 
 def _words(arguments: Sequence[str]) -> list[str]:

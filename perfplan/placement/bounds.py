@@ -9,6 +9,8 @@ tables, one bounded either way, is a bound for every split; the best split is fo
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 from perfplan.placement.routing import Array
@@ -18,6 +20,7 @@ __all__ = ["load_bound", "lower_bound", "stay_bound"]
 
 _WORK = 2e10  # multiplications that all layers' subgradient steps may take, about: a few seconds
 _STEPS = 600
+_PATIENCE = 20.0  # s, at a machine that is busy with other things
 
 
 def _transport(moves: Array, size: int) -> tuple[Array, Array]:
@@ -38,11 +41,11 @@ def _quick(moves: Array, size: int) -> tuple[Array, Array]:
     return np.partition(moves, -size - 1, axis=1)[:, -size - 1], np.zeros(len(moves))
 
 
-def stay_bound(moves: Array, groups: int, reached: float, steps: int) -> float:
+def stay_bound(moves: Array, groups: int, reached: float, steps: int, end: float = np.inf) -> float:
     """Upper bound on the transitions that stay inside one of `groups` equal groups of experts.
 
     reached: what some placement keeps inside, the target of the steps. steps: of the subgradient method; with 0 the
-    transportation problem alone.
+    transportation problem alone; end: time at which they stop.
     """
     experts, size = len(moves), len(moves) // groups
     if groups == 1 or experts == size:
@@ -55,6 +58,8 @@ def stay_bound(moves: Array, groups: int, reached: float, steps: int) -> float:
         value = size * (rows.sum() + columns.sum() + values.sum()) + np.maximum(slack, 0).sum() + split.sum() / groups
         stalled = 0 if value < best - 1e-9 else stalled + 1
         best = min(best, float(value))
+        if time.monotonic() > end:
+            break
         if stalled > 20:
             scale, stalled = 0.7 * scale, 0
         ones = (slack > 0).astype(float)
@@ -109,8 +114,8 @@ def lower_bound(problem: Problem, steps: int | None = None, staying: tuple[Array
         steps = min(_STEPS, int(_WORK / (len(moves) * len(levels) * 12 * experts**3)))
         steps = steps if steps >= 30 else 0  # fewer would not pay
     aims = staying or (np.zeros(len(moves)), np.zeros(len(moves)))
-    cost = 0.0
+    cost, end = 0.0, time.monotonic() + _PATIENCE
     for (groups, weight), aim in zip(levels, aims, strict=False):
-        stays = sum(stay_bound(table, groups, float(kept), steps) for table, kept in zip(moves, aim, strict=True))
+        stays = sum(stay_bound(table, groups, float(kept), steps, end) for table, kept in zip(moves, aim, strict=True))
         cost += weight * (float(moves.sum()) - stays)
     return max(0.0, cost) + tail

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,12 +45,41 @@ class Layer:
             balance = np.maximum(np.maximum(after, after.T), others)
             change = moved + moved.T + self.cost(balance) - self.cost(loads.max())
             change[placed[:, None] == placed[None, :]] = 0.0
-            one, other = np.unravel_index(change.argmin(), change.shape)
-            if change[one, other] > -_LEAST:
+            pairs = _apart(change, placed)
+            if not pairs:
                 break
-            placed[[one, other]] = placed[[other, one]]
-            loads = np.bincount(placed, self.weights, self.gpus).astype(float)
+            for chosen in (pairs, pairs[:1]):  # all of them at once if that is worth the sum of them, else the best
+                tried = placed.copy()
+                for one, other in chosen:
+                    tried[[one, other]] = placed[[other, one]]
+                after = np.bincount(tried, self.weights, self.gpus).astype(float)
+                if self._gain(linear, placed, tried, loads, after) > _LEAST:
+                    break
+            placed, loads = tried, after
         return placed
+
+    def _gain(self, linear: Array, placed: Whole, tried: Whole, loads: Array, after: Array) -> float:
+        """What a changed layer saves."""
+        everyone = np.arange(len(placed))
+        moved = linear[everyone, placed].sum() - linear[everyone, tried].sum()
+        return float(moved + self.cost(loads.max()) - self.cost(after.max()))
+
+
+def _apart(change: Array, placed: Whole) -> list[tuple[int, int]]:
+    """Swaps that lower the cost, best first, no two of them on one GPU; a few of the many that there may be."""
+    partner = change.argmin(axis=1)
+    least = change[np.arange(len(change)), partner]
+    taken: set[int] = set()
+    found = []
+    for one in np.argsort(least, kind="stable"):
+        other = partner[one]
+        gpus = {int(placed[one]), int(placed[other])}
+        if least[one] > -_LEAST:
+            break
+        if not gpus & taken:
+            taken |= gpus
+            found.append((int(one), int(other)))
+    return found
 
 
 def _largest_of_others(loads: Array) -> Array:
@@ -100,11 +130,13 @@ def improve_layer(problem: Problem, placed: Whole, layer: int) -> bool:
     return True
 
 
-def sweep(problem: Problem, placed: Whole, layers: set[int]) -> None:
-    """Improve the layers named, and their neighbours where they changed, until all stand still."""
+def sweep(problem: Problem, placed: Whole, layers: set[int], end: float = np.inf) -> None:
+    """Improve the layers named, and neighbours of those that change, until all stand still or it is `end`."""
     waiting = set(layers)
     while waiting:
         for layer in sorted(waiting):
             waiting.discard(layer)
+            if time.monotonic() > end:
+                return
             if improve_layer(problem, placed, layer):
                 waiting |= {n for n in (layer - 1, layer + 1) if 0 <= n < len(placed)}

@@ -58,13 +58,13 @@ def place(problem: Problem, method: str = "auto", rounds: int | None = None, tim
         return _solved(problem, found.placed, time_limit)
     words = f"multi-start search of {found.rounds} rounds"
     if found.rounds < found.planned:
-        words += f" of {found.planned}, stopped by the time limit,"
+        words += f" (stopped by the time limit; {found.planned} were planned)"
     return _certified(problem, found.placed, words)
 
 
 def rounds_for(problem: Problem) -> int:
     """Rounds of a search that take some seconds."""
-    return int(min(2000, max(60, 1.2e8 / problem.routing.experts**2 / problem.routing.layers**0.5 / 10)))
+    return int(min(1000, max(60, 1.6e6 / problem.routing.experts**2)))
 
 
 def _exact(problem: Problem, chain: bool, count: int) -> Placed:

@@ -17,6 +17,7 @@ __all__ = ["Found", "search"]
 
 _POOL = 12
 _SEED = 5
+_MANY = 128  # experts for which few starts are taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,10 @@ def _starts(problem: Problem, draws: np.random.Generator) -> Iterable[Whole]:
     if not problem.moves.any():
         yield from (problem.contiguous(), two_stage(problem))
         return
-    yield from (problem.contiguous(), eplb_pack(problem), two_stage(problem), greedy_chain(problem))
+    yield from (two_stage(problem), greedy_chain(problem), eplb_pack(problem))
+    if problem.routing.experts >= _MANY:
+        return
+    yield problem.contiguous()
     for _ in range(4):
         yield greedy_chain(problem, draws.permutation(problem.contiguous()[0]))
 
@@ -117,7 +121,7 @@ def search(problem: Problem, rounds: int, time_limit: float, extra: Iterable[Who
         pool.append((problem.objective(placed), placed.copy()))
         if time.monotonic() > end and np.isfinite(min(cost for cost, _ in pool)):
             break
-        sweep(problem, placed, set(range(len(placed))))
+        sweep(problem, placed, set(range(len(placed))), end)
         pool.append((problem.objective(placed), placed))
     pool.sort(key=lambda one: one[0])
     done = 0
@@ -126,7 +130,7 @@ def search(problem: Problem, rounds: int, time_limit: float, extra: Iterable[Who
         if problem.flat and problem.moves.any() and not np.isfinite(problem.limit) and time.monotonic() < end:
             mixed = _recombine(problem, [placed for _, placed in pool[:_POOL]], problem.load)
             if phase == 0:
-                sweep(problem, mixed, set(range(len(mixed))))
+                sweep(problem, mixed, set(range(len(mixed))), end)
             pool.append((problem.objective(mixed), mixed))
             pool.sort(key=lambda one: one[0])
     return Found(pool[0][1], done, rounds // 2 * 2)
@@ -143,7 +147,7 @@ def _kicks(
         which = turn % len(leaders) if turn < rounds // 2 else 0
         cost, placed = leaders[which]
         kicked, layers = _kick(problem, placed, draws)
-        sweep(problem, kicked, layers)
+        sweep(problem, kicked, layers, end)
         if (new := problem.objective(kicked)) < cost:
             leaders[which] = (new, kicked)
         if turn == rounds // 2:

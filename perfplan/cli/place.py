@@ -1,0 +1,155 @@
+"""`perfplan place`: on which accelerator each expert lives, what that saves, and whether it is worth it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from perfplan.cli import options, serving
+
+__all__ = ["place"]
+
+Ep = Annotated[
+    int, typer.Option("--ep", metavar="N", show_default=False, help="Accelerators that share the experts of a layer.")
+]
+Trace = Annotated[
+    str,
+    typer.Option(
+        "--trace",
+        metavar="FILE",
+        show_default=False,
+        help="How tokens were routed: a trace [token, layer] (CSV, npy, parquet), loads or transition counts (CSV).",
+    ),
+]
+Synthetic = Annotated[
+    str,
+    typer.Option(
+        "--synthetic",
+        metavar="'zipf=0.8,affinity=0.9,seed=1'",
+        show_default=False,
+        help="Made-up routing instead: popularity falls as 1/rank^zipf; affinity is the spread of the logarithm of what"
+        " an expert of one layer prefers in the next; also tokens=20000.",
+    ),
+]
+Phase = Annotated[str, typer.Option("--phase", metavar="prefill|decode", help="What the step does.")]
+Tokens = Annotated[
+    int,
+    typer.Option(
+        "--tokens", metavar="T", show_default=False, help="Tokens a GPU in a step; 8192 in prefill and 128 in decode."
+    ),
+]
+Context = Annotated[int, typer.Option("--context", metavar="S", help="Tokens cached per sequence in decode.")]
+Form = Annotated[
+    str, typer.Option("--form", metavar="csv|sglang|vllm|exflow", help="Form of --write; see docs of the engine.")
+]
+Write = Annotated[
+    str, typer.Option("--write", metavar="FILE", show_default=False, help="Write the placement into this file.")
+]
+TimeLimit = Annotated[
+    float, typer.Option("--time-limit", metavar="S", help="Seconds after which a search or solver stops.")
+]
+
+
+def _limit(value: float | None) -> float:
+    return float("inf") if value is None else value
+
+
+def place(
+    model: options.Model,
+    cluster: options.Cluster,
+    ep: Ep,
+    trace: Trace = "",
+    synthetic: Synthetic = "",
+    objective: Annotated[
+        str,
+        typer.Option(
+            "--objective",
+            metavar="traffic|load|joint|latency",
+            help="Transitions between GPUs, weighted by link; largest over mean load; their sum; time of a step.",
+        ),
+    ] = "joint",
+    weight: Annotated[
+        float, typer.Option("--weight", metavar="X", help="What a unit of max/mean load counts in the joint objective.")
+    ] = 1.0,
+    balance: Annotated[
+        float | None,
+        typer.Option("--balance", metavar="X", show_default=False, help="Largest max/mean load, mean over layers."),
+    ] = None,
+    layer_balance: Annotated[
+        float | None,
+        typer.Option("--layer-balance", metavar="X", show_default=False, help="Largest max/mean load of any layer."),
+    ] = None,
+    exchange: Annotated[
+        str,
+        typer.Option(
+            "--exchange",
+            metavar="round-trip|coherent",
+            help="Dispatch and combine in every layer, or ExFlow's: a token stays where its expert was.",
+        ),
+    ] = "round-trip",
+    phase: Phase = "prefill",
+    tokens: Tokens = 0,
+    context: Context = 4096,
+    engine: serving.Engine = "sglang",
+    weights: serving.Weights = "",
+    method: Annotated[
+        str, typer.Option("--method", metavar="auto|exact|search|milp", help="How to solve it.")
+    ] = "auto",
+    rounds: Annotated[
+        int | None,
+        typer.Option("--rounds", metavar="N", show_default=False, help="Rounds of a search; by size unless given."),
+    ] = None,
+    time_limit: TimeLimit = 30.0,
+    evaluate: Annotated[
+        str,
+        typer.Option(
+            "--evaluate", metavar="FILE", show_default=False, help="Score the placement of this file, search none."
+        ),
+    ] = "",
+    current: Annotated[
+        str,
+        typer.Option(
+            "--current", metavar="FILE", show_default=False, help="Placement in use; experts in order unless given."
+        ),
+    ] = "",
+    write: Write = "",
+    form: Form = "csv",
+    settings: options.Settings = None,
+    catalog: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: options.Save = None,
+) -> None:
+    """Place the experts of a model: cross-GPU traffic, balance and step time before and after, with a certificate."""
+    from perfplan.catalog import Catalog
+    from perfplan.catalog.check import refuse_unused
+    from perfplan.placement.outputs import slots, written
+    from perfplan.placement.step import PHASES, Step, routed_layers
+    from perfplan.placement.study import Request, fetch, study
+    from perfplan.report import Output
+    from perfplan.report.files import write as write_file
+    from perfplan.report.placement import OPTION_COLUMNS, option_rows, study_document, study_text
+    from perfplan.serving.deploy import serving_job
+
+    source, output = Catalog(catalog or (), settings or ()), Output(csv, json, save)
+    job = serving_job(model, cluster, source, engine=engine, weights=weights)
+    refuse_unused(source)
+    step = Step(job, ep, phase, tokens or PHASES.get(phase, 1), context)
+    request = Request(
+        objective,
+        weight,
+        _limit(balance),
+        _limit(layer_balance),
+        exchange,
+        method,
+        rounds,
+        time_limit,
+        evaluate,
+        current,
+    )
+    found = study(step, fetch(job, trace, synthetic), request)
+    if write:
+        table = slots(found.best.placed, ep)
+        write_file(write, written(form, table, ep, routed_layers(job), len(job.model.layers)))
+    output.emit(study_text(found), option_rows(found), OPTION_COLUMNS, study_document(found))

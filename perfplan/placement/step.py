@@ -1,0 +1,224 @@
+"""A step of an engine under a placement: the slowest GPU of every layer decides, by its rows or its weights.
+
+Everything but the experts and their exchange is the serving model's step. Every GPU has sequences of its own (attention
+data parallelism over the expert-parallel group). Two ways to exchange: `round-trip` (dispatch and combine in every
+layer, the most loaded GPU receives most), and ExFlow's `coherent` (a token stays where its expert was: one
+all-to-all of the tokens that leave, and one all-gather a step; every GPU keeps the whole cache).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from perfplan.catalog.specs import Moe
+from perfplan.errors import Indivisible, OutOfRange, SpecError, Unsupported, offer
+from perfplan.formulas.compute import repeated_time
+from perfplan.placement.bounds import load_bound
+from perfplan.placement.routing import Array, Routing, Whole
+from perfplan.placement.score import gpu_loads
+from perfplan.serving.job import ServingJob
+from perfplan.serving.layout import ServingLayout, check
+from perfplan.serving.memory import per_token
+from perfplan.serving.ops import WIDE, Load, Pricing, product, stream
+from perfplan.serving.step import decode_step, network, padded, prompt_step
+from perfplan.training.exchange import COMBINE, DISPATCH, send_to_experts
+from perfplan.training.network import Group
+
+__all__ = ["EXCHANGES", "PHASES", "Step", "Timed", "moe_of", "routed_layers"]
+
+PHASES = {"prefill": 8192, "decode": 128}  # tokens per GPU unless given
+EXCHANGES = ("round-trip", "coherent")
+
+
+def moe_of(job: ServingJob) -> Moe:
+    """The routed experts of the model, which must be of one kind."""
+    kinds = {kind.ffn for kind in job.model.kinds if isinstance(kind.ffn, Moe)}
+    if len(kinds) != 1:
+        what = "no routed experts" if not kinds else "routed experts of several kinds"
+        raise SpecError(f"{job.model.id} has {what}: there is nothing to place")
+    return kinds.pop()
+
+
+def routed_layers(job: ServingJob) -> list[int]:
+    """Layers with routed experts, counted in the whole model."""
+    return [i for i, kind in enumerate(job.model.layers) if isinstance(job.model.kinds[kind].ffn, Moe)]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Seconds of one step: experts, exchange, the rest, all; and where the exchange is coherent, its all-gather."""
+
+    experts: float
+    exchange: float
+    rest: float
+
+    @property
+    def step(self) -> float:
+        """The whole step [s]."""
+        return self.experts + self.exchange + self.rest
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a phase on an expert-parallel group. tokens: per GPU; context: cached per sequence (decode)."""
+
+    job: ServingJob
+    gpus: int
+    phase: str
+    tokens: int
+    context: int
+
+    def __post_init__(self) -> None:
+        """Refuse unknown phases and layouts that the model does not allow."""
+        if self.phase not in PHASES:
+            raise Unsupported(f"phase {self.phase!r} is unknown{offer(self.phase, PHASES)}")
+        if not (1 <= self.tokens <= 1 << 20 and 0 <= self.context <= 1 << 24):
+            raise OutOfRange(f"{self.tokens} tokens a GPU with a context of {self.context} are out of range")
+        experts = self.moe.experts
+        if self.gpus < 1 or experts % self.gpus:
+            allowed = ", ".join(str(n) for n in range(1, experts + 1) if experts % n == 0)
+            raise Indivisible(f"ep={self.gpus} does not divide the {experts} experts of a layer; it may be {allowed}")
+        if self.gpus > 1:
+            check(self.job.model, self.layout)
+
+    @property
+    def layout(self) -> ServingLayout:
+        """Attention data parallelism over the group that shares the experts."""
+        return ServingLayout(ep=self.gpus, adp=self.gpus)
+
+    @cached_property
+    def moe(self) -> Moe:
+        """The experts placed."""
+        return moe_of(self.job)
+
+    @cached_property
+    def pricing(self) -> Pricing:
+        """What the serving model needs to price ops of this step."""
+        load = Load(self.rows, self.context) if self.phase == "decode" else Load(prompt=self.tokens, length=self.tokens)
+        return Pricing(self.job, network(self.job, self.layout), load, 1, self.gpus, self.gpus)
+
+    @cached_property
+    def rows(self) -> float:
+        """Tokens that a GPU computes: in decode padded to the next captured graph."""
+        return float(padded(self.job, self.tokens)) if self.phase == "decode" else float(self.tokens)
+
+    @cached_property
+    def parts(self) -> dict[str, float]:
+        """The step with balanced experts, by op [s]."""
+        net = network(self.job, self.layout)
+        if self.phase == "decode":
+            found = decode_step(self.job, net, self.layout, self.tokens, self.context)
+        else:
+            found = prompt_step(self.job, net, self.layout, self.tokens, self.tokens)
+        return {name: float(time) for name, time in found.items()}
+
+    @cached_property
+    def latent(self) -> float:
+        """Projections around the experts that the serving model counts with them, in all layers [s]."""
+        if not self.moe.latent:
+            return 0.0
+        one = product(self.pricing, "latent", self.rows, 2 * self.moe.latent, self.job.model.hidden)
+        return float(one) * len(routed_layers(self.job))
+
+    def expert_times(self, share: Array, used: Array) -> Array:
+        """Time of each GPU's experts [s], from its share of all picks and its experts that some token reaches."""
+        moe, p = self.moe, self.pricing
+        rows = np.maximum(share * self.rows * self.gpus * moe.top_k, 1e-6)
+        seen, here, gates = moe.latent or self.job.model.hidden, moe.experts / self.gpus, 2 if moe.gated else 1
+        used = np.maximum(used, 1e-9)
+        up = product(p, "experts", rows, moe.width * gates, seen, here, used)
+        down = product(p, "experts", rows, seen, moe.width, here, used)
+        return np.asarray(up + down + stream(p, WIDE * rows * moe.width * (gates + 1)), dtype=float)
+
+    def _send(self, tail: Array) -> Array:
+        """Dispatch and combine of each layer when the fullest GPU receives `tail` times the mean [s]."""
+        if self.gpus == 1:
+            return np.zeros_like(tail)
+        path = self.pricing.net.path(Group(self.gpus, 1))
+        size = self.rows * (self.moe.latent or self.job.model.hidden) * tail
+        out = send_to_experts(path, DISPATCH, size * self.job.weights.inputs, self.moe.top_k)
+        back = send_to_experts(path, COMBINE, size * WIDE, self.moe.top_k)
+        return np.asarray(out + back, dtype=float)
+
+    def _leave(self, near: Array, far: Array, nodes: int) -> float:
+        """One all-to-all per layer of what leaves a GPU and a node, and one all-gather of the step's tokens [s]."""
+        path, hidden = self.pricing.net.path(Group(self.gpus, 1)), self.job.model.hidden
+        size = self.rows * self.moe.top_k * hidden * WIDE
+        even = np.maximum(near * self.gpus / (self.gpus - 1), far * nodes / max(nodes - 1, 1))
+        return float(np.sum(path.all_to_all(size * even)) + path.all_gather(self.rows * self.gpus * hidden * WIDE))
+
+    def touched(self, routing: Routing, placed: Whole) -> Array:
+        """Experts of each GPU that some token of a step reaches [layer, GPU]."""
+        share = routing.loads / routing.loads.sum(axis=1, keepdims=True)
+        picks = self.rows * self.gpus * self.moe.top_k
+        return gpu_loads(1 - np.exp(picks * np.log1p(-np.minimum(share, 1 - 1e-12))), placed, self.gpus)
+
+    def time(self, routing: Routing, placed: Whole, exchange: str = "round-trip", per_node: int = 0) -> Timed:
+        """Seconds of a step whose tokens are routed so, with the experts placed so."""
+        share = gpu_loads(routing.loads / routing.loads.sum(axis=1, keepdims=True), placed, self.gpus)
+        experts = self.expert_times(share, self.touched(routing, placed)).max(axis=1)
+        tail = share.max(axis=1) * self.gpus
+        if exchange == "coherent":
+            sent = self._coherent(routing, placed, tail, per_node or self.gpus)
+        else:
+            sent = float(self._send(tail).sum())
+        return self._timed(float(experts.sum()), sent)
+
+    def _coherent(self, routing: Routing, placed: Whole, tail: Array, per_node: int) -> float:
+        if routing.transitions is None:
+            raise SpecError(f"{routing.source} has loads only: what leaves a GPU between layers is not known")
+        if self.gpus == 1 or not len(routing.transitions):
+            return 0.0
+        share = routing.transitions / routing.transitions.sum(axis=(1, 2), keepdims=True)
+        near, far = (
+            np.array([(w * (a[:, None] != b[None, :])).sum() for w, a, b in zip(share, rows, rows[1:], strict=False)])
+            for rows in (placed, placed // per_node)
+        )
+        return self._leave(near * tail[1:], far * tail[1:], self.gpus // per_node)
+
+    def _timed(self, experts: float, exchange: float) -> Timed:
+        rest = sum(self.parts.values()) - self.parts["experts"] - self.parts.get("ep", 0.0) + self.latent
+        return Timed(experts, exchange, rest)
+
+    def least(self, routing: Routing) -> float:
+        """Time below which no placement comes, dispatch and combine in every layer [s].
+
+        Some GPU has at least the balance that no packing avoids, and touches at least one expert; some GPU touches its
+        even share of the experts. Times grow with rows and with experts touched, so either is a bound of its layer.
+        """
+        loads = routing.loads / routing.loads.sum(axis=1, keepdims=True)
+        tails = np.array([load_bound(row * self.gpus, self.gpus) for row in loads])
+        picks = self.rows * self.gpus * self.moe.top_k
+        even = (1 - np.exp(picks * np.log1p(-np.minimum(loads, 1 - 1e-12)))).sum(axis=1) / self.gpus
+        few = np.minimum(even, 1.0)
+        heavy, wide = self.expert_times(tails / self.gpus, few), self.expert_times(np.full(len(even), 1e-12), even)
+        if self.pricing.job.kernel("grouped_gemm", self.job.weights.units).half:
+            heavy = self.expert_times(tails / self.gpus, np.full(len(even), 1e-6))
+        return self._timed(float(np.maximum(heavy, wide).sum()), float(self._send(tails).sum())).step
+
+    def cache_price(self) -> tuple[float, float]:
+        """Cache of one token on each GPU: (with sequences of their own, as coherent exchange keeps it) [B]."""
+        own = per_token(self.job, self.layout)
+        return own, float(repeated_time(self.gpus, own))
+
+    def expert_bytes(self) -> float:
+        """Weights of one expert of one layer [B]."""
+        moe = self.moe
+        return float(
+            (3 if moe.gated else 2) * (moe.latent or self.job.model.hidden) * moe.width * self.job.weights.weight
+        )
+
+    def moving_time(self, before: Whole, after: Whole) -> float:
+        """Time to move the weights of experts that change their GPU over the links of the group, all at once [s]."""
+        moved = before != after
+        if not moved.any():
+            return 0.0
+        received = gpu_loads(moved.astype(float), after, self.gpus).sum(axis=0).max() * self.expert_bytes()
+        net: Any = self.pricing.net
+        path = net.path(Group(self.gpus, 1))
+        near = net.inner_bandwidth(path.group, self.gpus, "all_to_all")
+        return float(received / net.reach(path.group, path.domains, near))
