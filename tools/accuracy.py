@@ -225,11 +225,19 @@ def figures(scores: Scores) -> dict[str, Figure]:
     room = feasibility(outcomes)
     found["fits.refused"] = Figure(room.false_refusals, room.ran, "shipped constants")
     found["fits.allowed"] = Figure(room.false_fits, room.oom, "untested: no shipped row ran out of memory")
+    distinct = {one.axis: one for one in delta_scores(pairs(outcomes, once=True)) if one.source == "all"}
     for one in scores.delta["shipped"]:
         if one.source == "all":
-            found[f"delta.{one.axis}.median"] = Figure(one.median, one.pairs, "shipped constants")
-            found[f"delta.{one.axis}.signs"] = Figure(one.right_signs, one.changed, "shipped constants")
+            found |= _delta_figures(one, distinct[one.axis])
     return found | _held_figures(scores) | _other_figures(scores)
+
+
+def _delta_figures(one: DeltaScore, once: DeltaScore) -> dict[str, Figure]:
+    """Median error and right signs of one kind of change; beside them, repeats of a configuration counted once."""
+    said = f"shipped constants; repeats of a configuration counted once: {once.median:.1%} of {once.pairs}"
+    signs = f"shipped constants; repeats counted once: {once.right_signs:.1%} of {once.changed}"
+    return {f"delta.{one.axis}.median": Figure(one.median, one.pairs, said),
+            f"delta.{one.axis}.signs": Figure(one.right_signs, one.changed, signs)}  # fmt: skip
 
 
 def _held_figures(scores: Scores) -> dict[str, Figure]:

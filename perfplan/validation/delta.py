@@ -1,9 +1,11 @@
 """Delta error: does the model know what a change is worth?
 
 Two measured rows of one source, release, method, sequence length and batch that differ in exactly one of accelerator
-count, precision, accelerator and model make a pair; their layouts may differ. With r the tokens per second and
-accelerator, the error of a pair is |d ln r predicted - d ln r measured| [1]; the same for every metric, because rows of
-a pair convert alike. For a count, rows with the same batch per accelerator (weak scaling) pair too.
+count, precision (its recipe included), accelerator and model make a pair; their layouts may differ. Rows that repeat
+a configuration, as several submitters of a benchmark do, pair each, or once by the median of their times (`once`).
+With r the tokens per second and accelerator, the error of a pair is |d ln r predicted - d ln r measured| [1]; the
+same for every metric, because rows of a pair convert alike. For a count, rows with the same batch per accelerator
+(weak scaling) pair too.
 
 The null predictor gives every row of a chip and precision one MFU, the median of the source's *other* models; where no
 other model was measured on both sides, the same MFU for both (ratios of peaks and FLOPs alone).
@@ -14,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
 from statistics import fmean, median
@@ -70,7 +72,9 @@ class DeltaScore:
 
 def _values(o: Outcome) -> tuple[object, ...]:
     assert o.facts is not None
-    return (o.facts.gpus, o.facts.precision, o.hardware, o.facts.model)
+    f = o.facts
+    precision = f"{f.precision} {f.recipe}" if f.recipe not in ("", f.precision) else f.precision
+    return (f.gpus, precision, o.hardware, f.model)
 
 
 def _fixed(o: Outcome) -> tuple[object, ...]:
@@ -125,6 +129,17 @@ def _ceiling(facts: Facts) -> float:
     return facts.peak * facts.global_batch * facts.seq_len / facts.flops
 
 
+def _distinct(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """One outcome per configuration, its measured time the median of the repeats; in their order."""
+    repeats: dict[tuple[object, ...], list[Outcome]] = defaultdict(list)
+    for o in outcomes:
+        assert o.facts is not None
+        repeats[*_fixed(o), *_values(o), o.facts.global_batch, o.layout, o.time].append(o)
+    return [
+        replace(same[0], measured_time=median(o.measured_time or math.nan for o in same)) for same in repeats.values()
+    ]
+
+
 def _paired(members: Sequence[Outcome], null: _Null) -> Iterator[Pair]:
     for a, b in combinations(members, 2):
         axis = _axis(a, b)
@@ -144,9 +159,10 @@ def _paired(members: Sequence[Outcome], null: _Null) -> Iterator[Pair]:
         )
 
 
-def pairs(outcomes: Iterable[Outcome]) -> list[Pair]:
-    """Every pair among the scored outcomes, in their order."""
+def pairs(outcomes: Iterable[Outcome], once: bool = False) -> list[Pair]:
+    """Every pair among the scored outcomes, in their order; once: repeats of a configuration count once."""
     known = [o for o in outcomes if o.facts is not None and o.time and o.measured_time]
+    known = _distinct(known) if once else known
     groups: dict[tuple[object, ...], list[Outcome]] = defaultdict(list)
     for o in known:
         groups[_fixed(o)].append(o)

@@ -39,8 +39,8 @@ RATES = frozenset({"tokens_per_s_per_accel", "samples_per_s_total", "tflops_per_
 @dataclass(frozen=True)
 class Facts:
     """What a training row says of its job. flops: FLOPs of a step as the source counts them, of the model with
-    causal attention where it does not say [FLOP]; peak: of the chip in the row's precision [FLOP/s]; the rest as in
-    `Row`."""
+    causal attention where it does not say [FLOP]; peak: of the chip in the row's precision [FLOP/s]; recipe: id of the
+    precision recipe; the rest as in `Row`."""
 
     epoch: str
     model: str
@@ -53,6 +53,7 @@ class Facts:
     tp: int | None = None
     pp: int | None = None
     micro_batch: int | None = None
+    recipe: str = ""
 
 
 @dataclass(frozen=True)

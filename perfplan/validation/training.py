@@ -190,6 +190,7 @@ def _facts(case: Case) -> Facts:
         row.tp,
         row.pp,
         row.micro_batch,
+        job.recipe.id,
     )
 
 

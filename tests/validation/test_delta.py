@@ -47,12 +47,23 @@ def test_the_error_is_the_difference_of_log_errors():
         ({"model": "bert", "precision": "fp8"}, None),
         ({"epoch": "2025", "precision": "fp8"}, None),
         ({"seq_len": 2048, "precision": "fp8"}, None),
+        ({"recipe": "bf16-pure"}, "precision"),
+        ({"recipe": "bf16-pure", "gpus": 16}, None),
         ({}, None),
     ],
 )
 def test_only_one_thing_may_differ(facts, axis):
     found = pairs([outcome("a", 10.0, 10.0), outcome("b", 9.0, 9.0, **facts)])
     assert [pair.axis for pair in found] == ([axis] if axis else [])
+
+
+def test_repeats_of_a_configuration_count_once():
+    again = [outcome(name, time, 5.0, layout=("l",), gpus=16) for name, time in (("b", 6.0), ("c", 7.0), ("d", 5.0))]
+    rows = [outcome("a", 10.0, 10.0), *again]
+    [pair] = pairs(rows, once=True)
+    assert (pair.first, pair.second) == ("a", "b") and pair.measured == pytest.approx(log(10 / 12))
+    assert len(pairs([*rows, replace(again[0], id="e", layout=("other",))], once=True)) == 2
+    assert len(pairs(rows)) == 3
 
 
 def test_sources_and_rows_without_a_prediction_do_not_pair():
