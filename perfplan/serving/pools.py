@@ -27,8 +27,10 @@ __all__ = [
     "aggregated",
     "disaggregated",
     "link_bandwidth",
+    "mixed_goodput",
     "moved",
     "operating",
+    "prefill_goodput",
 ]
 
 LOADS = 24  # utilisations of a prefill pool that are tried
@@ -337,6 +339,26 @@ def _pair(
     batch = second.batch_at(goodput / count, mixed=False)
     sent = transfer_time(first, second.gpus, gpus, sizes)
     return Candidate("disaggregated", first, int(prefill.count[p]), second, count, goodput, batch, limit, needed, sent)
+
+
+def mixed_goodput(curve: Curve, count: int, limits: Limits, traffic: Traffic) -> float:
+    """Requests per second that `count` replicas meet both limits with [1/s]."""
+    rates = count * curve.mixed_rate()
+    met = attained(curve.mixed_service(), rates, limits.ttft, count * curve.layout.adp, traffic.arrivals)
+    good = (met >= limits.share) & (curve.mixed_tpot_percentile(limits.share) <= limits.tpot)
+    return float(rates[good].max()) if good.any() else 0.0
+
+
+def prefill_goodput(curve: Curve, count: int, gpus: int, limits: Limits, traffic: Traffic, sizes: np.ndarray) -> float:
+    """Requests per second whose first token `count` prefill instances deliver in time [1/s]."""
+    import numpy
+
+    plain = curve.prefill_service()
+    service = Service(plain.times + transfer_time(curve, curve.gpus, gpus, sizes), plain.weights, plain.busy)
+    servers = count * curve.layout.adp
+    rates = numpy.linspace(0.02, 0.995, 2 * LOADS) * servers / service.mean
+    met = attained(service, rates, limits.ttft, servers, traffic.arrivals)
+    return float((rates * (met >= limits.share)).max())
 
 
 # ---------------------------------------------------------------- one deployment
