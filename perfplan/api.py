@@ -27,14 +27,18 @@ from perfplan.training.why import Answer, why
 from perfplan.units import parse
 
 if TYPE_CHECKING:
+    from perfplan.optimize.fleets import Provisioned
+    from perfplan.serving.diagnose import Diagnosis
     from perfplan.serving.plan import ServePlan
     from perfplan.serving.replay import Replayed
 
 __all__ = [
+    "diagnose_serve",
     "estimate_train",
     "launch_flags",
     "plan_serve",
     "plan_train",
+    "provision_serve",
     "read_launch",
     "schedule_layer",
     "schedule_pipeline",
@@ -417,3 +421,27 @@ def schedule_layer(
     refuse_unused(catalog)
     check(served.model, place)
     return _schedule_layer(serving_window(served, place, phase, batch, context, shares), shares, technique, time_limit)
+
+
+def provision_serve(
+    model: str | Path, *, clusters: Sequence[str], catalog: Catalog | None = None, **wanted: Any
+) -> Provisioned:
+    """A fleet of machines for a workload under latency limits; see `perfplan provision`."""
+    from perfplan.optimize.fleets import provision_by_name
+
+    found = catalog or Catalog()
+    fleet = provision_by_name(str(model), clusters=clusters, catalog=found, **wanted)
+    _all_used(found)
+    return fleet
+
+
+def diagnose_serve(
+    model: str | Path, *, cluster: str, measured: str, isl: int, osl: int, catalog: Catalog | None = None, **known: Any
+) -> Diagnosis:
+    """A measured throughput such as "7100 tok/s" against bound and estimate; see `perfplan diagnose`."""
+    from perfplan.serving.planning import diagnose_by_name
+
+    found = catalog or Catalog()
+    told = diagnose_by_name(str(model), cluster=cluster, measured=measured, isl=isl, osl=osl, catalog=found, **known)
+    _all_used(found)
+    return told

@@ -15,9 +15,11 @@ from typing import Annotated
 import typer
 
 from perfplan.cli import calibrate, catalog, estimate, plan, reproduce, schedule, validate, why
+from perfplan.cli.diagnose import diagnose
 from perfplan.cli.explain import explain
 from perfplan.cli.fit import fit
 from perfplan.cli.place import place
+from perfplan.cli.provision import provision
 from perfplan.errors import ExportError, PerfplanError
 
 __all__ = ["app", "main", "run"]
@@ -54,6 +56,8 @@ app.add_typer(plan.app, name="plan")
 app.add_typer(estimate.app, name="estimate")
 app.add_typer(why.app, name="why")
 app.command()(fit)
+app.command()(provision)
+app.command()(diagnose)
 app.add_typer(schedule.app, name="schedule")
 app.command()(explain)
 app.add_typer(catalog.app, name="catalog")

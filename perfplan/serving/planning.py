@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from perfplan.errors import OutOfRange
+from perfplan.errors import Infeasible, OutOfRange
 from perfplan.serving.deploy import serving_job
 from perfplan.serving.plan import KINDS, ServePlan, plan
 from perfplan.serving.pools import Limits, Traffic
@@ -14,8 +14,9 @@ from perfplan.units import parse
 if TYPE_CHECKING:
     from perfplan.catalog import Catalog
     from perfplan.catalog.workloads import Workload
+    from perfplan.serving.diagnose import Diagnosis
 
-__all__ = ["load_workload", "plan_by_name"]
+__all__ = ["diagnose_by_name", "load_workload", "plan_by_name"]
 
 
 def load_workload(catalog: Catalog, workload: str, isl: float | None, osl: float | None) -> Workload:
@@ -88,3 +89,40 @@ def plan_by_name(
 
 def _seconds(given: float | str) -> float:
     return parse(given, "s") if isinstance(given, str) else given
+
+
+def diagnose_by_name(
+    model: str,
+    *,
+    cluster: str,
+    measured: str,
+    isl: int,
+    osl: int,
+    catalog: Catalog,
+    layout: str = "",
+    concurrency: int | None = None,
+    engine: str = "vllm",
+    weights: str = "",
+    kv: str = "",
+    expected: str = "",
+    peak: str = "",
+    kv_per_token: str = "",
+) -> Diagnosis:
+    """A measured throughput explained, by names. layout: the fewest accelerators that fit unless given."""
+    from perfplan.serving.diagnose import diagnose
+    from perfplan.serving.layout import ServingLayout
+    from perfplan.serving.memory import fits, smallest
+
+    job = serving_job(model, cluster, catalog, engine=engine, weights=weights, kv=kv)
+    if layout:
+        chosen = ServingLayout.parse(layout)
+    else:
+        least = smallest(job, isl + osl)
+        if least is None:
+            raise Infeasible(
+                f"{job.model.id} fits on no number of {job.cluster.accelerator.id} up to 256; narrower weights?"
+            )
+        chosen = fits(job, least, isl + osl)[0].layout
+    return diagnose(
+        job, chosen, isl, osl, measured, catalog, concurrency=concurrency, expected=expected, peak=peak, kv=kv_per_token
+    )

@@ -1,0 +1,86 @@
+"""`perfplan provision`: a fleet of machines for a workload."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from perfplan.cli import options, serving
+
+__all__ = ["provision"]
+
+
+def provision(
+    model: options.Model,
+    clusters: Annotated[
+        str,
+        typer.Option(
+            "--clusters", metavar="IDS", show_default=False, help="Machine types: dgx-h100,dgx-a100; nodes of clusters."
+        ),
+    ],
+    workload: serving.Workload = "",
+    isl: serving.MeanIsl = "",
+    osl: serving.MeanOsl = "",
+    rate: serving.Rate = "",
+    objective: Annotated[
+        str, typer.Option("--objective", metavar="cost|power|servers|throughput", help="What is best.")
+    ] = "cost",
+    power: Annotated[
+        str, typer.Option("--power", metavar="W", show_default=False, help="Most power of all machines: 232kW.")
+    ] = "",
+    budget: Annotated[
+        str, typer.Option("--budget", metavar="$/h", show_default=False, help="Most money for an hour: 500 $/h.")
+    ] = "",
+    servers: Annotated[
+        int | None, typer.Option("--servers", metavar="N", show_default=False, help="Most machines.")
+    ] = None,
+    caps: Annotated[
+        str, typer.Option("--caps", metavar="F,F", help="Power caps to choose from, as fractions of a machine's power.")
+    ] = "1,0.7",
+    ttft: serving.Ttft = "2 s",
+    tpot: serving.Tpot = "100 ms",
+    percentile: serving.Percentile = 90.0,
+    engine: serving.Engine = "vllm",
+    weights: serving.Weights = "",
+    kv: serving.Kv = "",
+    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Pairings of machine types to print.")] = 6,
+    settings: options.Settings = None,
+    catalog: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: options.Save = None,
+) -> None:
+    """Choose machine types, counts, roles and power caps: least cost, power or servers, or the most throughput."""
+    from perfplan.api import provision_serve
+    from perfplan.catalog import Catalog
+    from perfplan.report import Output
+    from perfplan.report.provision import FLEET_COLUMNS, fleet_document, fleet_rows, fleet_text
+    from perfplan.serving.words import tokens
+
+    output = Output(csv, json, save)
+    found = provision_serve(
+        model,
+        clusters=options.words(clusters),
+        workload=workload,
+        isl=tokens(isl) if isl else None,
+        osl=tokens(osl) if osl else None,
+        rate=rate or None,
+        objective=objective,
+        power=power or None,
+        budget=budget or None,
+        servers=servers,
+        caps=options.words(caps),
+        ttft=ttft,
+        tpot=tpot,
+        percentile=percentile,
+        engine=engine,
+        weights=weights,
+        kv=kv,
+        catalog=Catalog(catalog or (), settings or ()),
+    )
+    text = fleet_text(
+        found.fleet, found.designs, found.workload, found.traffic, found.limits, found.model, found.caveats, top
+    )
+    document = fleet_document(found.fleet, found.designs, found.bounds, found.caveats)
+    output.emit(text, fleet_rows(found.fleet), FLEET_COLUMNS, document)
