@@ -27,8 +27,8 @@ from perfplan.training.why import Answer, why
 from perfplan.units import parse
 
 if TYPE_CHECKING:
-    from perfplan.optimize.fleets import Provisioned
     from perfplan.serving.diagnose import Diagnosis
+    from perfplan.serving.fleets import Provisioned
     from perfplan.serving.plan import ServePlan
     from perfplan.serving.replay import Replayed
 
@@ -427,7 +427,7 @@ def provision_serve(
     model: str | Path, *, clusters: Sequence[str], catalog: Catalog | None = None, **wanted: Any
 ) -> Provisioned:
     """A fleet of machines for a workload under latency limits; see `perfplan provision`."""
-    from perfplan.optimize.fleets import provision_by_name
+    from perfplan.serving.fleets import provision_by_name
 
     found = catalog or Catalog()
     fleet = provision_by_name(str(model), clusters=clusters, catalog=found, **wanted)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from perfplan.catalog.workloads import Workload
-from perfplan.optimize.provision import Bounds, Design, Fleet
 from perfplan.report.columns import Column, Row
 from perfplan.report.text import paragraph, table
 from perfplan.serving.pools import Limits, Traffic
+from perfplan.serving.provision import Bounds, Design, Fleet
 from perfplan.units import show
 
 __all__ = ["DESIGN_COLUMNS", "FLEET_COLUMNS", "fleet_document", "fleet_rows", "fleet_text"]

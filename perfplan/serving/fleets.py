@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from perfplan.catalog.workloads import Workload
 from perfplan.errors import OutOfRange
-from perfplan.optimize.provision import Bounds, Design, Fleet, provision
 from perfplan.serving.deploy import serving_job
 from perfplan.serving.plan import clipped
 from perfplan.serving.planning import load_workload
 from perfplan.serving.pools import Limits, Traffic
+from perfplan.serving.provision import Bounds, Design, Fleet, provision
 from perfplan.serving.words import rate_of
 from perfplan.units import parse
 

@@ -7,8 +7,8 @@ import pytest
 from perfplan.api import provision_serve
 from perfplan.catalog import Catalog
 from perfplan.errors import Infeasible, MissingField, OutOfRange
-from perfplan.optimize.provision import Bounds, Share, _programme, _shares, served
 from perfplan.serving.machines import clock_at, machine_power, machine_price, units
+from perfplan.serving.provision import Bounds, Share, _programme, _shares, served
 
 CATALOG = Catalog()
 WANTED = {"clusters": ("dgx-h100", "dgx-a100"), "workload": "azure-conv", "rate": "40/s"}
