@@ -25,7 +25,7 @@ from perfplan.calibration.kernels import (
     gemm_columns,
 )
 from perfplan.calibration.routing import is_routing
-from perfplan.calibration.tables import is_custom
+from perfplan.calibration.tables import coarse, is_custom
 from perfplan.errors import OutOfRange
 
 if TYPE_CHECKING:
@@ -135,9 +135,11 @@ def _split(table: pd.DataFrame, reasons: Sequence[str]) -> tuple[pd.DataFrame, l
 def _doubts(table: pd.DataFrame) -> list[str]:
     """Why rows are not used before anything is computed: no time, marked suspect, of low quality."""
 
-    def why(latency: float, suspect: float, quality: str, doubt: str) -> str:
+    def why(latency: float, suspect: float, quality: str, doubt: str, short: bool) -> str:
         if doubt:
             return doubt
+        if short:
+            return "its time is published to 1 us, too coarse below 20 us"
         if not latency > 0:
             return "it has no time"
         if suspect == 1:
@@ -145,7 +147,8 @@ def _doubts(table: pd.DataFrame) -> list[str]:
         return f"its quality is {quality}, not A" if quality not in ("", "A") else ""
 
     doubts = table["doubt"] if "doubt" in table else [""] * len(table)
-    return [why(*cells) for cells in zip(table["latency_us"], table["suspect"], table["quality"], doubts, strict=True)]
+    columns = (table["latency_us"], table["suspect"], table["quality"], doubts, coarse(table))
+    return [why(*cells) for cells in zip(*columns, strict=True)]
 
 
 def _beats(seconds: Array, columns: Mapping[str, Array], rate: Rate) -> list[str]:

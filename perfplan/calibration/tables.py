@@ -19,8 +19,8 @@ from perfplan.errors import CatalogError, MissingField, OutOfRange
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLLECTIVE_COLUMNS", "EXPERT_COLUMNS", "KERNEL_COLUMNS", "file_date", "is_custom", "read_collectives",
-           "read_experts", "read_kernels", "typed"]
+__all__ = ["COLLECTIVE_COLUMNS", "EXPERT_COLUMNS", "KERNEL_COLUMNS", "coarse", "file_date", "is_custom",
+           "read_collectives", "read_experts", "read_kernels", "typed"]
 
 KERNEL_COLUMNS = {
     "id": "", "kernel": "", "hardware_id": "", "dtype": "", "kv_dtype": "", "m": 0.0, "n": 0.0, "k": 0.0,
@@ -46,6 +46,8 @@ _OPERATIONS = {"all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_s
 _PROGRAM = re.compile(r"(all_reduce|all_gather|reduce_scatter|alltoall|sendrecv)_perf")
 _RANK = re.compile(r"^#\s+Rank\s+\d+.*?\bon\s+(\S+)\s+device", re.M)
 _LINE = re.compile(r"^\s*\d+\s+\d+\s+[a-z]\w*\s+.*$", re.M)
+_TOLD = 20  # whole times of one software that are no accident
+_SHORT = 20.0  # us
 _TEXT_ROW = 9  # size, count, type, redop, root, then time, algbw, busbw, #wrong out of place
 
 
@@ -109,6 +111,17 @@ def is_custom(algo: str, software: str) -> bool:
     (True, False)
     """
     return "custom" in algo or "custom" in software
+
+
+def coarse(table: pd.DataFrame) -> list[bool]:
+    """Which times are too short for the whole microseconds that their software was published in.
+
+    A software counts as published so if all its times are whole; below 20 us the rounding alone is more than 2.5 %.
+    """
+    whole = table["latency_us"].isna() | (table["latency_us"] % 1 == 0)
+    rounded = whole.groupby(table["software"]).transform("all") & (
+        table["latency_us"].groupby(table["software"]).transform("count") >= _TOLD)
+    return [bool(one) for one in rounded & (table["latency_us"] < _SHORT)]
 
 
 def read_kernels(path: str | Path) -> pd.DataFrame:

@@ -29,6 +29,7 @@ from perfplan.calibration.kernels import (
 )
 from perfplan.calibration.readers import read_experts, read_kernels
 from perfplan.calibration.routing import is_routing
+from perfplan.calibration.tables import coarse
 from perfplan.catalog import Catalog
 from perfplan.catalog.constants import kernel_of
 from perfplan.catalog.files import packaged_root
@@ -47,6 +48,7 @@ __all__ = ["EXPERT_FILES", "KERNEL_FILES", "outcome", "shipped", "summary", "val
 KERNEL_FILES = ("ops_gemm.csv", "ops_context_attention.csv", "ops_generation_attention.csv", "kernels_measured.csv")
 EXPERT_FILES = ("ops_moe.csv",)
 US = 1e-6  # s
+ALONE = "any@alone"  # key of stream constants where those of a whole step differ
 ENGINES = ("trtllm", "vllm", "sglang")  # their GEMM operators quantise the activations first
 _FLASH1 = ("FlashAttention-1", "FA Triton", "xFormers")  # software of the first generation of fused kernels
 _PARTIAL = re.compile(r"occupancy_pct=(\d+(?:\.\d+)?)")
@@ -178,7 +180,7 @@ def _any_stream(chip: Accelerator) -> Kernel:
     table = chip.kernels.get("stream", {})
     if not table:
         raise Unsupported(f"{chip.id} has no constants for stream kernels")
-    return table.get("any") or next(iter(table.values()))
+    return table.get(ALONE) or table.get("any") or next(iter(table.values()))
 
 
 _KERNELS = {"gemm": _gemm, "grouped_gemm": _gemm, "attention_fwd": _attention, "attention_bwd": _attention,
@@ -188,6 +190,8 @@ _KERNELS = {"gemm": _gemm, "grouped_gemm": _gemm, "attention_fwd": _attention, "
 def _doubt(row: Any) -> str:
     if row.suspect == 1:
         return "marked suspect"
+    if row.coarse:
+        return "published to 1 us, too coarse below 20 us"
     if row.quality == "C":
         return "quality C is listed, not scored"
     if partial := _PARTIAL.search(row.note):
@@ -208,15 +212,20 @@ def _batch(chip: Accelerator, kernel: str, dtype: str, software: str, rows: pd.D
     return "latency_us", rows["latency_us"].to_numpy(), predicted / US, sheet / US
 
 
-def _cached(chip: Accelerator, rows: pd.DataFrame) -> Array:
-    """Which decode rows find their keys and values in the second-level cache of the chip."""
+def _cached(chip: Accelerator, kernel: str, rows: pd.DataFrame) -> Array:
+    """Which decode attention, and which small kernels, find what they read in the second-level cache of the chip."""
+    if kernel == "small_kernel":
+        return np.asarray(rows["bytes"] <= (chip.l2 or 0), dtype=bool)
+    if kernel != "attention_decode":
+        return np.zeros(len(rows), dtype=bool)
     width = rows["kv_dtype"].where(rows["kv_dtype"] != "", rows["dtype"]).map(BYTES)
     held = 2 * rows["batch"] * rows["seq_len_kv"] * rows["kv_heads"].fillna(rows["heads"]) * rows["head_dim"] * width
-    return np.asarray(held <= (getattr(chip, "l2", None) or 0), dtype=bool)
+    return np.asarray(held <= (chip.l2 or 0), dtype=bool)
 
 
 def _file(path: Path, catalog: Catalog) -> list[Outcome]:
     table = read_kernels(path)
+    table = table.assign(coarse=coarse(table))
     found: dict[str, Outcome] = {}
     keys = ["hardware_id", "dtype", "kernel", "software", "kv_dtype"]
     for (hardware, dtype, kernel, software, _), rows in table.groupby(keys, sort=False):
@@ -224,7 +233,7 @@ def _file(path: Path, catalog: Catalog) -> list[Outcome]:
         try:
             chip = _chip(catalog, str(hardware))
             metric, *columns = _batch(chip, str(kernel), str(dtype), str(software), rows)
-            cached = _cached(chip, rows) if kernel == "attention_decode" else np.zeros(len(rows), dtype=bool)
+            cached = _cached(chip, str(kernel), rows)
         except PerfplanError as error:
             found |= {str(row.row): outcome(row, where, "latency_us", None, str(error)) for row in rows.itertuples()}
             continue

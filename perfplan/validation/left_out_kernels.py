@@ -176,9 +176,9 @@ def _layers(rows: pd.DataFrame, chip: Accelerator, dtype: str) -> pd.DataFrame:
 
 def _slowdowns(scored: pd.DataFrame, part: str) -> Iterator[LeftOut]:
     """How much slower skewed routing is than balanced, of cases measured with both; the null says equally fast."""
-    halves = [scored[(scored["distribution"] == "balanced") == even].set_index(_CASE) for even in (False, True)]
-    skewed, even = (half[["latency_us", part]] for half in halves)
-    both = skewed.join(even, rsuffix="_even", how="inner").dropna()
+    cells = scored[[*_CASE, "distribution", "latency_us", part]]
+    even = cells["distribution"] == "balanced"
+    both = cells[~even].merge(cells[even], on=_CASE, suffixes=("", "_even")).dropna()
     if len(both):
         ratio = both[part] / both[f"{part}_even"]
         measured = both["latency_us"] / both["latency_us_even"]

@@ -122,3 +122,19 @@ def test_reports_have_the_shape_of_validate_training(capsys, what):
     assert "overall" in out and max(map(len, out.splitlines())) <= 100
     assert run(["validate", what, "--csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == report["overall"]["rows"] + 1
+
+
+def test_whole_microseconds_are_too_coarse_for_short_kernels(tmp_path):
+    rows = [GEMM | {"id": f"mine-{i}", "latency_us": 10 + i, "software": "old"} for i in range(24)]
+    found = validate_kernels([csv(tmp_path / "mine.csv", *rows)])
+    assert [bool(one.unsupported) for one in found.outcomes] == [i < 10 for i in range(24)]
+    rows[3]["latency_us"] = 13.5
+    assert validate_kernels([csv(tmp_path / "mine.csv", *rows)]).overall.scored == 24
+
+
+def test_a_stream_alone_is_faster_than_one_in_a_step(tmp_path):
+    stream = {"id": "mine-1", "kernel": "stream_triad", "hardware_id": "a100-sxm-80gb", "dtype": "fp64",
+              "gb_per_s": 1750, "latency_us": "", "quality": "A", "suspect": 0}
+    (one,) = validate_kernels([csv(tmp_path / "mine.csv", stream)]).outcomes
+    table = Catalog().accelerator("a100-sxm-80gb").kernels["stream"]
+    assert one.predicted == pytest.approx(table["any@alone"].memory * 2039) and table["any"].memory < 0.7
