@@ -15,6 +15,7 @@ from perfplan.export.flags import LaunchFlags
 from perfplan.export.flags import launch_flags as flags_of
 from perfplan.export.launched import Launched, launched
 from perfplan.overlap.blocks import Sharing
+from perfplan.overlap.physics import Gap, gap
 from perfplan.overlap.scheduled import ScheduledLayer
 from perfplan.overlap.scheduled import schedule_layer as _schedule_layer
 from perfplan.overlap.scheduled import schedule_pipeline as _schedule_pipeline
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "diagnose_serve",
     "estimate_train",
+    "gap_train",
     "launch_flags",
     "plan_serve",
     "plan_train",
@@ -373,6 +375,14 @@ def simulate_serve(plan: ServePlan, *, count: int = 3, requests: int = 1500, see
         replay(one, plan.workload, point.rate, share, arrivals, requests=requests, seed=seed)
         for one, point in list(zip(plan.candidates, plan.points, strict=True))[:count]
     ]
+
+
+def gap_train(
+    model: str | Path, *, cluster: str, layout: str, measured: float | str | None = None, **job: Any
+) -> Gap:
+    """A step of one layout split into physics, layout, schedule and, with a measured step time, the unexplained."""
+    seconds = parse(measured, "s") if isinstance(measured, str) else measured
+    return gap(estimate_train(model, cluster=cluster, layout=layout, **job), seconds)
 
 
 def schedule_layer(

@@ -51,6 +51,11 @@ def train(
             "--front", help="Print the Pareto front of step time, memory and accelerators too; --csv then has that."
         ),
     ] = False,
+    schedule: Annotated[
+        str,
+        typer.Option("--schedule", metavar="own|auto", help="auto: other pipeline schedules and balanced stages for the"
+                     " layouts printed, where they are faster and fit."),
+    ] = "own",
     launch: options.Launch = "",
     fix: options.Fix = "",
     forbid: options.Forbid = "",
@@ -87,9 +92,11 @@ def train(
         plan_rows,
         plan_text,
     )
+    from perfplan.report.views import known_schedule, rescheduled
 
     output, entries = Output(csv, json, save), Catalog(catalog or (), settings or ())
     known_framework(launch, entries)
+    wanted = known_schedule(schedule)
     with Progress("pipeline splits searched") as progress:
         plan = plan_train(
             model,
@@ -121,12 +128,13 @@ def train(
             tick=progress.tick,
         )
     flags = flags_for(plan.best, launch, entries)
-    document = plan_document(plan) | flags.document()
+    more = rescheduled(plan.estimates, wanted)
+    document = plan_document(plan) | flags.document() | more.document
     if front:
-        text = f"{plan_text(plan)}\n\n{front_text(plan)}{flags.text}"
+        text = f"{plan_text(plan)}{more.text}\n\n{front_text(plan)}{flags.text}"
         output.emit(text, front_rows(plan), FRONT_COLUMNS, document)
     else:
-        output.emit(plan_text(plan) + flags.text, plan_rows(plan), plan_columns(plan), document)
+        output.emit(plan_text(plan) + more.text + flags.text, plan_rows(plan), plan_columns(plan), document)
 
 
 @app.command("serve")

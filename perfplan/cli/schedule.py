@@ -157,3 +157,45 @@ def layer(
     text, document = layer_view(found, gantt, options.words(diff), against, windows)
     write_timelines(found.timelines, trace, drawing)
     Output(csv, json, save).emit(text, layer_rows(found), LAYER_COLUMNS, document)
+
+
+@app.command("gap")
+def gap(
+    model: options.Model,
+    cluster: options.Cluster,
+    layout: options.LayoutText,
+    global_batch: options.GlobalBatch,
+    seq_len: options.SeqLen,
+    measured: Annotated[
+        str, typer.Option("--measured", metavar="TIME", show_default=False, help="Measured step, such as 35.1s.")
+    ] = "",
+    precision: options.Precision = "bf16",
+    framework: options.Framework = "",
+    overlap: options.Overlap = "",
+    routing_skew: options.Skew = 1.0,
+    settings: options.Settings = None,
+    catalog: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: options.Save = None,
+) -> None:
+    """Split a step into what physics demands, what the layout adds, what the schedule adds, and what is unexplained."""
+    from perfplan.api import gap_train
+    from perfplan.catalog import Catalog
+    from perfplan.report import Output
+    from perfplan.report.schedule import GAP_COLUMNS, gap_document, gap_rows, gap_text
+
+    found = gap_train(
+        model,
+        cluster=cluster,
+        layout=layout,
+        global_batch=global_batch,
+        seq_len=seq_len,
+        measured=measured or None,
+        precision=precision,
+        framework=framework,
+        overlap=options.overlaps(overlap),
+        routing_skew=routing_skew,
+        catalog=Catalog(catalog or (), settings or ()),
+    )
+    Output(csv, json, save).emit(gap_text(found), gap_rows(found), GAP_COLUMNS, gap_document(found))

@@ -200,7 +200,7 @@ def even(costs: RankCosts) -> Partition:
     """The even slot rule, each rank with its own best settings; Infeasible if some rank has none that fit."""
     pipeline = costs.pipeline
     at = pipeline.layout
-    sizes = even_chunks(len(pipeline.job.model.layers), at.pp * at.vpp)
+    sizes = even_chunks(pipeline.job, at.pp * at.vpp)
     choices = []
     for rank, counts in enumerate(held(costs, sizes)):
         choice = costs.best(rank, rank == 0, rank == at.pp - 1, counts)

@@ -31,7 +31,7 @@ class _Cuts:
         self.sequence, self.kinds = layer_sequence(costs.pipeline.job)
         self.pp, self.chunks = at.pp, at.pp * at.vpp
         self.one = len(set(self.sequence)) == 1
-        start = even_chunks(len(self.sequence), self.chunks)
+        start = even_chunks(costs.pipeline.job, self.chunks)
         if self.one:
             self.sizes = [problem.add_variable(f"n_{c}", 0 if c in (0, self.chunks - 1) else 1, None, pulp.LpInteger)
                           for c in range(self.chunks)]

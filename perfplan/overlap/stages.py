@@ -38,9 +38,10 @@ def _stages(layout: Layout, name: str) -> int:
     return int(layout.pp * (1 if name == "dualpipe" else chunks_of(name, layout.vpp)))
 
 
-def even_chunks(layers: int, chunks: int) -> tuple[int, ...]:
+def even_chunks(job: Job, chunks: int) -> tuple[int, ...]:
     """Layers of each chunk by the even slot rule, or an error that says why there are too few."""
-    sizes = chunk_sizes(layers, chunks)
+    layers = len(job.model.layers)
+    sizes = chunk_sizes(layers, chunks, job.mtp_depth)
     if sizes is None:
         raise Indivisible(f"{layers} layers, embedding and head do not fill {chunks} chunks; use fewer")
     return sizes
@@ -174,7 +175,7 @@ class Pipeline:
         """Layers of each chunk of a schedule: as chosen, or by the even slot rule."""
         stages = _stages(self.layout, name)
         if self.chosen is None:
-            return even_chunks(len(self.job.model.layers), stages)
+            return even_chunks(self.job, stages)
         if stages != len(self.chosen.chunks):
             raise OutOfRange(f"schedule {name} has {stages} stages, the balanced layout {len(self.chosen.chunks)}; run"
                              " it without balancing")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from perfplan.overlap.auto import Auto
 from perfplan.overlap.partition import Partition, layout_string
+from perfplan.overlap.physics import Gap
 from perfplan.overlap.scheduled import ScheduledLayer
 from perfplan.overlap.stages import Compared, Pipeline, own_schedule
 from perfplan.overlap.timeline import Timeline, difference, usage
@@ -16,11 +18,17 @@ from perfplan.report.training import job_line, short
 from perfplan.units import show
 
 __all__ = [
+    "GAP_COLUMNS",
     "LAYER_COLUMNS",
     "PARTITION_COLUMNS",
     "PIPELINE_COLUMNS",
     "against_text",
+    "auto_document",
+    "auto_text",
     "difference_text",
+    "gap_document",
+    "gap_rows",
+    "gap_text",
     "layer_document",
     "layer_rows",
     "layer_text",
@@ -146,7 +154,7 @@ def partition_rows(partition: Partition) -> list[Row]:
 def _partition_document(partition: Partition) -> dict[str, Any]:
     certificate = partition.certificate
     return {
-        "pipeline_layout": layout_string(partition.sizes),
+        "pipeline_layout": layout_string(partition.sizes, partition.pipeline.job.mtp_depth),
         "busiest_rank_s": partition.busiest,
         "bound_s": certificate.bound,
         "gap": certificate.gap,
@@ -165,7 +173,8 @@ def partition_text(partition: Partition, plain: Partition | None) -> str:
         saved = 1 - partition.busiest / plain.busiest
         lines.append(paragraph(f"the even slot rule, with the best recompute and offload per layer:"
                                f" {show(plain.busiest, 's')}, so this one saves {100 * saved:.1f}%"))
-    lines.append(f"--pipeline-model-parallel-layout '{layout_string(partition.sizes)}'")
+    words = layout_string(partition.sizes, partition.pipeline.job.mtp_depth)
+    lines.append(f"--pipeline-model-parallel-layout '{words}'")
     return "\n".join(lines)
 
 
@@ -189,6 +198,89 @@ def difference_text(one: Timeline, other: Timeline) -> str:
         Column("difference", unit="s"),
     )
     return table(difference(one, other), columns)
+
+
+# ---------------------------------------------------------------- a plan's schedules, and the gap to physics
+def auto_text(auto: Auto) -> str:
+    """What `--schedule auto` changed in the layouts of a plan."""
+    best, changed = auto.best, [row for row in auto.rows if row.changed]
+    if not changed:
+        tried = sum(row.tried for row in auto.rows)
+        return paragraph(f"schedule auto: nothing changed; none of {tried} schedules tried on {len(auto.rows)} layouts"
+                         " is faster and fits")
+    lines = [f"schedule auto: best {show(best.step, 's')} ({short(best.estimate.layout)}"
+             + (f": {best.sentence()})" if best.changed else ", as planned)")]
+    lines += [
+        f"{short(row.estimate.layout)}: {show(row.before, 's')} -> {show(row.step, 's')}, {show(row.memory, 'B')};"
+        f" {row.sentence()}"
+        for row in changed[:5]
+    ]
+    if auto.skipped:
+        lines.append(f"{auto.skipped} layouts were left as they are for want of time")
+    return "\n".join(map(paragraph, lines))
+
+
+def auto_document(auto: Auto) -> dict[str, Any]:
+    """The same under machine names."""
+    return {
+        "best": str(auto.best.estimate.layout),
+        "skipped": auto.skipped,
+        "layouts": [
+            {
+                "layout": str(row.estimate.layout),
+                "schedule": row.schedule,
+                "stages": row.stages,
+                "step_time_s": row.step,
+                "planned_step_time_s": row.before,
+                "memory_bytes": row.memory,
+                "changed": row.sentence() if row.changed else "",
+            }
+            for row in auto.rows
+        ],
+    }
+
+
+GAP_COLUMNS = (Column("part"), Column("time", unit="s"), Column("share", unit="%"))
+SAYS = {
+    "physics": "no layout and no schedule of the declared model is faster",
+    "layout": "compute of this layout beyond that: kernels, recompute, imbalance, optimizer",
+    "schedule": "exposed communication, bubbles, host and gaps of this schedule",
+    "unexplained": "measured less predicted",
+}
+
+
+def gap_rows(found: Gap) -> list[Row]:
+    """The parts of a step, and the step."""
+    whole = sum(found.parts.values())
+    rows: list[Row] = [{"part": name, "time": t, "share": t / whole} for name, t in found.parts.items()]
+    name = "measured step" if found.measured is not None else "step"
+    return [*rows, {"part": name, "time": whole, "share": 1.0}]
+
+
+def gap_text(found: Gap) -> str:
+    """Where a step goes beyond physics, for people."""
+    bound, e = found.bound, found.estimate
+    floors = ", ".join(f"{name} {show(time, 's')}" for name, time in bound.floors.items())
+    return "\n\n".join((
+        paragraph(job_line(e.job)) + "\n" + short(e.layout),
+        table(gap_rows(found), GAP_COLUMNS),
+        "\n".join(paragraph(f"{name}: {SAYS[name]}") for name in found.parts),
+        paragraph(f"physics: {bound.reason}; floors: {floors}; weights, gradients and optimizer state need at least"
+                  f" {bound.accelerators} accelerators if nothing is kept on the host"),
+    ))
+
+
+def gap_document(found: Gap) -> dict[str, Any]:
+    """The same under machine names."""
+    return {
+        "layout": str(found.estimate.layout),
+        "parts_s": dict(found.parts),
+        "floors_s": dict(found.bound.floors),
+        "bound_s": found.bound.time,
+        "bound_by": found.bound.reason,
+        "bound_over_step": found.share,
+        "least_accelerators": found.bound.accelerators,
+    }
 
 
 # ---------------------------------------------------------------- layers

@@ -80,3 +80,25 @@ def test_what_is_wrong_with_a_layer_is_one_sentence(capsys, more, says):
     assert run([*LAYER, *more]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and says in err
+
+
+def test_a_plan_with_schedules_chosen(capsys):
+    arguments = ["plan", "train", "llama-3.1-70b", "--cluster", "dgx-h100", "--gpus", "64", "--global-batch", "64",
+                 "--seq-len", "4096", "--fix", "pp4", "--top", "2"]
+    document = json.loads(printed(capsys, [*arguments, "--schedule", "auto", "--json"]))
+    plain = json.loads(printed(capsys, [*arguments, "--json"]))
+    assert document["layouts"] == plain["layouts"] and "schedule" not in plain
+    rows = document["schedule"]["layouts"]
+    assert len(rows) == 2 and all(row["step_time_s"] <= row["planned_step_time_s"] for row in rows)
+    assert "schedule auto: best" in printed(capsys, [*arguments, "--schedule", "auto"])
+    assert run([*arguments, "--schedule", "magic"]) == 2
+    assert "--schedule 'magic' is unknown" in capsys.readouterr().err
+
+
+def test_the_gap_to_physics(capsys):
+    arguments = ["schedule", "gap", *JOB[2:], *LAYOUT, "--measured"]
+    out = printed(capsys, [*arguments, "30 s"])
+    assert "unexplained" in out and "no layout and no schedule" in out
+    document = json.loads(printed(capsys, [*arguments, "30 s", "--json"]))
+    assert sum(document["parts_s"].values()) == pytest.approx(30) and document["bound_by"] == "arithmetic"
+    assert run([*arguments, "0 s"]) == 2 and "is none" in capsys.readouterr().err

@@ -1,0 +1,28 @@
+"""`--schedule auto`: never worse, within memory, and it says what it changed."""
+
+from overlap.jobs import shipped
+from perfplan.api import plan_train
+from perfplan.overlap.auto import reschedule
+
+
+def plan(model="llama-3.1-70b", gpus=64, batch=64, **more):
+    return plan_train(model, cluster="dgx-h100", gpus=gpus, global_batch=batch, seq_len=4096, top=4, catalog=shipped(),
+                      **more)
+
+
+def test_no_layout_gets_worse_and_changes_fit():
+    made = plan(fix="pp4")
+    auto = reschedule(made.estimates)
+    capacity = made.job.cluster.accelerator.memory
+    assert len(auto.rows) == len(made.estimates) and auto.best.step <= float(made.best.step_time)
+    assert all(row.step <= row.before and row.memory <= capacity for row in auto.rows)
+    assert any(row.changed for row in auto.rows)
+    assert all("instead of" in row.sentence() or "stages" in row.sentence() for row in auto.rows if row.changed)
+    assert [row.step for row in auto.rows] == sorted(row.step for row in auto.rows)
+
+
+def test_layouts_without_stages_and_beyond_the_time_stay_as_they_are():
+    made = plan("llama-3-8b", 16, 32, fix="pp1")
+    assert not any(row.changed for row in reschedule(made.estimates).rows)
+    late = reschedule(plan(fix="pp4").estimates, budget=-1.0)
+    assert late.skipped == 4 and not any(row.changed for row in late.rows)

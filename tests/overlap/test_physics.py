@@ -1,0 +1,64 @@
+"""The bound over all layouts and schedules: no measurement and no plan beats it, and the four parts add up."""
+
+from dataclasses import replace
+
+import pytest
+
+from overlap.jobs import shipped
+from perfplan.api import estimate_train, gap_train, plan_train, training_job
+from perfplan.errors import OutOfRange
+from perfplan.overlap.physics import gap, physics
+from perfplan.training.estimate import model_flops
+from perfplan.validation.jobs import CaseBuilder
+from perfplan.validation.rows import read_rows
+from perfplan.validation.training import _ROW_FAULTS, dev_measurements, measured_step_time, vocabulary
+
+
+def job(model="llama-3-8b", gpus=64, batch=128, seq=8192, **more):
+    named = {"cluster": "dgx-h100", "gpus": gpus, "global_batch": batch, "seq_len": seq}
+    return training_job(model, **named, catalog=shipped(), **more)
+
+
+def test_no_trusted_measurement_beats_physics():
+    builder, shares = CaseBuilder(shipped(), vocabulary()), []
+    for row in read_rows(dev_measurements()):
+        if row.metric in ("oom", "memory_gib_per_accel"):
+            continue
+        try:
+            case = builder.case(row)
+            shares.append(physics(case.job).time / measured_step_time(case))
+        except _ROW_FAULTS:  # rows that cannot be priced are counted by `validate training`
+            continue
+    assert len(shares) > 2000 and 0.5 < max(shares) < 1.0  # and it is no empty bound
+
+
+def test_in_one_number_format_the_arithmetic_is_model_flops_at_the_peak():
+    j = job()
+    assert physics(j).floors["arithmetic"] == pytest.approx(model_flops(j) / (64 * 989.4e12), rel=1e-3)
+
+
+def test_no_layout_of_a_plan_is_below_the_bound():
+    plan = plan_train("llama-3-8b", cluster="dgx-h100", gpus=64, global_batch=128, seq_len=8192, catalog=shipped())
+    assert all(float(e.step_time) > physics(e.job).time for e in plan.estimates)
+
+
+def test_the_network_bounds_where_a_domain_is_left():
+    assert 0 < physics(job()).floors["network"] < physics(job()).time
+    assert physics(replace(job(), gpus=8)).floors["network"] == 0.0
+
+
+def test_state_beyond_the_memory_crosses_the_host_link():
+    j = job("llama-3.1-405b", gpus=8, batch=8, seq=512)
+    assert physics(j).floors["host link"] > 0 and physics(j).accelerators > 8
+    assert physics(job("llama-3.1-405b", gpus=512)).floors["host link"] == 0
+
+
+def test_the_parts_of_a_step_add_up():
+    named = {"cluster": "dgx-h100", "layout": "tp2 sp1 dp32 zero1", "global_batch": 128, "seq_len": 8192}
+    found = gap_train("llama-3-8b", **named, measured="1.9 s", catalog=shipped())
+    assert sum(found.parts.values()) == pytest.approx(1.9) and min(found.parts.values()) > 0
+    plain = gap(estimate_train("llama-3-8b", **named, catalog=shipped()))
+    assert sum(plain.parts.values()) == pytest.approx(float(plain.estimate.step_time))
+    assert set(plain.parts) == {"physics", "layout", "schedule"} and 0.3 < plain.share < 1
+    with pytest.raises(OutOfRange, match="measured step of 0 s is none"):
+        gap(plain.estimate, 0.0)
