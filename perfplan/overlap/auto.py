@@ -98,7 +98,7 @@ def _chosen(estimate: Estimate) -> Rescheduled:
     if _passes(estimate.layout, pipeline.micro_batches) > LONGEST:
         return same
     found = _candidates(pipeline)
-    if not found or not found[0][2].ran:  # the layout's own schedule cannot be simulated, so nothing can be set beside it
+    if not found or not found[0][2].ran:  # nothing to set them beside
         return same
     able = [(before + row.step - own.step, row, stages) for row, stages, own in found if row.ran and row.fits]
     step, row, stages = min(able, key=lambda each: each[0], default=(before, None, ""))
