@@ -41,7 +41,7 @@ def traffic_floor(weights: Any, accelerators: Any, cache: Any, bandwidth: Any) -
 
 
 @formula("T_cut", "s", source="derived: a fast domain holds all layers, or passes on the tokens that it computes")
-def cut_floor(parameters: Any, least: Any, tokens: Any, hidden: Any, wire: Any, domains: Any, bandwidth: Any) -> Any:
+def cut_floor(parameters: Any, least: Any, tokens: Any, hidden: Any, wire: Any, islands: Any, bandwidth: Any) -> Any:
     """Least time of what must enter a fast domain in one step: reduced gradients, or one activation per token.
 
     A domain that holds every dense layer takes part in their gradients' reduction and must receive what the others
@@ -53,14 +53,14 @@ def cut_floor(parameters: Any, least: Any, tokens: Any, hidden: Any, wire: Any, 
     tokens : tokens of a step [1]
     hidden : width of the model [1]
     wire : bytes per element of an activation on the wire at the least: 8 bits [B]
-    domains : fast domains of the job [1]
+    islands : fast domains of the job [1]
     bandwidth : what enters one domain per second, all its links [B/s]
 
     >>> cut_floor(8e9, 0.5, 4e6, 4096, 1.0, 8, 400e9), cut_floor(8e9, 0.5, 4e6, 4096, 1.0, 1, 400e9)
     (0.00512, 0.0)
     """
-    gradients, activations = parameters * least, tokens / domains * hidden * wire
-    return minimum(gradients, activations) / bandwidth * minimum(domains - 1, 1)
+    gradients, activations = parameters * least, tokens / islands * hidden * wire
+    return minimum(gradients, activations) / bandwidth * minimum(islands - 1, 1)
 
 
 @formula("T_host", "s", source="derived: state that no accelerator holds crosses the host links both ways every step")
