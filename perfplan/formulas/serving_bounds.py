@@ -12,6 +12,7 @@ from perfplan.formulas.core import formula, maximum, where
 __all__ = [
     "accepted_tokens",
     "bound_share",
+    "cache_bytes",
     "decode_efficiency",
     "dense_tokens",
     "distserve_decode_time",
@@ -22,6 +23,7 @@ __all__ = [
     "group_prefix_saving",
     "host_offload_decode_rate",
     "host_transfer_rate",
+    "knee_over_capacity",
     "kv_blocks",
     "kv_transfer_time",
     "kv_read_rate",
@@ -31,6 +33,7 @@ __all__ = [
     "prefill_efficiency",
     "prefix_speedup_bound",
     "prompt_kv_bytes",
+    "rank_share",
     "residents",
     "sequences_at_context",
     "speculation_speedup",
@@ -69,6 +72,19 @@ def bound_share(rate: Any, bound: Any) -> Any:
     0.692
     """
     return rate / bound
+
+
+@formula("x_knee", "1", source=_NANOFLOW + " [derived]")
+def knee_over_capacity(knee: Any, capacity: Any) -> Any:
+    """How far the knee of a finite test lies above the steady capacity: the backlog that builds does not show yet.
+
+    knee : rate at which the latency of the test crosses its limit [1/s]
+    capacity : rate that the engine sustains [1/s]
+
+    >>> round(knee_over_capacity(4.2, 3.3), 2)
+    1.27
+    """
+    return knee / capacity
 
 
 @formula("B_kv,host", "B/s", source=_NANOFLOW)
@@ -225,6 +241,36 @@ def kv_read_rate(kv: Any, read: Any, tp: Any) -> Any:
     1.31
     """
     return kv / read / tp
+
+
+@formula("S_tokens", "B", source="definition: bytes per token times tokens")
+def cache_bytes(tokens: Any, kv: Any) -> Any:
+    """Cache of so many tokens.
+
+    tokens : tokens cached [1]
+    kv : cache per token over all ranks [B]
+
+    Llama-3.1-405B, the 79,392 tokens of vllm#6746, in GB:
+
+    >>> round(cache_bytes(79392, 516096) / 1e9, 1)
+    41.0
+    """
+    return tokens * kv
+
+
+@formula("S_rank", "B", source="definition: an even share")
+def rank_share(size: Any, ranks: Any) -> Any:
+    """Bytes on each of several accelerators that share something evenly.
+
+    size : bytes in all [B]
+    ranks : accelerators [1]
+
+    DeepSeek-V3 in fp8 on 8 accelerators of 80 GB (lmdeploy#2960), in GB:
+
+    >>> round(rank_share(671e9, 8) / 1e9, 1)
+    83.9
+    """
+    return size / ranks
 
 
 @formula("N_blocks", "1", source="vLLM startup log; serving_power_edge.md section 2")
