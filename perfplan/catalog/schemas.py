@@ -274,6 +274,7 @@ class RecipeFile(_File):
     router: Dtype
     scale_block: Annotated[int, Field(ge=0, le=1 << 20, strict=True)] = 0
     scale_bytes: BytesEach = 0.0
+    cast_reads: Annotated[int, Field(ge=1, le=4, strict=True)] = 1
     bf16_layers: tuple[Layers, Layers] = (0, 0)
     weight: BytesEach
     transposed: BytesEach = 0.0

@@ -295,6 +295,7 @@ class Recipe:
 
     gemm: pass (forward, dgrad, wgrad) -> dtype of the linear layers' GEMMs; experts: the same for grouped GEMMs;
     attention, head, router: dtypes; scale_block: elements per scale factor (0 = one per tensor), scale_bytes each;
+    cast_reads: times that a cast to a narrow format reads its input (2 = the scale of the whole tensor is taken first);
     bf16_layers: how many first and last layers stay in bf16; weight, transposed, master, gradient, moments: bytes per
     parameter; saved: bytes per element of a GEMM input kept for backward; wire: collective (tp, cp, pp, ep_dispatch,
     ep_combine, dp_reduce, dp_gather) -> bytes per element.
@@ -308,6 +309,7 @@ class Recipe:
     router: str
     scale_block: int
     scale_bytes: float
+    cast_reads: int
     bf16_layers: tuple[int, int]
     weight: float
     transposed: float

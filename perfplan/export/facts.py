@@ -147,7 +147,8 @@ def _precision(job: Job) -> dict[str, Fact]:
         "reduce_bf16": (recipe.wire["dp_reduce"] == 2 and dtype != "fp16", False),
         "fp8_weights": (dtype in FORMATS and recipe.weight < 2, False), "ends_bf16": (bool(first or last), False)})
     if dtype in FORMATS:
-        facts |= {"fp8_format": "e4m3" if dtype == "fp8-block" else "hybrid", "fp8_recipe": FORMATS[dtype]}
+        kind = "fp8-current" if recipe.cast_reads > 1 else FORMATS[dtype]
+        facts |= {"fp8_format": "e4m3" if dtype == "fp8-block" else "hybrid", "fp8_recipe": kind}
     elif dtype == "nvfp4":
         facts |= {"fp4_format": "e2m1", "fp4_recipe": "nvfp4"}
     if first or last:

@@ -302,7 +302,7 @@ def _recipe(catalog: Catalog, facts: Facts, table: Launcher) -> Recipe:
     base = "bf16" if facts.get("bf16") else "fp16" if facts.get("fp16") else "fp32"
     narrow = ""
     if "fp8_format" in facts:
-        narrow = str(facts.get("fp8_recipe", table.default("fp8_recipe", "fp8"))).removesuffix("-delayed")
+        narrow = str(facts.get("fp8_recipe", table.default("fp8_recipe", "fp8")))
     elif "fp4_format" in facts:
         narrow = str(facts.get("fp4_recipe", "nvfp4"))
     if base == "fp32" and narrow:
@@ -315,8 +315,8 @@ def _recipe(catalog: Catalog, facts: Facts, table: Launcher) -> Recipe:
         recipe = replace(recipe, weight=2.0, transposed=recipe.weight + recipe.transposed,
                          wire={**recipe.wire, "dp_gather": 2.0})
     recipe = replace(recipe, moments=sum(_moment(facts, name) for name in ("first_moment", "second_moment")))
-    if facts.get("ends_bf16"):
-        recipe = replace(recipe, bf16_layers=(_int(facts, "first_bf16", 1), _int(facts, "last_bf16", 1)))
+    ends = (_int(facts, "first_bf16", 1), _int(facts, "last_bf16", 1)) if facts.get("ends_bf16") else (0, 0)
+    recipe = replace(recipe, bf16_layers=ends)
     return recipe
 
 

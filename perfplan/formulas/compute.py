@@ -6,8 +6,8 @@ from typing import Any
 
 from perfplan.formulas.core import formula, maximum, minimum
 
-__all__ = ["exposed_time", "free_share", "gemm_bytes", "gemm_flops", "hidden_penalty", "host_wait", "kernel_time",
-           "loop_overhead", "repeated_time", "saturation", "skew_wait", "stream_time"]
+__all__ = ["cast_traffic", "exposed_time", "free_share", "gemm_bytes", "gemm_flops", "hidden_penalty", "host_wait",
+           "kernel_time", "loop_overhead", "repeated_time", "saturation", "skew_wait", "stream_time"]
 
 _KERNEL = "perfplan kernel form: roofline with fitted fractions plus a constant (training_core.md section 6)"
 
@@ -93,6 +93,23 @@ def stream_time(traffic: Any, memory: Any, bandwidth: Any, overhead: Any) -> Any
     9.0
     """
     return traffic / (memory * bandwidth) + overhead
+
+
+@formula("B_cast", "B", source="training_core.md section 6: operand read, narrow copies and scales written")
+def cast_traffic(elements: Any, reads: Any, wide: Any, written: Any) -> Any:
+    """Memory traffic of a cast from 16 bits to a narrow format.
+
+    elements : elements of the operand [1]
+    reads : times that the operand is read; 2 where the scale of the whole tensor is found first [1]
+    wide : bytes per element before the cast [B]
+    written : bytes per element of all narrow copies, scales included [B]
+
+    One element to fp8 with 1 x 128 blocks, row-wise and transposed (training_core.md: 2 + 1 + 1 B and the scales):
+
+    >>> cast_traffic(1, 1, 2, 2 * (1 + 4 / 128))
+    4.0625
+    """
+    return elements * (reads * wide + written)
 
 
 @formula("e_sat", "1", source="saturating efficiency, half of it reached at `half`")

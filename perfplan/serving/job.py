@@ -8,8 +8,8 @@ from perfplan.catalog.specs import Attention, Cluster, Engine, Kernel, Model
 from perfplan.errors import OutOfRange, Unsupported
 from perfplan.serving.attention import cached_width
 from perfplan.serving.formats import FORMATS, Format
+from perfplan.training.formats import WIDTH
 from perfplan.training.job import constants
-from perfplan.training.layers import WIDTH
 
 __all__ = ["PLAIN", "ServingJob", "unmodelled"]
 

@@ -21,6 +21,7 @@ from perfplan.formulas.parameters import (
     router_parameters,
 )
 from perfplan.training.exchange import COMBINE, DISPATCH, send_to_experts
+from perfplan.training.formats import element_bytes
 from perfplan.training.job import Job, host_link, kernel
 from perfplan.training.network import Group, Network
 from perfplan.training.ops import (
@@ -36,19 +37,6 @@ from perfplan.training.ops import (
     layer_saved,
 )
 
-WIDTH = {
-    "fp32": 4.0,
-    "tf32": 4.0,
-    "bf16": 2.0,
-    "fp16": 2.0,
-    "fp8": 1.0,
-    "fp8-block": 1.0,
-    "mxfp8": 1.0,
-    "int8": 1.0,
-    "nvfp4": 0.5,
-    "mxfp4": 0.5,
-    "fp4": 0.5,
-}  # bytes per element of a number format
 Away = tuple[tuple[str, int], ...]
 """What lies in host memory: (name, layers that it is for; 0 = all)."""
 __all__ = [
@@ -112,15 +100,9 @@ def _dtypes(job: Job, op: Gemm) -> tuple[str, str, str]:
     return table["forward"], table["dgrad"], table["wgrad"]
 
 
-def _width(job: Job, dtype: str) -> float:
-    """Bytes per element of a GEMM operand, scale factors of narrow formats included."""
-    block = job.recipe.scale_block
-    return WIDTH[dtype] + (job.recipe.scale_bytes / block if block and WIDTH[dtype] <= 1 else 0.0)
-
-
 def _gemm_times(job: Job, op: Gemm) -> tuple[Any, Any]:
     forward, dgrad, wgrad = _dtypes(job, op)
-    f, d, w = (_width(job, dtype) for dtype in (forward, dgrad, wgrad))
+    f, d, w = (element_bytes(job.recipe, dtype) for dtype in (forward, dgrad, wgrad))
     accumulate = 2 * job.recipe.gradient  # the weight gradient is read and written
     if job.frozen and not op.part.endswith("adapter"):
         return _gemm_pass(job, op, forward, f, f, 2.0), _gemm_pass(job, op, dgrad, 2.0, d, d)
@@ -180,7 +162,8 @@ def weight_gradients(job: Job, ops: list[Op]) -> Any:
     for op in ops:
         if isinstance(op, Gemm) and not (job.frozen and not op.part.endswith("adapter")):
             dtype = _dtypes(job, op)[2]
-            result = result + _gemm_pass(job, op, dtype, _width(job, dtype), accumulate, _width(job, dtype))
+            width = element_bytes(job.recipe, dtype)
+            result = result + _gemm_pass(job, op, dtype, width, accumulate, width)
     return result
 
 

@@ -18,8 +18,10 @@ from perfplan.formulas.attention import (
     latent_decode_flops,
     windowed_pairs,
 )
+from perfplan.formulas.compute import cast_traffic
 from perfplan.formulas.core import maximum, minimum
 from perfplan.training import sparse
+from perfplan.training.formats import element_bytes
 from perfplan.training.job import Job
 
 __all__ = [
@@ -121,15 +123,18 @@ def _norm(job: Job, shape: Shape, count: int) -> Iterator[Op]:
     )
 
 
-def _quantise(dtype: str, name: str, elements: Any, outputs: Any) -> Iterator[Op]:
-    """Casts of GEMM inputs and output gradients to a narrow format, row-wise and transposed (2 B read, 2 B written)."""
-    if dtype not in ("bf16", "fp16", "fp32", "tf32"):
-        yield Stream(f"{name} cast", "", 4 * elements, 4 * outputs, 2)
+def _quantise(job: Job, dtype: str, name: str, elements: Any, outputs: Any) -> Iterator[Op]:
+    """Casts of GEMM inputs and output gradients to a narrow format, row-wise and, for weight gradients, transposed."""
+    if dtype in ("bf16", "fp16", "fp32", "tf32"):
+        return
+    written = (1 if job.frozen else 2) * element_bytes(job.recipe, dtype)
+    each = cast_traffic(1, job.recipe.cast_reads, 2, written)
+    yield Stream(f"{name} cast", "", each * elements, each * outputs, 2)
 
 
 def _linear(job: Job, part: str, module: str, m: Any, n: Any, k: Any) -> Iterator[Op]:
     yield Gemm(part, module, m, n, k)
-    yield from _quantise(job.recipe.gemm["forward"], part, m * k, m * n)
+    yield from _quantise(job, job.recipe.gemm["forward"], part, m * k, m * n)
 
 
 CAPTURED = {
@@ -348,7 +353,8 @@ def _moe(job: Job, shape: Shape, moe: Moe) -> Iterator[Op]:
     moved = 2 * seen * (rows * moe.top_k + received / shape.etp) + 2 * rows * hidden
     yield Stream("permute", "moe", moved, moved, 8)
     yield Gemm("expert up", "moe", received, width * (2 if moe.gated else 1), seen, "grouped_gemm", groups)
-    yield from _quantise(job.recipe.experts["forward"], "expert", received * (seen + width), received * (seen + width))
+    cast = received * (seen + width)
+    yield from _quantise(job, job.recipe.experts["forward"], "expert", cast, cast)
     yield Stream(
         "expert activation",
         "moe_act",

@@ -24,7 +24,7 @@ GPT = (
     " --global-batch-size 128 --hidden-dropout 0"
 )
 MODELS = ("llama-3-8b", "gpt3-1.3b", "qwen3-30b-a3b", "deepseek-v3", "mixtral-8x7b")
-PRECISIONS = ("bf16", "fp16", "fp8", "mxfp8", "fp8-block", "nvfp4", "fp8-bf16-weights")
+PRECISIONS = ("bf16", "fp16", "fp8", "mxfp8", "fp8-block", "nvfp4", "fp8-bf16-weights", "fp8-current")
 
 
 @cache
@@ -86,7 +86,7 @@ def test_a_precision_goes_through_its_flags(precision):
     mine = job("llama-3-8b", precision)
     flags = flags_of(CATALOG, "megatron-lm", mine, Layout.parse("dp8 zero1"))
     line = read("megatron-lm", flags.text, gpus=8)
-    numbers = ("gemm", "weight", "gradient", "moments", "master", "bf16_layers")
+    numbers = ("gemm", "weight", "gradient", "moments", "master", "bf16_layers", "cast_reads")
     assert [getattr(line.recipe, name) for name in numbers] == [getattr(mine.recipe, name) for name in numbers]
     assert line.recipe.wire["dp_reduce"] == mine.recipe.wire["dp_reduce"]
 
