@@ -24,6 +24,7 @@ from perfplan.training.estimate import Estimate, estimate
 from perfplan.training.job import Job
 from perfplan.training.layout import Layout
 from perfplan.training.plan import Plan, banded, gpu_counts, plan
+from perfplan.training.power import CAPPED, capped
 from perfplan.training.why import Answer, why
 from perfplan.units import parse
 
@@ -111,6 +112,7 @@ def training_job(
     cuda_graphs: Sequence[str] = (),
     padded_experts: bool = False,
     mtp: int | None = None,
+    power_cap: str = "",
     technique: Sequence[str] = (),
     launch: Launched | None = None,
     catalog: Catalog | None = None,
@@ -123,8 +125,8 @@ def training_job(
     `lora_rank` beside the attention projections); packed: mean tokens of documents that share a sequence, 0 = one
     document; cuda_graphs: what CUDA graphs capture (attn, mlp, moe_router ... or full_iteration);
     padded_experts: tokens beyond an expert's capacity are dropped, the rest padded to it; mtp: multi-token-prediction
-    modules that are trained (None = the model's, in pretraining with a framework whose recipes train them); launch: a
-    launch line, which says what the other arguments leave out.
+    modules that are trained (None = the model's, in pretraining with a framework whose recipes train them); power_cap:
+    of each accelerator, such as "500 W" ("" = none); launch: a launch line, which says what the others leave out.
     """
     catalog = catalog or Catalog()
     if launch is None and not str(model):
@@ -135,6 +137,8 @@ def training_job(
         "padded_experts": padded_experts})
     optimizer = given["optimizer"]
     machine = catalog.cluster(cluster)
+    if power_cap:
+        machine = capped(machine, parse(power_cap, "W"))
     software = framework or ("maxtext" if machine.accelerator.family == "tpu" else "megatron-core")
     spec, release = launch.model if launch else catalog.model(str(model)), catalog.framework(software)
     job = Job(
@@ -156,7 +160,7 @@ def training_job(
         given["cuda_graphs"],
         given["padded_experts"],
         mtp,
-        launch.caveats if launch else (),
+        (*(launch.caveats if launch else ()), *((CAPPED,) if power_cap else ())),
     )
     if lora_rank != 16 and method != "lora":
         raise SpecError(f"--lora-rank {lora_rank} changes nothing with method {method}; give --method lora")
@@ -207,6 +211,7 @@ def plan_train(
     cuda_graphs: Sequence[str] = (),
     padded_experts: bool = False,
     mtp: int | None = None,
+    power_cap: str = "",
     technique: Sequence[str] = (),
     catalog: Catalog | None = None,
     tick: Callable[[int], None] = lambda _: None,
@@ -234,6 +239,7 @@ def plan_train(
         cuda_graphs=cuda_graphs,
         padded_experts=padded_experts,
         mtp=mtp,
+        power_cap=power_cap,
         technique=technique,
         catalog=catalog,
     )
@@ -272,6 +278,7 @@ def estimate_train(
     cuda_graphs: Sequence[str] = (),
     padded_experts: bool = False,
     mtp: int | None = None,
+    power_cap: str = "",
     technique: Sequence[str] = (),
     launch: Launched | None = None,
     catalog: Catalog | None = None,
@@ -299,6 +306,7 @@ def estimate_train(
         cuda_graphs=cuda_graphs,
         padded_experts=padded_experts,
         mtp=mtp,
+        power_cap=power_cap,
         technique=technique,
         launch=launch,
         catalog=catalog,

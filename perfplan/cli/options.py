@@ -33,6 +33,7 @@ __all__ = [
     "Optimizer",
     "Order",
     "Overlap",
+    "PowerCap",
     "Precision",
     "Rank",
     "Save",
@@ -190,6 +191,15 @@ Mtp = Annotated[
 ]
 Skew = Annotated[
     float, typer.Option("--routing-skew", metavar="X", help="Load of the most loaded expert rank over the mean.")
+]
+PowerCap = Annotated[
+    str,
+    typer.Option(
+        "--power-cap",
+        metavar="POWER",
+        show_default=False,
+        help="Power that each accelerator may draw, such as 500W: what computes slows down, memory and links do not.",
+    ),
 ]
 LayoutText = Annotated[
     str,

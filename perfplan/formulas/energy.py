@@ -7,6 +7,7 @@ from typing import Any
 from perfplan.formulas.core import formula, ln
 
 __all__ = [
+    "capped_clock",
     "capped_power",
     "capped_time",
     "clocked_power",
@@ -83,6 +84,20 @@ def capped_time(time: Any, sensitive: Any, clock: Any) -> Any:
     (1.3, 1.0)
     """
     return time * (sensitive / clock + 1 - sensitive)
+
+
+@formula("f_cap", "1", source="a line through Splitwise's capped H100: at 0.7 of the power prefill takes 1.30 times")
+def capped_clock(cap: Any, measured: Any, slower: Any) -> Any:
+    """Clock of compute-bound work under a power cap, over that at full power.
+
+    cap : fraction of the power allowed [1]
+    measured : cap at which the slow-down was measured [1]
+    slower : time of compute-bound work at that cap over its time at full power [1]
+
+    >>> capped_clock(1.0, 0.7, 1.3), round(1 / capped_clock(0.7, 0.7, 1.3), 2)
+    (1.0, 1.3)
+    """
+    return 1 - (1 - cap) * (1 - 1 / slower) / (1 - measured)
 
 
 @formula("p_cap", "W", source="Splitwise (ISCA 2024): machines capped to 0.7 of their power")

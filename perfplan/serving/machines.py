@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from perfplan.catalog.specs import Cluster
 from perfplan.catalog.workloads import Workload
 from perfplan.errors import MissingField, OutOfRange
-from perfplan.formulas.energy import capped_power, capped_time
+from perfplan.formulas.energy import capped_clock, capped_power, capped_time
 from perfplan.serving.curves import Curve, curves
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["ROLES", "Unit", "clock_at", "machine_power", "machine_price", "regauged", "units"]
 
 ROLES = ("prefill", "decode", "mixed")
-MEASURED_CAP, MEASURED_CLOCK = 0.7, 1 / 1.3
+MEASURED_CAP, MEASURED_TIME = 0.7, 1.3
 """Splitwise: machines capped to 0.7 of their power compute prompts 1.30 times as long and decode as before."""
 _SPANS = (1, 2, 4)  # machines of one instance
 _FEW = 24  # layouts looked at closely, of each role
@@ -65,7 +65,7 @@ def clock_at(cap: float) -> float:
     """
     if not 0.5 <= cap <= 1:
         raise OutOfRange(f"a power cap of {cap:g} is not modelled; choose from 0.5 to 1 of the machine's power")
-    return 1 - (1 - cap) * (1 - MEASURED_CLOCK) / (1 - MEASURED_CAP)
+    return float(capped_clock(cap, MEASURED_CAP, MEASURED_TIME))
 
 
 def machine_power(cluster: Cluster) -> float:
