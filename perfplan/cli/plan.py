@@ -182,6 +182,17 @@ def serve(
     ] = "",
     engine: serving.Engine = "vllm",
     weights: serving.Weights = "",
+    prefix_hit: Annotated[
+        float,
+        typer.Option("--prefix-hit", metavar="X", help="Share of the prompt tokens whose cache is there already."),
+    ] = 0.0,
+    routing_skew: options.Skew = 1.0,
+    drafts: Annotated[
+        int, typer.Option("--drafts", metavar="N", min=0, help="Draft tokens per step of speculative decoding or MTP.")
+    ] = 0,
+    acceptance: Annotated[
+        float, typer.Option("--acceptance", metavar="X", help="Chance that one draft token is accepted.")
+    ] = 0.0,
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, max=1000, help="Deployments to print.")] = 8,
     simulate: Annotated[
         int, typer.Option("--simulate", metavar="N", min=0, max=50, help="Run the first N through the event simulator.")
@@ -234,6 +245,10 @@ def serve(
         engine=engine,
         weights=weights,
         top=top,
+        prefix_hit=prefix_hit,
+        routing_skew=routing_skew,
+        drafts=drafts,
+        acceptance=acceptance,
         catalog=Catalog(catalog or (), settings or ()),
     )
     runs = simulate_serve(plan, count=simulate, seed=seed)

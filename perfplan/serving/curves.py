@@ -19,7 +19,8 @@ from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout, legal
 from perfplan.serving.memory import pool, sequence_cache
 from perfplan.serving.queues import Service, normal_quantile
-from perfplan.serving.step import decode_step, network, whole
+from perfplan.serving.step import decode_step, network, prompt_step, whole
+from perfplan.training.network import Network
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +51,7 @@ class Curve:
     steps: float
     room: float
     context: float
+    hit: float = 0.0  # share of the prompt tokens whose cache is there already
 
     @property
     def gpus(self) -> int:
@@ -152,8 +154,19 @@ def _batches(room: float) -> np.ndarray:
     return numpy.unique(numpy.concatenate(([1.0, room], numpy.floor(numpy.geomspace(1, room, POINTS)))))
 
 
-def curve(job: ServingJob, layout: ServingLayout, workload: Workload) -> Curve | None:
-    """The curve of one instance, or None where not one of the longest requests of the workload fits."""
+def _prompts(job: ServingJob, net: Network, layout: ServingLayout, fresh: np.ndarray, past: np.ndarray) -> Any:
+    """Time of prompts alone, `fresh` tokens of each computed after `past` tokens found in the cache [s]."""
+    if not past.any():
+        return whole(prompt_time(job, net, layout, fresh))
+    pieces = ceil_div(fresh, job.engine.token_budget) if job.engine.chunked else 1.0
+    length = fresh / pieces
+    before = past + fresh * (pieces - 1) / (2 * pieces)
+    return pieces * whole(prompt_step(job, net, layout, length, length, before))
+
+
+def curve(job: ServingJob, layout: ServingLayout, workload: Workload, hit: float = 0.0) -> Curve | None:
+    """The curve of one instance, or None where not one of the longest requests of the workload fits. hit: share of the
+    prompt tokens that need no computing, as their prefix is in the cache."""
     import numpy
 
     longest = workload.isl.longest + workload.osl.longest
@@ -168,30 +181,31 @@ def curve(job: ServingJob, layout: ServingLayout, workload: Workload) -> Curve |
     priced = whole(decode_step(job, net, layout, coarse, context))
     batch = numpy.unique(numpy.concatenate((coarse, numpy.geomspace(coarse[0], coarse[-1], FINE))))
     lengths, budget = workload.isl.values, job.engine.token_budget
-    chunked = job.engine.chunked
+    chunked, fresh = job.engine.chunked, numpy.maximum(lengths * (1 - hit), 1.0)
     return Curve(
         job,
         layout,
         batch,
         numpy.interp(batch, coarse, numpy.maximum.accumulate(priced)),
         lengths,
-        numpy.broadcast_to(whole(prompt_time(job, net, layout, lengths)), lengths.shape),
-        ceil_div(lengths, budget) if chunked else numpy.ones_like(lengths),
-        lengths / budget if chunked else numpy.ones_like(lengths),
+        numpy.broadcast_to(_prompts(job, net, layout, fresh, lengths * hit), lengths.shape),
+        ceil_div(fresh, budget) if chunked else numpy.ones_like(lengths),
+        fresh / budget if chunked else numpy.ones_like(lengths),
         workload.isl.weights,
         max(workload.osl.mean - 1, 1e-9) / float(drafted_tokens(job.acceptance, job.drafts)),
         held,
         context,
+        hit,
     )
 
 
-def curves(jobs: list[ServingJob], workload: Workload, most: int) -> Iterator[Curve | None]:
+def curves(jobs: list[ServingJob], workload: Workload, most: int, hit: float = 0.0) -> Iterator[Curve | None]:
     """The curve of every legal instance of at most `most` accelerators; None for one that does not fit."""
     for job in jobs:
         for gpus in range(1, most + 1):
             for layout in legal(job.model, gpus):
                 if layout.dp == 1:
-                    yield curve(job, layout, workload)
+                    yield curve(job, layout, workload, hit)
 
 
 def with_budget(job: ServingJob, budget: int) -> ServingJob:

@@ -207,7 +207,7 @@ def _flips(
     for change, other, arrivals in _changes(workload, traffic.arrivals):
         limit = next(iter(tried.values())).job.model.max_position or 0
         fitted = clipped(other, limit)
-        priced = {key: curve(c.job, c.layout, fitted) for key, c in tried.items()}
+        priced = {key: curve(c.job, c.layout, fitted, c.hit) for key, c in tried.items()}
         again = [new for new in priced.values() if new is not None]
         load = replace(traffic, arrivals=arrivals)
         whole, _ = _search(again, fitted, load, limits, gpus, kinds) if again else ([], {})
@@ -234,19 +234,22 @@ def plan(
     objective: str = "gpus",
     kinds: Sequence[str] = KINDS,
     kvs: Sequence[str] = (),
+    hit: float = 0.0,
     top: int = 8,
     sensitivity: bool = True,
 ) -> ServePlan:
     """The best deployments on at most `gpus` accelerators. objective: fewest accelerators for what is asked, or the
-    highest goodput; kvs: formats of the cache to try. Raises Infeasible, with the floor or the best goodput, if
-    there is none."""
+    highest goodput; kvs: formats of the cache to try; hit: share of the prompt tokens found in the cache. Raises
+    Infeasible, with the floor or the best goodput, if there is none."""
     if objective not in OBJECTIVES or not set(kinds) <= set(KINDS) or not kinds:
         raise OutOfRange(
             f"objective {objective!r} or kind {', '.join(kinds)!r} is none of {', '.join(OBJECTIVES + KINDS)}"
         )
     _check(job, workload, traffic, limits, gpus)
+    if not 0 <= hit < 1:
+        raise OutOfRange(f"a prefix hit of {hit:g} is outside 0 to below 1 of the prompt tokens")
     fitted = clipped(workload, job.model.max_position or 0)
-    every = list(curves(_jobs(job, kvs), fitted, gpus))
+    every = list(curves(_jobs(job, kvs), fitted, gpus, hit))
     found = [one for one in every if one is not None]
     if not found:
         raise Infeasible(
@@ -297,8 +300,24 @@ def _caveats(job: ServingJob, given: Workload, used: Workload, best: Candidate) 
         else ()
     )
     cut = (f"requests are cut to the {job.model.max_position} tokens of the model",) if used is not given else ()
+    shared = (
+        (
+            f"{100 * best.prefill.hit:.0f} % of the prompt tokens are taken to be found in the cache; that requests share"
+            " its memory is not counted",
+        )
+        if best.prefill.hit
+        else ()
+    )
     apart = ("the first token of a disaggregated deployment is counted when the cache has reached the decode pool",)
-    return (*near, *cut, *given.notes, *job.caveats, *unmodelled(job), *(apart if best.kind == "disaggregated" else ()))
+    return (
+        *near,
+        *cut,
+        *shared,
+        *given.notes,
+        *job.caveats,
+        *unmodelled(job),
+        *(apart if best.kind == "disaggregated" else ()),
+    )
 
 
 # ---------------------------------------------------------------- throughput against latency

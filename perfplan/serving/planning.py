@@ -55,6 +55,7 @@ def plan_by_name(
     kinds: Sequence[str] = KINDS,
     top: int = 8,
     sensitivity: bool = True,
+    prefix_hit: float = 0.0,
     **settings: Any,
 ) -> ServePlan:
     """The best deployments by names. arrivals: coefficient of variation of the times between arrivals, the
@@ -82,6 +83,7 @@ def plan_by_name(
         objective=objective,
         kinds=kinds,
         kvs=kv,
+        hit=prefix_hit,
         top=top,
         sensitivity=sensitivity,
     )

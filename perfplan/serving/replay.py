@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from perfplan.catalog.workloads import Workload
@@ -91,9 +91,17 @@ def _split(requests: Sequence[Request], ranks: int) -> list[list[int]]:
 
 
 def _ranks(curve: Curve, count: int, requests: Sequence[Request], longest: float) -> tuple[list[Run], list[list[int]]]:
-    time, policy = step_times(curve, longest), policy_of(curve)
-    dealt = _split(requests, count * curve.layout.adp)
-    return [simulate(policy, time, [requests[i] for i in mine]) for mine in dealt if mine], [m for m in dealt if m]
+    """Requests dealt to the ranks of instances; of a prompt only what the cache does not have is computed."""
+    full, policy = step_times(curve, longest), policy_of(curve)
+    dealt = [mine for mine in _split(requests, count * curve.layout.adp) if mine]
+    found = curve.hit * sum(r.isl for r in requests) / len(requests)
+    policy = replace(policy, room=max(policy.room * (1 - found / curve.context), 1.0))
+
+    def time(decodes: int, context: float, new: float, past: float) -> float:
+        return full(decodes, context + found, new, past + found)
+
+    fresh = [Request(r.arrival, max(1, round(r.isl * (1 - curve.hit))), r.osl) for r in requests]
+    return [simulate(policy, time, [fresh[i] for i in mine]) for mine in dealt], dealt
 
 
 def _stages(curve: Curve, isl: float) -> float:

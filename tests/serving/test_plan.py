@@ -107,6 +107,22 @@ def test_a_narrower_cache_holds_more():
     assert all(rooms[1][name] > room for name, room in rooms[0].items() if room < 1000)
 
 
+def test_prefixes_found_in_the_cache_save_prefill_but_not_memory(plan):
+    found = planned(prefix_hit=0.6, sensitivity=False)
+    before, after = (next(c for c in p.curves if str(c.layout) == "tp1") for p in (plan, found))
+    assert 1 < before.prompt / after.prompt < 1 / (1 - 0.6)
+    point, run = found.point, simulate_serve(found, count=1)[0]
+    assert run.tpot == pytest.approx(point.tpot_percentile, rel=0.2)
+    assert 0.6 * point.ttft_percentile < run.ttft < 1.25 * point.ttft_percentile
+    assert before.room == after.room and any("60 % of the prompt tokens" in note for note in found.caveats)
+
+
+def test_drafts_that_are_accepted_serve_more(plan):
+    found = planned(drafts=2, acceptance=0.8, sensitivity=False)
+    before, after = (next(c for c in p.curves if str(c.layout) == "tp1") for p in (plan, found))
+    assert after.steps == pytest.approx(before.steps / (1 + 0.8 + 0.64))
+
+
 def test_objective_and_kind():
     most = planned(objective="goodput", kinds=("aggregated",), sensitivity=False)
     assert most.best.gpus == 8 and set(most.tried) == {"aggregated"}
@@ -140,6 +156,7 @@ def test_pools_need_a_link_and_limits_a_share(plan):
         ({"tpot": "0 s"}, OutOfRange, "above 0"),
         ({"weights": "nvfp4"}, SpecError, "does not have"),
         ({"workload": "", "isl": 200000, "osl": 10}, OutOfRange, "more than the 131072"),
+        ({"prefix_hit": 1.0}, OutOfRange, "prefix hit of 1"),
         ({"arrivals": -1}, OutOfRange, "coefficient of variation"),
         ({"rate": None, "concurrency": -3}, OutOfRange, "above 0"),
     ],
