@@ -302,7 +302,7 @@ def _caveats(job: ServingJob, given: Workload, used: Workload, best: Candidate) 
     cut = (f"requests are cut to the {job.model.max_position} tokens of the model",) if used is not given else ()
     shared = (
         (
-            f"{100 * best.prefill.hit:.0f} % of the prompt tokens are taken to be found in the cache; that requests share"
+            f"{100 * best.prefill.hit:.0f} % of the prompt tokens are taken to be in the cache; that requests share"
             " its memory is not counted",
         )
         if best.prefill.hit
