@@ -44,7 +44,7 @@ SLICE = replace(
 )
 GPT = Model("gpt", "GPT", 1024, 51200, True, (LayerKind(Attention(16, 16, 64, 64), Mlp(4096, False)),), (0,) * 24)
 OPS = dict.fromkeys(("forward", "dgrad", "wgrad"), "bf16")
-RECIPE = Recipe("bf16", OPS, OPS, "bf16", "bf16", "bf16", 0, 0, (0, 0), 2, 0, 4, 4, 8, 2, {})
+RECIPE = Recipe("bf16", OPS, OPS, "bf16", "bf16", "bf16", 0, 0, 1, (0, 0), 2, 0, 4, 4, 8, 2, {})
 
 
 @dataclass
