@@ -137,7 +137,7 @@ Order = Annotated[
     typer.Option(
         "--order",
         metavar="AXES",
-        help="How axes lie on the network, innermost first: tp-cp-dp-pp, or tp-cp-pp-dp for dense models.",
+        help="How axes lie on the network, innermost first: tp-cp-dp-pp or tp-cp-pp-dp.",
     ),
 ]
 Optimizer = Annotated[

@@ -46,7 +46,7 @@ def read_text(read: Launched) -> str:
 
 
 def _near(names: tuple[str, ...]) -> str:
-    return f" (known are {', '.join(names)})" if names else ""
+    return f" (nearest known: {', '.join(names)})" if names else ""
 
 
 def read_document(read: Launched) -> dict[str, Any]:

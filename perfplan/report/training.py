@@ -77,9 +77,10 @@ def estimate_row(estimate: Estimate) -> Row:
 
 def job_line(job: Job) -> str:
     """What is trained on what, in one sentence."""
+    ahead = f", with {job.mtp_depth} multi-token prediction" if job.mtp_depth else ""
     return (
         f"{job.model.id} on {job.cluster.id}, {job.gpus} x {job.cluster.accelerator.id}, global batch "
-        f"{job.global_batch} x {job.seq_len} tokens, {job.recipe.id}, {job.framework.id}"
+        f"{job.global_batch} x {job.seq_len} tokens, {job.recipe.id}, {job.framework.id}{ahead}"
     )
 
 
@@ -137,6 +138,7 @@ def job_document(job: Job) -> dict[str, Any]:
         "precision": job.recipe.id,
         "framework": job.framework.id,
         "routing_skew": job.routing_skew,
+        "mtp": job.mtp_depth,
     }
 
 

@@ -94,10 +94,6 @@ class Job:
             isinstance(kind.mixer, Attention) and kind.mixer.kv_lora_rank for kind in self.model.kinds
         ):
             raise Unsupported(f"lora adapters on the latent attention of {self.model.id} are not modelled yet")
-        if self.order != ORDERS[0] and any(isinstance(kind.ffn, Moe) for kind in self.model.kinds):
-            raise Unsupported(
-                f"order {self.order} is not modelled for {self.model.id}, whose experts spread over dp; use {ORDERS[0]}"
-            )
         for dtype in {
             *self.recipe.gemm.values(),
             *self.recipe.experts.values(),

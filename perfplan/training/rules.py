@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perfplan.catalog.specs import Attention, LinearAttention, Mamba, Moe
-from perfplan.training.job import Job
+from perfplan.training.job import ORDERS, Job
 from perfplan.training.layout import Layout, block
 
 __all__ = ["KEY_RULES", "ROW_RULES", "RULES", "Limits", "Rule", "limits", "redundant"]
@@ -151,6 +151,13 @@ def _pipeline_sharding(_: Job, __: Limits, layout: Layout) -> Any:
     return (layout.pp > 1) & ((layout.shard_gradients != 1) | (layout.shard_weights != 1))
 
 
+def _experts_inside(job: Job, limit: Limits, layout: Layout) -> Any:
+    """With stages inside data parallelism, stages of experts must be those of the rest (Megatron asserts it)."""
+    if job.order == ORDERS[0] or not limit.experts:
+        return layout.tp < 1
+    return (layout.pp > 1) & (layout.ep * layout.etp != layout.tp * layout.cp)
+
+
 def _one_cp_kind(_: Job, __: Limits, layout: Layout) -> Any:
     return (layout.cp == 1) & (layout.cp_kind != 0) & (layout.cp_kind != "ring")
 
@@ -214,6 +221,11 @@ ROW_RULES = (
         _interleaving,
     ),
     Rule("expert groups", "ep*etp = {ep}*{etp} does not divide tp*cp*dp = {tp}*{cp}*{dp}", _experts_fit),
+    Rule(
+        "experts across stages",
+        "order tp-cp-pp-dp with experts needs ep*etp = {ep}*{etp} to be tp*cp = {tp}*{cp}, or pp1",
+        _experts_inside,
+    ),
     Rule("sharding width", "a sharding width does not divide the dp*cp = {dp}*{cp} replicas", _widths_divide),
     Rule("hpz width", "hpz needs weights sharded over a larger multiple of its ranks", _secondary),
     Rule("quantised collectives", "qwz needs sharded weights and qgz sharded gradients", _quantised),
@@ -225,7 +237,8 @@ ROW_RULES = (
     ),
     Rule(
         "sharded gradients under pp",
-        "zero2/zero3 with pp > 1 would reduce every micro-batch; use zero1",
+        "zero2, zero3 and hsdp with pp > 1 are not modelled: gradients would be reduced, and weights gathered, in every"
+        " micro-batch; use zero1, or pp1",
         _pipeline_sharding,
     ),
 )

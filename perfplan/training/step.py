@@ -68,12 +68,13 @@ def _widths(layout: Layout, ranks: Any) -> tuple[Any, Any, Any, Any]:
 def replicas(job: Job, layout: Layout) -> tuple[Replicas, ...]:
     """Replica groups of dense and, if the model has any, of routed-expert parameters (world / (pp ep etp) replicas)."""
     dense = layout.dp * layout.cp
-    apart = layout.tp * (layout.pp if job.order == ORDERS[1] else 1)  # cp ranks priced as far apart as dp ranks
+    between = layout.pp if job.order == ORDERS[1] else 1  # stages lie between replicas
+    apart = layout.tp * between  # cp ranks priced as far apart as dp ranks
     group = Replicas(dense, apart, *_widths(layout, dense))
     if job.frozen or not any(isinstance(kind.ffn, Moe) for kind in job.model.kinds):
         return (group,)
     expert = dense * layout.tp / (layout.ep * layout.etp)
-    return group, Replicas(expert, layout.ep * layout.etp, *_widths(layout, expert))
+    return group, Replicas(expert, layout.ep * layout.etp * between, *_widths(layout, expert))
 
 
 def _labelled(pieces: Pieces, stage: Stage) -> list[tuple[str, int, Cost]]:

@@ -184,7 +184,7 @@ def test_what_contradicts_the_catalog_or_the_call_is_an_error():
         with pytest.raises(SpecError, match="the launch line says"):
             estimate_train(cluster="dgx-h100", launch=line, **more)
     with pytest.raises(UnknownName, match="megatron-lm"):
-        read("megatron", GPT, gpus=64)
+        read("megatron-ml", GPT, gpus=64)
     with pytest.raises(Unsupported, match="not read, only written"):
         read("deepspeed", GPT, gpus=64)
 
@@ -250,3 +250,15 @@ def test_the_command_line_reads_and_writes_flags(capsys):
     assert run(["estimate", "train", "llama-2-7b", "--cluster", "dgx-h100", "--global-batch", "8", "--seq-len", "2048"
                 ]) == 2
     assert "no layout is given" in capsys.readouterr().err
+
+
+def test_a_plan_prints_flags_that_its_json_has_too(capsys):
+    arguments = ["plan", "train", "llama-3.2-1b", "--cluster", "dgx-h100", "--gpus", "8", "--global-batch", "32",
+                 "--seq-len", "2048", "--fix", "tp2 sp1", "--launch"]
+    assert run([*arguments, "nemo"]) == 0
+    assert "model.tensor_model_parallel_size=2" in capsys.readouterr().out
+    assert run([*arguments, "megatron-lm", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert read("megatron-lm", document["launch"]["flags"], gpus=8).layout.tp == 2
+    assert run([*arguments, "megatrn-lm"]) == 2
+    assert "megatron-lm" in capsys.readouterr().err

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 
 from perfplan.catalog import Catalog
-from perfplan.errors import Unsupported
+from perfplan.errors import Indivisible, Unsupported
+from perfplan.training.estimate import estimate
+from perfplan.training.job import ORDERS
+from perfplan.training.layout import Layout
 from perfplan.training.network import Group, Network
+
+from .jobs import job
 
 CATALOG = Catalog()
 OPERATIONS = ("all_reduce", "all_gather", "all_to_all", "send")
@@ -80,3 +85,14 @@ def test_a_torus_is_crossed_along_its_axes():
     assert whole.all_reduce(2.0**34) == pytest.approx(2 * whole.all_gather(2.0**34))
     row = Network(pod, 256).path(Group(16, 1))  # a quarter of the all-gather of what all send
     assert row.all_to_all(2.0**30) == pytest.approx(row.all_gather(16 * 2.0**30) / 4, rel=0.1)
+
+
+def test_stages_inside_data_parallelism_stay_in_the_node_and_experts_follow():
+    outer, inner = (job("qwen3-30b-a3b", "dgx-h100", 64, 64, 4096, order=order) for order in ORDERS)
+    layout = Layout.parse("tp2 sp1 ep2 pp4 dp8 zero1")
+    far, near = estimate(outer, layout).breakdown, estimate(inner, layout).breakdown
+    assert near["pp"] < far["pp"] and near["dp"] > far["dp"] and near["ep"] == far["ep"]
+    flat = Layout.parse("tp2 sp1 ep2 dp32 zero1")
+    assert estimate(outer, flat).breakdown == estimate(inner, flat).breakdown
+    with pytest.raises(Indivisible, match="ep\\*etp = 8\\*1 to be tp\\*cp = 2\\*1"):
+        estimate(inner, Layout.parse("tp2 sp1 ep8 pp4 dp8 zero1"))

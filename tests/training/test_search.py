@@ -127,6 +127,7 @@ MODELS = {
     "amd": lambda: job("llama-3-70b", "mi300x-platform", 64, 128, 8192, "fp8"),
     "odd": lambda: job("llama-3-8b", "dgx-h100", 50, 120, 8192),
     "other order": lambda: job("llama-3-70b", "dgx-h100", 64, 128, 8192, order=ORDERS[1]),
+    "other order, experts": lambda: job("qwen3-30b-a3b", "dgx-h100", 32, 64, 4096, order=ORDERS[1]),
     "unfused": lambda: job("gpt3-13b", "dgx-a100", 32, 64, 2048, "fp16", attention="unfused"),
     "uneven": lambda: job("llama-3.1-405b", "dgx-h100", 512, 512, 8192, "fp8"),
 }
