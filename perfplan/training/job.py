@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from perfplan.catalog.specs import Accelerator, Attention, Cluster, Framework, Kernel, Model, Moe, Optimizer, Recipe
+from perfplan.catalog.specs import Accelerator, Attention, Cluster, Framework, Kernel, Model, Optimizer, Recipe
 from perfplan.errors import MissingField, OutOfRange, Unsupported, offer
 
 __all__ = ["GRAPHS", "METHODS", "ORDERS", "Job", "constants", "host_link", "kernel"]
