@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from perfplan.calibration import decode, experts, links
+from perfplan.calibration import decode, experts, fused, links
 from perfplan.calibration.fit import Array, Fit, mape, quantiles
 from perfplan.calibration.kernels import (
     BYTES,
@@ -290,11 +290,29 @@ def calibrate_attention(table: pd.DataFrame, chip: Chip, resolve: Callable[[str]
     tasks = [task("attention", "attention_fwd", 1.0), task("attention_backward", "attention_bwd", 2.5)]
     if len(together):
         tasks += [task(one.kind, "attention_fwd_bwd", 3.5) for one in tasks if one.kernel not in alone]
+    pairs = _pairs(_of_chip(together, resolve, chip.id), chip)
     decoded = _decode(table, chip, resolve)
     if decoded and not alone - {"attention_decode"}:
         return decoded
     found = _kernels(tasks, table, chip, resolve, "attention")
+    found = replace(found, fitted=found.fitted + pairs)
     return Calibration(found.fitted + decoded.fitted, found.rejected + decoded.rejected) if decoded else found
+
+
+def _pairs(rows: pd.DataFrame, chip: Chip) -> tuple[Fitted, ...]:
+    """Forward and backward timed together, per format and software, for rows of just that kind."""
+    good, _ = _split(rows, _doubts(rows))
+    fitted = []
+    for (dtype, software), part in good.groupby(["dtype", "software"], sort=True):
+        peak, key = chip.peak.get(str(dtype)), str(software)
+        if peak is None or dtype not in BYTES or len(part) < _LAYERS or not key:
+            continue
+        columns = fused.pair_columns(part, str(dtype), key)
+        labels = [str(one) for one in part[["head_dim", "causal"]].itertuples(index=False, name=None)]
+        found, held = fused.fit_pair(Rate(peak, chip.memory_bandwidth), columns, part["latency_us"].to_numpy() * US,
+                                     labels, key not in fused.UNFUSED)
+        fitted.append(_fitted("attention_fwd_bwd", f"{dtype}@{key}", key, found, held))
+    return tuple(fitted)
 
 
 def _decode(table: pd.DataFrame, chip: Chip, resolve: Callable[[str], str]) -> Calibration | None:

@@ -23,7 +23,7 @@ __all__ = ["DTYPES", "KERNEL_KINDS", "SCHEMAS", "AcceleratorFile", "ClusterFile"
 DTYPES = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp8-block", "mxfp8", "fp6", "fp4", "nvfp4", "mxfp4", "int8",
           "int4")
 KERNEL_KINDS = ("gemm", "grouped_gemm", "attention", "attention_backward", "attention_flash1", "unfused_attention",
-                "attention_decode", "experts", "scan", "stream")
+                "attention_fwd_bwd", "attention_decode", "experts", "scan", "stream")
 PASSES = ("forward", "dgrad", "wgrad")
 WIRES = ("tp", "cp", "pp", "ep_dispatch", "ep_combine", "dp_reduce", "dp_gather")
 
@@ -115,6 +115,8 @@ class KernelFile(_Part):
     overhead: Duration
     half: Annotated[float, Quantity("1", 0, 1e6)] = 0.0
     step: Duration = Field(0.0, description="matrix products: latency per element of the inner dimension")
+    narrow: Annotated[float, Quantity("1", 0, 10)] = Field(
+        0.0, description="attention, both passes: fraction reached with heads of 64 over that with heads of 128")
     around: Fraction = Field(0.0, description="expert layers: fraction of the bandwidth that the kernels around reach")
     each: Duration = Field(0.0, description="expert layers: time that the tables of one expert cost")
     start: Annotated[float, Quantity("1", 1e-3, 1e3)] = Field(
@@ -142,7 +144,7 @@ class AcceleratorFile(_File):
     peak: Peaks
     sources: dict[str, str] = Field(description="field -> publication; every number wants one")
     kernels: dict[Literal["gemm", "grouped_gemm", "attention", "attention_backward", "attention_flash1",
-                          "unfused_attention", "attention_decode", "experts", "scan",
+                          "unfused_attention", "attention_fwd_bwd", "attention_decode", "experts", "scan",
                           "stream"],
                   dict[str, KernelFile]] = Field(
         {}, description="kind -> dtype, dtype:KV dtype, or any for all; @software after it for one engine -> constants")

@@ -17,6 +17,8 @@ class Kernel:
     compute, memory: fractions of the dense peak and of the memory bandwidth [1]; overhead: time per kernel [s];
     half: work size at which half of `compute` is reached (attention: query length in tokens; 0 = no such term);
     step: latency of the loop of a matrix product, per element of its inner dimension [s].
+    Attention forward and backward together (formulas.attention.pass_pair_time; half: tokens by which the diagonal
+    lengthens causal sequences): narrow: fraction reached with heads of 64 over that with heads of 128 [1].
     Expert layers (formulas.moe.experts_time; half: rows that fill up the tiles of one expert): around: fraction of the
     bandwidth that the kernels around the products reach [1]; each: time that the tables of one expert cost [s].
     Decode attention (formulas.attention.decode_time): start: fraction of the bandwidth while its pipelines fill [1];
@@ -27,6 +29,7 @@ class Kernel:
     memory: float
     overhead: float
     half: float = 0.0
+    narrow: float = 0.0
     step: float = 0.0
     around: float = 0.0
     each: float = 0.0

@@ -87,6 +87,8 @@ def _text(path: str, value: Any) -> str:
 
 def _kernel(kernel: Kernel) -> str:
     half = f", half at {kernel.half:g}" if kernel.half else ""
+    if kernel.narrow:
+        half += f", {kernel.narrow:.3g} of it with heads of 64"
     if kernel.around:
         half += f", {kernel.around:.3g} of bandwidth around, {show(kernel.each, 's')} per expert"
     if kernel.step:

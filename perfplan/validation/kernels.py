@@ -19,6 +19,7 @@ import numpy as np
 from perfplan.calibration.decode import CACHE, decode_columns
 from perfplan.calibration.experts import expert_columns, expert_model
 from perfplan.calibration.fit import Array
+from perfplan.calibration.fused import pair_columns, pair_model
 from perfplan.calibration.kernels import (
     BYTES,
     WEIGHT_ONLY,
@@ -31,7 +32,7 @@ from perfplan.calibration.readers import read_experts, read_kernels
 from perfplan.calibration.routing import is_routing
 from perfplan.calibration.tables import coarse
 from perfplan.catalog import Catalog
-from perfplan.catalog.constants import kernel_of
+from perfplan.catalog.constants import kernel_of, variant
 from perfplan.catalog.files import packaged_root
 from perfplan.errors import MissingField, PerfplanError, Unsupported
 from perfplan.serving.attention import decode_kernel, plain_decode
@@ -125,6 +126,11 @@ def _gemm(chip: Accelerator, dtype: str, software: str, rows: pd.DataFrame) -> P
 
 def _attention(chip: Accelerator, dtype: str, software: str, rows: pd.DataFrame) -> Priced:
     rate, name, cache = _rate(chip, dtype), str(rows["kernel"].iloc[0]), str(rows["kv_dtype"].iloc[0])
+    if name == "attention_fwd_bwd" and (pair := _pair(chip, dtype, software)):
+        columns = pair_columns(rows, dtype, software)
+        plain = {item: getattr(pair, item) for item in ("compute", "memory", "overhead", "half", "narrow")}
+        time = np.asarray(pair_model(rate)(columns, plain), dtype=float)
+        return time, _sheet(rate, attention_columns(rows, dtype, 1 + _BACK))
     if software == "PyTorch":
         return _unfused(chip, dtype, rows)
     forward = "attention_flash1" if software in _FLASH1 else "attention"
@@ -137,6 +143,12 @@ def _attention(chip: Accelerator, dtype: str, software: str, rows: pd.DataFrame)
         time = time + _times(constants, rate, columns)
         sheet = sheet + _sheet(rate, columns)
     return time, sheet
+
+
+def _pair(chip: Accelerator, dtype: str, software: str) -> Kernel | None:
+    """Constants of both passes together of one software, if it has some."""
+    table = chip.kernels.get("attention_fwd_bwd", {})
+    return table.get(variant(dtype, software=software))
 
 
 def _unfused(chip: Accelerator, dtype: str, rows: pd.DataFrame) -> Priced:
