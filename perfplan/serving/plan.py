@@ -134,7 +134,9 @@ def _ranked(found: Sequence[Candidate], objective: str) -> list[Candidate]:
 
     def key(one: Candidate) -> tuple[Any, ...]:
         size = (one.gpus, -one.goodput) if objective == "gpus" else (-one.goodput, one.gpus)
-        return (not one.feasible, *(size if one.feasible else (-one.goodput, one.gpus)), one.layout)
+        batch = one.decode.batch_at(min(one.needed, one.goodput) / one.decodes, one.kind == "aggregated")
+        quick = one.decode.at(one.decode.step, batch)  # of equal goodput, the faster decode
+        return (not one.feasible, *(size if one.feasible else (-one.goodput, one.gpus)), quick, one.layout)
 
     seen: dict[tuple[Any, ...], Candidate] = {}
     for one in sorted(found, key=key):

@@ -106,3 +106,15 @@ def test_main_job_search(benchmark):
     axes = declare(mine)
     found = benchmark.pedantic(search, (mine, axes), rounds=5, warmup_rounds=1)
     report(benchmark, "layouts", found.size)
+
+
+def test_plan_of_a_deployment_end_to_end(benchmark):
+    """The search of the issue, 32 accelerators and both kinds, from start to exit of the interpreter."""
+    options = ["--gpus", "32", "--workload", "azure-conv", "--rate", "12/s", "--ttft", "1s", "--tpot", "40ms"]
+    command = ["perfplan", "plan", "serve", "qwen3-235b-a22b", "--cluster", "hgx-h200", *options]
+    command[0] = os.path.join(os.path.dirname(sys.executable), "perfplan")
+    benchmark.pedantic(
+        lambda: subprocess.run(command, check=True, capture_output=True, env=os.environ | ONE_THREAD),
+        rounds=3,
+        warmup_rounds=1,
+    )
