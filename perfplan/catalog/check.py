@@ -9,7 +9,7 @@ from typing import Any
 from perfplan.catalog import Catalog, files
 from perfplan.errors import PerfplanError, UnknownName, offer
 
-__all__ = ["Fault", "KINDS", "check", "find_kind", "listing", "refuse_unused", "singular"]
+__all__ = ["Fault", "KINDS", "check", "find_kind", "listing", "place", "refuse_unused", "singular"]
 
 KINDS = ("accelerator", "cluster", "model", "recipe", "framework", "optimizer", "library", "technique", "workload",
          "engine", "launcher")
@@ -78,6 +78,8 @@ def refuse_unused(catalog: Catalog) -> None:
 
 def find_kind(catalog: Catalog, name: str, kind: str | None = None) -> str:
     """The kind of entry that `name` is: `kind` if given, else the first kind that has it."""
+    if name.endswith(".csv") and kind in (None, "workload"):
+        return "workload"  # a trace
     if kind is not None:
         catalog.resolve(kind, name)
         return kind
@@ -86,6 +88,11 @@ def find_kind(catalog: Catalog, name: str, kind: str | None = None) -> str:
             return candidate
     everything = [n for candidate in KINDS for n in (*catalog.ids(candidate), *catalog.aliases(candidate))]
     raise UnknownName(f"the catalog has no {name!r}{offer(name, everything)}")
+
+
+def place(catalog: Catalog, kind: str, name: str) -> str:
+    """The file that holds an entry; of a trace, its path."""
+    return name if kind == "workload" and name.endswith(".csv") else str(catalog.source(kind, name))
 
 
 def listing(catalog: Catalog, kind: str) -> list[dict[str, Any]]:

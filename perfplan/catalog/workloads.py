@@ -99,6 +99,26 @@ class Workload:
     notes: tuple[str, ...] = ()
     pairs: np.ndarray | None = None
 
+    def summary(self) -> dict[str, Any]:
+        """What a person wants to know: moments and percentiles of both lengths, correlation in a trace, arrivals."""
+        found: dict[str, Any] = {"name": self.name, "requests": self.requests or None, "source": self.source}
+        for name, lengths in (("input", self.isl), ("output", self.osl)):
+            marks = {f"p{100 * share:g}": float(lengths.percentile(share)) for share in (0.5, 0.9, 0.99)}
+            found[name] = {
+                "mean": lengths.mean,
+                "deviation": lengths.deviation,
+                "mean_square": lengths.moment(2),
+                **marks,
+                "max": lengths.longest,
+            }
+        if self.pairs is not None and len(self.pairs) > 2:
+            import numpy
+
+            spread = self.pairs.std(axis=0)
+            found["correlation"] = float(numpy.corrcoef(self.pairs.T)[0, 1]) if spread.all() else 0.0
+        found |= {"arrival_variation": self.arrivals**0.5, "rate": self.rate, "notes": list(self.notes)}
+        return found
+
     def sample(self, count: int, seed: int) -> np.ndarray:
         """`count` requests as rows of prompt and output tokens: of the trace in its order, else drawn independently."""
         import numpy

@@ -54,8 +54,9 @@ def show(
     entry = getattr(entries, kind)(name)
     check.refuse_unused(entries)
     rows = catalog.entry_rows(entry)
-    text = f"{kind} {name}: {entries.source(kind, name)}\n\n{catalog.entry_text(rows)}"
-    Output(csv, json).emit(text, rows, catalog.ENTRY_COLUMNS, plain(entry))
+    text = f"{kind} {name}: {check.place(entries, kind, name)}\n\n{catalog.entry_text(rows)}"
+    document = entry.summary() if kind == "workload" else plain(entry)
+    Output(csv, json).emit(text, rows, catalog.ENTRY_COLUMNS, document)
 
 
 @app.command("check")

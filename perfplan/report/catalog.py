@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from perfplan.catalog.specs import Accelerator, Kernel, Library
+from perfplan.catalog.workloads import Workload
 from perfplan.report.columns import Column, Row
 from perfplan.report.text import table
 from perfplan.units import show
@@ -40,6 +41,14 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
         Column("hidden"),
         Column("vocab"),
         Column("published_params", "parameters", "tokens", name="published_params"),
+    ),
+    "workload": (
+        _ID,
+        Column("name"),
+        Column("input", "mean input", "1"),
+        Column("output", "mean output", "1"),
+        Column("arrivals", "arrival CV", "1"),
+        Column("rate", "rate", "1/s"),
     ),
 }
 PLAIN_COLUMNS = (_ID, Column("source"))
@@ -126,7 +135,7 @@ def _walk(entry: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def entry_rows(entry: Any) -> list[Row]:
     """One row per value of an entry: its field, the value with unit, and its source where the entry gives one."""
-    leaves = list(_walk(entry))
+    leaves = list(_walk(entry.summary() if isinstance(entry, Workload) else entry))
     sources = {path.removeprefix("sources."): str(value) for path, value in leaves if path.startswith("sources.")}
     known = {
         **sources,

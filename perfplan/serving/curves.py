@@ -51,6 +51,7 @@ class Curve:
     steps: float
     room: float
     context: float
+    cached: float = 0.0  # tokens that the cache of a rank holds
     hit: float = 0.0  # share of the prompt tokens whose cache is there already
 
     @property
@@ -195,6 +196,7 @@ def curve(job: ServingJob, layout: ServingLayout, workload: Workload, hit: float
         max(workload.osl.mean - 1, 1e-9) / float(drafted_tokens(job.acceptance, job.drafts)),
         held,
         context,
+        float(paged_cache(room, mean)) * context if mean else float("inf"),
         hit,
     )
 

@@ -20,6 +20,7 @@ __all__ = ["Replayed", "policy_of", "replay", "step_times"]
 
 WARM = 0.15  # share of the requests that fill the system and are not counted
 _POINTS = 24
+_AT_ONCE = 1e-9  # s
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,11 @@ def step_times(curve: Curve, longest: float) -> StepTime:
     return time
 
 
-def policy_of(curve: Curve) -> Policy:
-    """The engine's policy for one attention rank; step times pad batches themselves."""
+def policy_of(curve: Curve, longest: float) -> Policy:
+    """The engine's policy for one attention rank; step times pad batches themselves. longest: tokens of the longest
+    request, which the cache was found to hold."""
     engine = curve.job.engine
-    room = max(curve.room * curve.context, 1.0)
+    room = max(curve.cached, longest + 1)
     return Policy(engine.max_batch, engine.token_budget, room, engine.chunked, engine.mixed)
 
 
@@ -92,10 +94,10 @@ def _split(requests: Sequence[Request], ranks: int) -> list[list[int]]:
 
 def _ranks(curve: Curve, count: int, requests: Sequence[Request], longest: float) -> tuple[list[Run], list[list[int]]]:
     """Requests dealt to the ranks of instances; of a prompt only what the cache does not have is computed."""
-    full, policy = step_times(curve, longest), policy_of(curve)
+    full, policy = step_times(curve, longest), policy_of(curve, longest)
     dealt = [mine for mine in _split(requests, count * curve.layout.adp) if mine]
     found = curve.hit * sum(r.isl for r in requests) / len(requests)
-    policy = replace(policy, room=max(policy.room * (1 - found / curve.context), 1.0))
+    policy = replace(policy, room=max(policy.room * (1 - found / curve.context), longest + 1))
 
     def time(decodes: int, context: float, new: float, past: float) -> float:
         return full(decodes, context + found, new, past + found)
@@ -149,8 +151,8 @@ def replay(
             for t, r in zip(_merged(first, first_dealt, "ttft"), coming, strict=True)
         ]
         later = sorted(range(len(coming)), key=lambda i: coming[i].arrival + ttft[i])
-        moved = [Request(coming[i].arrival + ttft[i], 1, max(coming[i].osl - 1, 1)) for i in later]
-        runs, dealt = _decode_ranks(one, moved, [coming[i].isl for i in later], longest)
+        moved = [Request(coming[i].arrival + ttft[i], coming[i].isl, coming[i].osl) for i in later]
+        runs, dealt = _decode_ranks(one.decode, one.decodes, moved, longest)
     tpot = [t for t in _merged(runs, dealt, "tpot") if t > 0]
     busy = sum(run.busy for run in runs)
     batch = sum(run.batch * run.busy for run in runs) / busy if busy else 0.0
@@ -172,22 +174,14 @@ def _sent(one: Candidate) -> Callable[[float], float]:
 
 
 def _decode_ranks(
-    one: Candidate,
-    moved: Sequence[Request],
-    prompts: Sequence[int],
-    longest: float,
+    curve: Curve, count: int, moved: Sequence[Request], longest: float
 ) -> tuple[list[Run], list[list[int]]]:
-    """Decode instances: a request comes with its cache, which costs room but no computing."""
-    curve = one.decode
-    time = step_times(curve, longest)
-    mean = sum(prompts) / len(prompts)
-    room = max(curve.room * curve.context / (curve.context - mean + 1) if curve.context > mean else curve.room, 2.0)
-    policy = Policy(
-        int(min(curve.room, curve.job.engine.max_batch)), curve.job.engine.token_budget, room * curve.context
-    )
-    dealt = [mine for mine in _split(moved, one.decodes * curve.layout.adp) if mine]
+    """Decode instances: a request comes with its cache and its first token, which cost room but no computing."""
+    full = step_times(curve, longest)
+    policy = replace(policy_of(curve, longest), token_budget=1 << 30)
+    dealt = [mine for mine in _split(moved, count * curve.layout.adp) if mine]
 
-    def decode_only(decodes: int, context: float, new: float, past: float) -> float:
-        return time(decodes, context + mean, 0.0, 0.0) if decodes else 1e-9
+    def time(decodes: int, context: float, new: float, past: float) -> float:
+        return full(decodes, context, 0.0, 0.0) if decodes else _AT_ONCE
 
-    return [simulate(policy, decode_only, [moved[i] for i in mine]) for mine in dealt], dealt
+    return [simulate(policy, time, [moved[i] for i in mine]) for mine in dealt], dealt

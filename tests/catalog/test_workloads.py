@@ -108,3 +108,19 @@ def test_a_rate_needs_a_unit(tmp_path):
     (tmp_path / "workloads" / "mine.yaml").write_text(path.read_text().replace("2.57 /s", "2.57"))
     with pytest.raises((BadQuantity, CatalogError), match="unit"):
         Catalog([tmp_path]).workload("mine")
+
+
+def test_a_summary_tells_moments_percentiles_and_correlation(tmp_path):
+    told = trace(tmp_path, "isl,osl\n10,1\n20,2\n30,3\n").summary()
+    assert told["input"]["mean"] == 20 and told["output"]["max"] == 3
+    assert told["correlation"] == pytest.approx(1)
+    assert CATALOG.workload("azure-code").summary()["arrival_variation"] == pytest.approx(13.15)
+
+
+def test_a_trace_is_shown_like_an_entry(tmp_path, capsys):
+    from perfplan.cli.main import run
+
+    (tmp_path / "t.csv").write_text("isl,osl\n10,1\n20,2\n")
+    assert run(["catalog", "show", str(tmp_path / "t.csv")]) == 0
+    assert "input.mean" in capsys.readouterr().out
+    assert run(["catalog", "show", "lmsys", "--json"]) == 0 and run(["catalog", "list", "workloads"]) == 0
