@@ -172,15 +172,15 @@ class Catalog:
         found: Framework = self._once("framework", name, lambda: build.framework(*self._read("framework", name)))
         return found
 
-    def engine(self, name: str, release: str = "", family: str = "") -> Engine:
-        """The serving engine `name` in a release (`trtllm`, or `trtllm-0.17`) on a family of chips."""
+    def engine(self, name: str, release: str = "", family: str = "", chip: str = "") -> Engine:
+        """The serving engine `name` in a release (`trtllm`, or `trtllm-0.17`) on a chip of a family."""
         from perfplan.catalog import build
 
         if not release and not self._names("engine", name):
             name, _, release = name.partition("-")
         id_, file = self._once("engine", name, lambda: self._read("engine", name))
         library = self.library(file.library)
-        return build.engine(id_, file, release, family, library)
+        return build.engine(id_, file, release, (family, chip), library)
 
     def technique(self, name: str) -> Mapping[str, Any]:
         """The published technique or system `name`: its mapping as written in the file."""

@@ -159,13 +159,14 @@ def framework(name: str, file: schemas.FrameworkFile) -> specs.Framework:
     return specs.Framework(id=name, **file.model_dump(exclude={"id", "notes"}))
 
 
-def engine(name: str, file: schemas.EngineFile, release: str, family: str, kernels: specs.Library) -> specs.Engine:
-    """The spec of a release of an engine on a family of chips: the longest name of a release that `release` begins
-    with says what differs from the engine in general, then the family, then `RELEASE/FAMILY`."""
+def engine(name: str, file: schemas.EngineFile, release: str, chip: tuple[str, str],
+           kernels: specs.Library) -> specs.Engine:
+    """The spec of a release of an engine on a chip (family, id): what the engine has in general, then what its family
+    and the chip change, then the release with the longest name that `release` begins with, alone and for them."""
     plain = file.model_dump(exclude={"id", "releases", "families", "source", "notes"})
     known = [key for key in file.releases if "/" not in key and release.startswith(key)]
     best = max(known, key=len, default="")
-    applied = [file.families.get(family), file.releases.get(best), file.releases.get(f"{best}/{family}")]
+    applied = [*map(file.families.get, chip), *map(file.releases.get, (best, *(f"{best}/{one}" for one in chip)))]
     sources, notes = [file.source], list(file.notes)
     for fields in filter(None, applied):
         plain |= {key: value for key, value in fields.model_dump(exclude={"source", "notes"}).items()

@@ -384,6 +384,13 @@ class EngineFields(_Part):
     compute: Annotated[float, Quantity("1", 1e-3, 2)] | None = None
     burst: Fraction | None = None
     waiting: Number | None = None
+    unit_rate: Annotated[float, Quantity("B/s", 0, 1e12)] | None = None
+    products: Fraction | None = None
+    no_evict: bool | None = None
+    windows: bool | None = None
+    first: Duration | None = None
+    routed: Duration | None = None
+    idle_experts: Fraction | None = None
     reads: dict[str, Annotated[float, Quantity("1", 1e-3, 1.5)]] | None = None
     source: str | None = None
     notes: tuple[str, ...] = ()
@@ -412,9 +419,17 @@ class EngineFile(_File):
     compute: Annotated[float, Quantity("1", 1e-3, 2)] = 1.0
     burst: Fraction = 0.0
     waiting: Number = 0.0
+    unit_rate: Annotated[float, Quantity("B/s", 0, 1e12)] = 0.0
+    products: Fraction = 0.0
+    no_evict: bool = False
+    windows: bool = True
+    first: Duration = 0.0
+    routed: Duration = 0.0
+    idle_experts: Fraction = 0.0
     reads: dict[str, Annotated[float, Quantity("1", 1e-3, 1.5)]] = {}
-    releases: dict[str, EngineFields] = Field({}, description="how a release begins -> what it does differently")
-    families: dict[str, EngineFields] = Field({}, description="family of chips -> constants of its own")
+    releases: dict[str, EngineFields] = Field(
+        {}, description="how a release begins, /FAMILY or /CHIP may follow -> what it does differently")
+    families: dict[str, EngineFields] = Field({}, description="family of chips, or chip -> constants of its own")
     source: str
 
 

@@ -380,11 +380,18 @@ class Engine:
     device (`memory_basis` total) or of what the loaded model leaves free (free); context: memory outside the
     allocator [B]; max_batch: sequences per attention rank; token_budget: tokens of one step; chunked: whether prompts
     beyond the budget are split; mixed: whether prompts share a step with decodes; padding: batches up to which graphs
-    are captured: smaller ones are padded to the next of them; kv: dtype of the cache unless told;
+    are captured: smaller ones are padded to the next of them;
     step: host time of a decode step that the device waits for [s]; prompt: the same for a step with prompts [s];
     sequence: host time per sequence and step [s]; layer: time of a layer beyond its kernels [s]; overhead: share of an
     isolated kernel's constant that is left inside a captured graph [1]; eager: the same for prompts, launched one by
     one [1]; reads: number format -> fraction of the memory bandwidth of its decode kernels, where they are its own;
+    unit_rate: most bytes per second that one unit of the chip draws in its decode kernels, 0 = no such limit [B/s];
+    products: fraction of the dense peak that decode attention on the vector units reaches, 0 = it uses the catalog's;
+    first: time of a request before its prompt runs, for the server and its tokens, that delays no other request [s];
+    routed: time of a layer with routed experts beyond its kernels [s]; idle_experts: share of the experts without
+    tokens whose weights its kernels read all the same [1]; windows: whether caches and kernels use the sliding windows
+    of a model, else all layers keep and read everything;
+    no_evict: whether a request is admitted only if the cache holds it at its full length;
     compute: fraction of the matrix rate of the catalog's kernels that its prompts reach [1]; burst: share of the
     requests of a closed loop that arrive together [1]; waiting: requests that wait for a place in the batch [1].
     """
@@ -411,6 +418,13 @@ class Engine:
     burst: float
     waiting: float = 0.0
     reads: Mapping[str, float] = field(default_factory=dict)
+    unit_rate: float = 0.0
+    products: float = 0.0
+    no_evict: bool = False
+    windows: bool = True
+    first: float = 0.0
+    routed: float = 0.0
+    idle_experts: float = 0.0
     kernels: Library | None = None  # the collective library, loaded
     source: str = ""
     notes: tuple[str, ...] = ()

@@ -35,7 +35,7 @@ def serving_job(
 ) -> ServingJob:
     """The job of these names. weights: number format, the checkpoint's own unless given; kv: 16 bits unless given."""
     machine, found = catalog.cluster(cluster), catalog.model(model)
-    release = catalog.engine(engine, "", machine.accelerator.family)
+    release = catalog.engine(engine, "", machine.accelerator.family, machine.accelerator.id)
     caveats = (*release.notes, *(() if weights else (f"weights in {found.dtype}, as the checkpoint has them",)))
     return ServingJob(found, machine, release, number_format(weights or found.dtype), kv or "bf16",
                       caveats=caveats, **settings)

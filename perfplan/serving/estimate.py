@@ -45,27 +45,49 @@ class Steady:
 
 
 def capacity(job: ServingJob, layout: ServingLayout, isl: int, osl: int) -> float:
-    """Sequences that one attention rank holds on average: by the cache, at their mean length, and by the engine."""
-    room = pool(job, layout, isl + osl)
-    mean = sequence_cache(job, layout, int(isl + osl / 2))
-    held = float(formulas.paged_cache(room, mean)) if mean else float(job.engine.max_batch)
-    whole_one = float(formulas.paged_cache(room, sequence_cache(job, layout, isl + osl))) if mean else 1.0
-    if whole_one < 1:
+    """Sequences that one attention rank holds: by the cache, at their full length where the engine admits only what it
+    can finish, else at their mean length; and by the engine's limit."""
+    room, full = pool(job, layout, isl + osl), sequence_cache(job, layout, isl + osl)
+    if not full:
+        return float(job.engine.max_batch)
+    held = float(formulas.paged_cache(room, full))
+    if held < 1:
         raise Infeasible(f"layout {str(layout)!r} leaves {room / 2**30:.3g} GiB for the cache of {job.model.id}, which"
                          f" does not hold one request of {isl}+{osl} tokens; use more accelerators per replica, shorter"
                          " requests or narrower weights")
+    if not job.engine.no_evict:
+        held = float(formulas.paged_cache(room, sequence_cache(job, layout, int(isl + osl / 2))))
     return min(held, float(job.engine.max_batch))
 
 
-def prompt_time(job: ServingJob, net: Network, layout: ServingLayout, isl: Any, together: Any = 1.0) -> dict[str, Any]:
-    """Seconds by op of the prompt of one request when `together` are computed at once, in steps of the budget."""
+def _together(job: ServingJob, isl: Any, wanted: Any) -> tuple[Any, Any]:
+    """(prompts that share a step, steps of one prompt) under the token budget, if `wanted` are there at once."""
+    if not job.engine.chunked:
+        return maximum(minimum(wanted, job.engine.token_budget // maximum(isl, 1)), 1.0), 1.0
     budget = job.engine.token_budget
-    group = maximum(minimum(together, budget // maximum(isl, 1)), 1.0) if job.engine.chunked else together
-    pieces = ceil_div(isl, budget) if job.engine.chunked else 1.0
+    return maximum(minimum(wanted, budget / maximum(isl, 1)), minimum(1.0, budget / maximum(isl, 1))), maximum(
+        isl / budget, 1.0)
+
+
+def prompt_time(
+    job: ServingJob, net: Network, layout: ServingLayout, isl: Any, together: Any = 1.0, beside: Any = 0.0,
+    context: Any = 0.0,
+) -> dict[str, Any]:
+    """Seconds by op that the prompt of one request takes when `together` are computed at once, in steps of the budget.
+
+    beside: decodes of `context` cached tokens that share the steps; what they would take alone does not count.
+    """
+    group, pieces = _together(job, isl, together)
     length = isl / pieces
     past = isl * (pieces - 1) / (2 * pieces)
-    parts = prompt_step(job, net, layout, group * length, length, past)
-    return {name: pieces * time / group for name, time in parts.items()}
+    parts = prompt_step(job, net, layout, maximum(group, 1.0) * length, length, past, beside, context)
+    alone = decode_step(job, net, layout, beside, context) if _any(beside) else {}
+    share = pieces / maximum(group, 1.0)
+    return {name: share * (time - alone.get(name, 0.0)) for name, time in parts.items()}
+
+
+def _any(count: Any) -> bool:
+    return bool(count.any()) if hasattr(count, "any") else bool(count)
 
 
 def _slots(job: ServingJob, layout: ServingLayout, concurrency: Any) -> Any:
@@ -82,8 +104,9 @@ def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurren
     active = minimum(slots, room)
     decode = decode_step(job, net, layout, active, isl + osl / 2)
     engine, steps = job.engine, maximum(osl - 1, 1) / formulas.drafted_tokens(job.acceptance, job.drafts)
-    clump = 1 + engine.burst * (active - 1)
-    prompt = prompt_time(job, net, layout, isl, clump)
+    clump = maximum(1 + engine.burst * (active - 1), active / steps)
+    beside = maximum(active - clump, 0.0) if engine.mixed else 0.0 * active
+    prompt = prompt_time(job, net, layout, isl, clump, beside, isl + osl / 2)
     alone = prompt_time(job, net, layout, isl)
     own, step = whole(prompt), whole(decode)
     others = maximum(active * layout.adp - 1, 0.0) / layout.adp
@@ -91,8 +114,8 @@ def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurren
     rate = formulas.closed_rate(active * layout.adp, own / layout.adp, steps, step)
     tpot = where(osl > 1, stalled * steps / maximum(osl - 1, 1), 0.0)
     waiting = maximum(slots - active, 0.0) * layout.adp + engine.waiting
-    ttft = (where(clump > 1, maximum(whole(alone), own), whole(alone)) + formulas.burst_wait(others, own, engine.burst)
-            + formulas.queued_time(waiting, rate) + HALF * step * minimum(others, 1.0))
+    ttft = engine.first + where(clump > 1, maximum(whole(alone), own), whole(alone)) + HALF * step * minimum(others, 1.0)
+    ttft = ttft + formulas.burst_wait(others, own, engine.burst) + formulas.queued_time(waiting, rate)
     total = rate * layout.dp
     binding = _binding(decode, prompt, steps, slots, active)
     return Steady(ttft, tpot, total, total * osl, active * layout.adp, decode, prompt, binding)

@@ -92,10 +92,10 @@ def _state(kind: LayerKind, tp: Any) -> Any:
     return 0.0
 
 
-def cached_tokens(kind: LayerKind, length: Any) -> Any:
+def cached_tokens(job: ServingJob, kind: LayerKind, length: Any) -> Any:
     """Tokens of a sequence of `length` that a layer of this kind caches."""
     a = kind.mixer
-    if not isinstance(a, Attention) or not a.window:
+    if not isinstance(a, Attention) or not a.window or not job.engine.windows:
         return length
     compressed = length / a.compression if a.compression else 0.0
     return formulas.attended_tokens(length, a.window) + compressed
@@ -105,7 +105,8 @@ def sequence_cache(job: ServingJob, layout: ServingLayout, length: Any) -> Any:
     """Cache of one sequence of `length` tokens on the fullest rank, in whole pages, states included [B]."""
     kinds = job.model.kinds
     paged = formulas.page_tokens(length, job.engine.page)
-    each = [cache_per_token(job, kind, layout) * cached_tokens(kind, paged) + _state(kind, layout.tp) for kind in kinds]
+    each = [cache_per_token(job, kind, layout) * cached_tokens(job, kind, paged) + _state(kind, layout.tp)
+            for kind in kinds]
     worst: Any = 0.0
     for counts in stage_kinds(job, layout.pp):
         worst = maximum(worst, sum(n * size for n, size in zip(counts, each, strict=True)))

@@ -5,7 +5,7 @@ Products run over all tokens of the step, attention over decodes and prompts apa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from perfplan.catalog.specs import Attention, LayerKind, LinearAttention, Mamba, Mlp, Moe
@@ -74,6 +74,15 @@ class Pricing:
         return self.job.cluster.accelerator.memory_bandwidth
 
 
+def reading(p: Pricing, form: str, usual: float) -> Any:
+    """Fraction of the memory bandwidth at which weights are read: the engine's own, short of what the units draw."""
+    engine, units = p.job.engine, p.job.cluster.accelerator.units
+    reached = engine.reads.get(form, usual)
+    if not engine.unit_rate or units is None:
+        return reached
+    return min(reached, units * engine.unit_rate / p.bandwidth)
+
+
 def product(p: Pricing, part: str, m: Any, n: Any, k: Any, groups: Any = 1, used: Any = None) -> Any:
     """Time of the matrix products of a part: m rows in all, `groups` matrices of which `used` are read [s]."""
     form = p.job.weights if part in p.job.weights.parts else PLAIN
@@ -85,7 +94,7 @@ def product(p: Pricing, part: str, m: Any, n: Any, k: Any, groups: Any = 1, used
     if constants.half:
         reached = reached * compute.saturation(m / maximum(read, NEVER_SHORT), constants.half)
     traffic = compute.gemm_bytes(m, n, k, read, form.inputs, form.weight, WIDE)
-    memory = p.job.engine.reads.get(form.id, constants.memory)
+    memory = reading(p, form.id, constants.memory)
     over = compute.loop_overhead(k, constants.step, constants.overhead) * p.share
     flops, peak = compute.gemm_flops(m, n, k), p.job.peak(units)
     return compute.kernel_time(flops, traffic, reached, peak, memory, p.bandwidth, over)
@@ -104,13 +113,18 @@ def stream(p: Pricing, traffic: Any, kernels: int = 1) -> Any:
 
 
 # ---------------------------------------------------------------- mixers
-def _pairs(load: Load, a: Attention) -> Any:
+def _pairs(load: Load, window: int) -> Any:
     """Query-key pairs of the prompts of a step."""
     pieces = load.prompt / maximum(load.length, NEVER_SHORT)
     whole = causal_pairs(load.length) + load.length * load.past
-    if not a.window:
+    if not window:
         return pieces * whole
-    return pieces * minimum(whole, load.length * a.window)
+    return pieces * minimum(whole, load.length * window)
+
+
+def _window(p: Pricing, a: Attention) -> int:
+    """Tokens that the engine lets one query of the layer see, 0 = all."""
+    return a.window if p.job.engine.windows else 0
 
 
 def prompt_attention(p: Pricing, a: Attention) -> Any:
@@ -118,7 +132,7 @@ def prompt_attention(p: Pricing, a: Attention) -> Any:
     load, heads = p.load, a.heads / p.tp
     dtype = _plain(p.job)
     constants = p.job.kernel("attention", dtype)
-    flops = attention_flops(_pairs(load, a), heads, a.head_dim, a.v_head_dim)
+    flops = attention_flops(_pairs(load, _window(p, a)), heads, a.head_dim, a.v_head_dim)
     kv = kv_head_share(a.kv_heads, p.tp)
     traffic = attention_traffic(load.prompt, heads, kv, a.head_dim, a.v_head_dim, WIDE)
     reached = constants.compute * compute.saturation(maximum(load.length, NEVER_SHORT), constants.half)
@@ -130,12 +144,16 @@ def prompt_attention(p: Pricing, a: Attention) -> Any:
 def decode_attention(p: Pricing, a: Attention) -> Any:
     """Time of core attention of the decodes of a step, which reads what they have cached [s]."""
     load, kv, chip = p.load, p.job.kv, p.job.cluster.accelerator
-    read = attended_tokens(load.context, a.window) if a.window else load.context
+    window = _window(p, a)
+    read = attended_tokens(load.context, window) if window else load.context
     if a.compression:
         read = read + load.context / a.compression
     if a.index_topk:
         read = minimum(read, a.index_topk)
     constants = decode_kernel(chip, kv, p.job.engine.kernel_names)
+    own = p.job.engine.products  # kernels on the vector units: their products hide behind the reads, or bind
+    if own:
+        constants = replace(constants, compute=1.0)
     heads, queries = a.heads / p.tp, maximum(load.decodes, NEVER_SHORT) * (1 + load.drafts)
     if a.kv_lora_rank:
         time = latent_decode(chip, constants, queries, read, heads, a.kv_lora_rank, a.qk_rope_head_dim, kv)
@@ -143,6 +161,9 @@ def decode_attention(p: Pricing, a: Attention) -> Any:
         values = 0 if a.kv_shared else a.v_head_dim
         shared = kv_head_share(a.kv_heads, p.tp)
         time = plain_decode(chip, constants, queries, read, heads, shared, a.head_dim, values, kv_dtype=kv)
+        if own:
+            flops = attention_flops(queries * read, heads, a.head_dim, a.v_head_dim)
+            time = maximum(time, flops / (own * p.job.peak(_plain(p.job))) + constants.overhead)
     if a.index_heads:
         keys = load.decodes * load.context * a.index_head_dim
         time = time + compute.stream_time(keys, constants.memory, p.bandwidth, constants.overhead)
@@ -204,12 +225,14 @@ def _moe(p: Pricing, moe: Moe) -> dict[str, Any]:
     everyone = t * p.adp
     rows = everyone * moe.top_k / p.ep * p.job.routing_skew
     here = moe.experts / p.ep
-    used = minimum(touched_experts(moe.experts, moe.top_k, everyone) / p.ep, here)
+    met = minimum(touched_experts(moe.experts, moe.top_k, everyone) / p.ep, here)
+    used = met + p.job.engine.idle_experts * (here - met)
     seen, inner = moe.latent or hidden, moe.width / split
     up = product(p, "experts", rows, inner * (2 if moe.gated else 1), seen, here, used)
     down = product(p, "experts", rows, seen, inner, here, used)
     latent = product(p, "latent", t, 2 * seen, hidden) if moe.latent else 0.0
-    parts = {"experts": up + down + latent + stream(p, WIDE * rows * inner * (3 if moe.gated else 2)),
+    between = stream(p, WIDE * rows * inner * (3 if moe.gated else 2))
+    parts = {"experts": p.job.engine.routed + up + down + latent + between,
              "router": product(p, "router", t, moe.experts, hidden) + stream(p, 3 * WIDE * t * moe.top_k * seen, 3)}
     if moe.shared_width:
         parts["mlp"] = _mlp(p, "shared", moe.shared_width, moe.gated)
@@ -252,7 +275,7 @@ def head_times(p: Pricing) -> dict[str, Any]:
     vocab, hidden, n = p.job.model.vocab, p.job.model.hidden, p.load.sampled
     constants = p.job.kernel("gemm", _plain(p.job))
     traffic = compute.gemm_bytes(n, vocab / p.tp, hidden, 1, WIDE, p.job.weights.head, WIDE)
-    memory = p.job.engine.reads.get(p.job.weights.id, constants.memory)
+    memory = reading(p, p.job.weights.id, constants.memory)
     product_ = compute.kernel_time(compute.gemm_flops(n, vocab / p.tp, hidden), traffic, constants.compute,
                                    p.job.peak(_plain(p.job)), memory, p.bandwidth, constants.overhead * p.share)
     gather = p.net.path(Group(p.tp, 1)).all_gather(n * vocab * WIDE)

@@ -18,7 +18,7 @@ from typing import Any
 
 from perfplan.catalog import Catalog
 from perfplan.catalog.specs import Engine
-from perfplan.errors import PerfplanError, Unsupported
+from perfplan.errors import Infeasible, PerfplanError, Unsupported
 from perfplan.serving import estimate as price
 from perfplan.serving.formats import number_format
 from perfplan.serving.job import ServingJob
@@ -26,14 +26,14 @@ from perfplan.serving.layout import ServingLayout, check
 from perfplan.serving.step import decode_step, network, whole
 from perfplan.validation.kernels import shipped
 from perfplan.validation.score import Outcome
-from perfplan.validation.serving_rows import METRICS, Run, formats_of, layout_of, read_runs
+from perfplan.validation.serving_rows import METRICS, Run, cache_of, formats_of, layout_of, read_runs
 from perfplan.validation.training import Validation
 
 __all__ = ["LATENCY_FILES", "SERVING_FILES", "Pricer", "outcomes", "validate_latency", "validate_serving"]
 
 SERVING_FILES = ("serving_measured.csv",)
 LATENCY_FILES = ("serving_latency_measured.csv",)
-_RATES = {"rate", "decode", "prefill"}
+REQUESTS = 500  # of one run of an online test (README of the measurements: 500 requests per run)
 ENGINES = {"atom": "qserve", "quarot": "qserve", "pytorch": "vllm", "deepseek_inhouse": "sglang"}
 """Engines without an entry of their own -> whose policies and host times they are given."""
 
@@ -46,17 +46,18 @@ class Pricer:
         self.catalog, self.change = catalog, engine or (lambda one: one)
         self._engine = cache(self._read_engine)
 
-    def _read_engine(self, name: str, release: str, family: str) -> Engine:
-        return self.catalog.engine(name, release, family)
+    def _read_engine(self, name: str, release: str, family: str, chip: str) -> Engine:
+        return self.catalog.engine(name, release, family, chip)
 
     def job(self, run: Run) -> ServingJob:
         """The job of a run."""
         machine = self.catalog.cluster(self.catalog.hardware(run.hardware))
         name = ENGINES.get(run.engine, run.engine)
-        engine = self.change(self._engine(name, run.release, machine.accelerator.family))
+        chip = machine.accelerator
+        engine = self.change(self._engine(name, run.release, chip.family, chip.id))
         model = self.catalog.model(run.model)
         form = replace(number_format(formats_of(run, model)), otherwise="bf16")  # weights alone where units are lacking
-        return ServingJob(model, machine, engine, form, run.kv or "bf16")
+        return ServingJob(model, machine, engine, form, run.kv or cache_of(run, form.id))
 
     def steady(self, run: Run) -> tuple[price.Steady, ServingLayout]:
         """What the model says of the run."""
@@ -94,8 +95,13 @@ def _loaded(job: ServingJob, layout: ServingLayout, run: Run, isl: int, osl: int
         case "concurrency" if run.batch:
             return price.steady(job, layout, isl, osl, float(run.batch))
         case "qps" if run.qps is not None and not isinf(run.qps):
-            return price.at_rate(job, layout, isl, osl, run.qps)
-        case "qps" | "unknown" | "max":
+            try:
+                return price.at_rate(job, layout, isl, osl, run.qps)
+            except Infeasible:  # a finite test queues what the deployment cannot take
+                return price.saturated(job, layout, isl, osl, REQUESTS)
+        case "qps":
+            return price.saturated(job, layout, isl, osl, REQUESTS)
+        case "unknown" | "max":
             return price.saturated(job, layout, isl, osl)
     raise Unsupported(f"batch of kind {run.batch_kind or 'unknown'} without a number")
 

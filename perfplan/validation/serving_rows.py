@@ -17,7 +17,7 @@ from perfplan.catalog.specs import Model, Moe
 from perfplan.errors import CatalogError, MissingField, Unsupported
 from perfplan.serving.layout import ServingLayout
 
-__all__ = ["METRICS", "Run", "formats_of", "layout_of", "read_runs"]
+__all__ = ["METRICS", "Run", "cache_of", "formats_of", "layout_of", "read_runs"]
 
 METRICS = {
     "ttft_ms": "ttft", "tpot_ms": "tpot", "itl_ms": "tpot", "output_tokens_per_s_total": "rate",
@@ -158,6 +158,11 @@ def formats_of(run: Run, model: Model) -> str:
     if run.weights == "int8" and run.inputs in ("fp16", "bf16"):
         return "int8-weight"
     return run.weights
+
+
+def cache_of(run: Run, weights: str) -> str:
+    """Number format of a cache that the row leaves open: ModelOpt's checkpoints for TensorRT-LLM carry fp8 caches."""
+    return "fp8" if run.engine == "trtllm" and weights in ("fp8", "nvfp4") else "bf16"
 
 
 def layout_of(run: Run, model: Model) -> ServingLayout:
