@@ -114,7 +114,8 @@ def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurren
     rate = formulas.closed_rate(active * layout.adp, own / layout.adp, steps, step)
     tpot = where(osl > 1, stalled * steps / maximum(osl - 1, 1), 0.0)
     waiting = maximum(slots - active, 0.0) * layout.adp + engine.waiting
-    ttft = engine.first + where(clump > 1, maximum(whole(alone), own), whole(alone)) + HALF * step * minimum(others, 1.0)
+    ttft = engine.first + where(clump > 1, maximum(whole(alone), own), whole(alone))
+    ttft = ttft + HALF * step * minimum(others, 1.0)
     ttft = ttft + formulas.burst_wait(others, own, engine.burst) + formulas.queued_time(waiting, rate)
     total = rate * layout.dp
     binding = _binding(decode, prompt, steps, slots, active)
