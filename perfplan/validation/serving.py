@@ -17,8 +17,8 @@ from statistics import median
 from typing import Any
 
 from perfplan.catalog import Catalog
-from perfplan.catalog.specs import Engine
-from perfplan.errors import Infeasible, PerfplanError, Unsupported
+from perfplan.catalog.specs import Cluster, Engine
+from perfplan.errors import Infeasible, MissingField, PerfplanError, Unsupported
 from perfplan.serving import estimate as price
 from perfplan.serving.formats import number_format
 from perfplan.serving.job import ServingJob
@@ -34,6 +34,7 @@ __all__ = ["LATENCY_FILES", "SERVING_FILES", "Pricer", "outcomes", "validate_lat
 SERVING_FILES = ("serving_measured.csv",)
 LATENCY_FILES = ("serving_latency_measured.csv",)
 REQUESTS = 500  # of one run of an online test (README of the measurements: 500 requests per run)
+ALONE = "pcie-box"  # cluster of accelerators that have none
 ENGINES = {"atom": "qserve", "quarot": "qserve", "pytorch": "vllm", "deepseek_inhouse": "sglang"}
 """Engines without an entry of their own -> whose policies and host times they are given."""
 
@@ -49,9 +50,16 @@ class Pricer:
     def _read_engine(self, name: str, release: str, family: str, chip: str) -> Engine:
         return self.catalog.engine(name, release, family, chip)
 
+    def _machine(self, name: str) -> Cluster:
+        """The usual cluster of an accelerator; one without a cluster stands alone in a PCIe host."""
+        try:
+            return self.catalog.cluster(name)
+        except MissingField:
+            return replace(self.catalog.cluster(ALONE), accelerator=self.catalog.accelerator(name))
+
     def job(self, run: Run) -> ServingJob:
         """The job of a run."""
-        machine = self.catalog.cluster(self.catalog.hardware(run.hardware))
+        machine = self._machine(self.catalog.hardware(run.hardware))
         name = ENGINES.get(run.engine, run.engine)
         chip = machine.accelerator
         engine = self.change(self._engine(name, run.release, chip.family, chip.id))
