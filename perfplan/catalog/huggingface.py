@@ -43,8 +43,21 @@ def model_from_config(data: Any, where: str) -> Model:
         layers=tuple(kinds.index(kind) for kind in layers), max_position=config.number("max_position"),
         norm=config.family.norm, positional=_positional(config),
         residual_streams=config.number("streams") or 1, mtp_layers=config.number("mtp"),
+        mtp_block=_mtp_block(config, hidden, kinds),
         sources={"dimensions": where, "confidence": "read"}, notes=())
     return check_model(_with_notes(model, config, data), where)
+
+
+def _mtp_block(config: Config, hidden: int, kinds: tuple[LayerKind, ...]) -> tuple[int, ...]:
+    """Kinds of the layers of a multi-token-prediction module, where a hybrid lists them."""
+    pattern = config.get("mtp_pattern")
+    if config.kind not in LAYERS or not isinstance(pattern, str | list):
+        return ()
+    made = [_block(config, hidden, BLOCKS.get(str(block), str(block))) for block in pattern[:64]]
+    if strange := [kind for kind in made if kind not in kinds]:
+        raise Unsupported(f"{config.where} has a multi-token-prediction module with a layer that the model does not"
+                          f" have, {type(strange[0].mixer or strange[0].ffn).__name__}, which is not modelled")
+    return tuple(kinds.index(kind) for kind in made)
 
 
 # ---------------------------------------------------------------- opening the file

@@ -65,6 +65,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "index_topk": ("index_topk",),
     "mtp": ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules"),
     "pattern": ("hybrid_override_pattern",),
+    "mtp_pattern": ("mtp_hybrid_override_pattern", "mtp_layers_block_type"),
     "blocks": ("layers_block_type",),
     "moe_types": ("mlp_layer_types",),
     "indexers": ("indexer_types",),
@@ -122,7 +123,7 @@ layernorm_epsilon length_penalty logit_scale logit_soft_cap logits_scaling low_p
 mamba_expand mamba_hidden_act mamba_proj_bias mamba_ssm_cache_dtype mamba_ssm_dtype masked_softmax_fusion max_length
 max_window_layers min_length mla_use_nope mlp_hidden_act mm_tokens_per_image model_type moe_jitter_eps moe_loss_weight
 moe_normalize_expert_weights moe_renormalize moe_router_activation_func moe_router_dtype moe_router_scaling_factor
-moe_shared_expert_overlap mrope_section mtp_hybrid_override_pattern mtp_layers_block_type mtp_num_layers
+moe_shared_expert_overlap mrope_section mtp_num_layers
 mtp_transformer_layers mtp_use_dedicated_embeddings multi_modal_projector_bias mup_width_multiplier n_group
 no_repeat_ngram_size norm_eps norm_epsilon norm_topk_prob norm_type num_beam_groups num_beams num_expert_group
 num_hash_layers num_logits_to_keep num_return_sequences offset_alibi original_max_position_embeddings

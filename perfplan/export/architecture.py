@@ -168,6 +168,8 @@ def _mixer(facts: Facts, table: Launcher, hidden: int) -> Attention:
     if not heads or ("head_dim" not in facts and not facts.get("latent") and hidden % heads):
         raise SpecError(f"{heads} attention heads do not divide the hidden size {hidden} of the {table.id} line")
     if facts.get("latent"):
+        if "kv_lora" not in facts:
+            raise SpecError(f"latent attention of the {table.id} line needs --kv-lora-rank; add it or name a MODEL")
         kv, nope, rope, value = (_number(facts, name, int(table.default(name, 0)))
                                  for name in ("kv_lora", "nope_dim", "rope_dim", "v_head_dim"))
         return Attention(heads, heads, nope + rope, value, q_lora_rank=_number(facts, "q_lora"), kv_lora_rank=kv,

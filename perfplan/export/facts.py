@@ -125,6 +125,7 @@ def _software(job: Job, layout: Layout) -> dict[str, Fact]:
     facts = _unless({
         "overlap_reduce": (replicas and hides, False), "overlap_gather": (sharded and hides, False),
         "overlap_tp": (bool(layout.sp) and job.overlapped("tp") > 0, False),
+        "overlap_ep": (layout.ep > 1 and job.overlapped("ep") > 0, False),
         "overlap_pp": (layout.vpp == 1 or job.overlapped("pp") > 0, True),
         "order_pp_inside": (job.order == ORDERS[1], False), "graphs": (job.graphs, ()),
         "pad_experts": (job.padded_experts, False), "lora": (job.frozen, False),

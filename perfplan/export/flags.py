@@ -24,6 +24,7 @@ SAYS = {
     "packed": "documents packed into sequences, which the data loader makes",
     "lora": "adapters beside a frozen base, which the training script makes",
     "overlap_tp": "overlap of tensor-parallel communication",
+    "overlap_ep": "overlap of expert communication",
     "order_pp_inside": "pipeline stages inside data parallelism",
 }
 """What a fact that has no flag is, where its name does not say it."""

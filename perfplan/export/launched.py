@@ -108,11 +108,14 @@ _NEEDS = (
     ("overlap_gather", "shard_optimizer"), ("overlap_gather", "overlap_reduce"), ("overlap_tp", "sp"),
     ("recompute_method", "recompute"), ("recompute_layers", "recompute"), ("recompute_modules", "recompute"),
     ("first_moment", "precise_optimizer"), ("second_moment", "precise_optimizer"),
-    ("precise_optimizer", "shard_optimizer"), ("pad_experts", "capacity"), ("kv_heads", "grouped"),
-    ("kv_lora", "latent"), ("q_lora", "latent"), ("top_k", "experts"), ("expert_ffn", "experts"),
-    ("shared_ffn", "experts"), ("moe_layers", "experts"), ("shard_strategy", "megatron_fsdp"),
+    ("precise_optimizer", "shard_optimizer"), ("pad_experts", "capacity"), ("shard_strategy", "megatron_fsdp"),
     ("shard_instances", "shard_optimizer"), ("first_bf16", "ends_bf16"), ("last_bf16", "ends_bf16"),
 )
+_OF_MODEL = (
+    ("kv_heads", "grouped"), ("kv_lora", "latent"), ("q_lora", "latent"), ("top_k", "experts"),
+    ("expert_ffn", "experts"), ("shared_ffn", "experts"), ("moe_layers", "experts"), ("overlap_ep", "experts"),
+)
+"""Flags of the architecture that need another one, in a line that describes a whole model."""
 
 
 def _contradictions(facts: Facts, table: Launcher) -> None:
@@ -120,7 +123,7 @@ def _contradictions(facts: Facts, table: Launcher) -> None:
     for one, other, why in _APART:
         if one in facts and other in facts:
             raise SpecError(f"the {table.id} line has {names[one]} and {names[other]}, {why}; drop one of them")
-    for one, other in _NEEDS:
+    for one, other in (*_NEEDS, *(_OF_MODEL if "layers" in facts else ())):
         if one in facts and other not in facts and not (other == "shard_optimizer" and "megatron_fsdp" in facts):
             raise SpecError(f"{names[one]} of the {table.id} line does nothing without {names[other]}; add that or drop"
                             " it")
@@ -289,6 +292,8 @@ def _overlap(facts: Facts, layout: Layout) -> dict[str, float]:
         off["tp"] = 0.0
     if "overlap_pp" in facts:
         off["pp"] = 0.0
+    if layout.ep > 1 and not facts.get("overlap_ep"):
+        off["ep"] = 0.0
     return off
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from perfplan.catalog.specs import Accelerator, Attention, Cluster, Framework, Kernel, Model, Optimizer, Recipe
+from perfplan.catalog.specs import Accelerator, Cluster, Framework, Kernel, Model, Optimizer, Recipe
 from perfplan.errors import MissingField, OutOfRange, Unsupported, offer
 
 __all__ = ["GRAPHS", "METHODS", "ORDERS", "Job", "constants", "host_link", "kernel"]
@@ -90,10 +90,6 @@ class Job:
             raise OutOfRange(f"mtp is {self.mtp}, but a model predicts 0 to 16 further tokens")
         if self.mtp and self.frozen:
             raise Unsupported("adapters beside a frozen base train no multi-token prediction; drop --mtp")
-        if self.frozen and any(
-            isinstance(kind.mixer, Attention) and kind.mixer.kv_lora_rank for kind in self.model.kinds
-        ):
-            raise Unsupported(f"lora adapters on the latent attention of {self.model.id} are not modelled yet")
         for dtype in {
             *self.recipe.gemm.values(),
             *self.recipe.experts.values(),

@@ -33,6 +33,7 @@ from perfplan.training.ops import (
     captured,
     embedding_ops,
     head_ops,
+    latent_products,
     layer_ops,
     layer_saved,
 )
@@ -333,8 +334,12 @@ def adapter_parameters(job: Job, kind: LayerKind, tp: Any) -> Any:
     a = kind.mixer
     if not isinstance(a, Attention):
         return 0.0
+    output = job.model.hidden + a.heads * a.v_head_dim / tp
+    if a.kv_lora_rank:
+        one = Shape(1, 1, tp, 0, 1, 1, 1)
+        return job.lora_rank * (output + sum(n + k for _, n, k in latent_products(job, one, a)))
     qkv = (a.heads * a.head_dim + maximum(a.kv_heads, tp) * (a.head_dim + a.v_head_dim)) / tp
-    return job.lora_rank * (2 * job.model.hidden + qkv + a.heads * a.v_head_dim / tp)
+    return job.lora_rank * (job.model.hidden + qkv + output)
 
 
 # what `off=` names -> (the saved tensor that it moves, the products that need no recomputation then)

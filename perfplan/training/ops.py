@@ -255,17 +255,24 @@ def _sparse_core(job: Job, shape: Shape, a: Attention) -> Core:
     return Core("core attention", "core_attn", flops, traffic, length, job.fused_kernel)
 
 
+def latent_products(job: Job, shape: Shape, a: Attention) -> Iterator[tuple[Any, Any, Any]]:
+    """(rows, columns, inner dimension) of the products before latent attention: queries, then keys and values, each
+    down to its bottleneck, which every tensor-parallel rank does for its own rows, and up to the heads."""
+    hidden, heads = job.model.hidden, a.heads / shape.tp
+    if a.q_lora_rank:
+        yield shape.rows, a.q_lora_rank, hidden
+    yield shape.tokens, heads * a.head_dim, a.q_lora_rank or hidden
+    yield shape.rows, a.kv_lora_rank + a.qk_rope_head_dim, hidden
+    yield shape.tokens, heads * (a.qk_nope_head_dim + a.v_head_dim), a.kv_lora_rank
+
+
 def _attention(job: Job, shape: Shape, a: Attention) -> Iterator[Op]:
     hidden, tokens, tp = job.model.hidden, shape.tokens, shape.tp
     heads = a.heads / tp
     if a.kv_lora_rank:
-        if a.q_lora_rank:
-            yield from _linear(job, "qkv", "mla_up_proj", shape.rows, a.q_lora_rank, hidden)
-        yield from _linear(job, "qkv", "mla_up_proj", tokens, heads * a.head_dim, a.q_lora_rank or hidden)
-        yield from _linear(job, "qkv", "mla_up_proj", shape.rows, a.kv_lora_rank + a.qk_rope_head_dim, hidden)
-        yield from _linear(
-            job, "qkv", "mla_up_proj", tokens, heads * (a.qk_nope_head_dim + a.v_head_dim), a.kv_lora_rank
-        )
+        for rows, columns, inner in latent_products(job, shape, a):
+            yield from _linear(job, "qkv", "mla_up_proj", rows, columns, inner)
+            yield from _adapter(job, "qkv", rows, columns, inner)
         yield Stream(
             "latent norms",
             "layernorm",

@@ -296,3 +296,13 @@ def test_tables_do_not_contradict_each_other():
 
 def test_configurations_are_json():
     assert json.loads(json.dumps(CONFIGS)) == CONFIGS
+
+
+def test_layers_of_a_multi_token_prediction_module():
+    config = next(data for data in CONFIGS.values() if data.get("model_type") == "nemotron_h")
+    pattern = config.get("hybrid_override_pattern")
+    letters = list(dict.fromkeys(pattern))
+    model = model_from_config({**config, "num_nextn_predict_layers": 1, "mtp_hybrid_override_pattern": letters[:2]},
+                              "config.json")
+    assert model.mtp_block == (0, 1) and model.prediction_block == (0, 1)
+    assert model_from_config(config, "config.json").mtp_block == ()

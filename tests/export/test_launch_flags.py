@@ -1,7 +1,6 @@
 """Flags written for a layout are read back as that layout; what a line says and is not priced is told."""
 
 import json
-from functools import cache
 
 import pytest
 from hypothesis import assume, given, settings
@@ -27,7 +26,6 @@ MODELS = ("llama-3-8b", "gpt3-1.3b", "qwen3-30b-a3b", "deepseek-v3", "mixtral-8x
 PRECISIONS = ("bf16", "fp16", "fp8", "mxfp8", "fp8-block", "nvfp4", "fp8-bf16-weights", "fp8-current")
 
 
-@cache
 def job(model, precision="bf16", **more):
     return training_job(model, cluster="dgx-b200", gpus=64, global_batch=256, seq_len=4096, precision=precision,
                         catalog=CATALOG, **more)
@@ -118,6 +116,16 @@ def test_overlap_that_a_line_does_not_switch_on_is_not_there():
     assert hidden.breakdown["tp"] < 0.2 * bare.breakdown["tp"] and hidden.breakdown["dp"] < bare.breakdown["dp"]
 
 
+def test_overlap_of_experts_is_read_and_written():
+    moe = f"{GPT} --num-experts 8 --expert-model-parallel-size 4"
+    assert read("megatron-lm", moe, gpus=8).overlap["ep"] == 0
+    assert "ep" not in read("megatron-lm", f"{moe} --overlap-moe-expert-parallel-comm", gpus=8).overlap
+    mine = job("qwen3-30b-a3b", overlap={"ep": 0.5})
+    text = flags_of(CATALOG, "megatron-lm", mine, Layout.parse("ep4 dp8 zero1")).text
+    assert "--overlap-moe-expert-parallel-comm" in text
+    assert "overlap-moe" not in flags_of(CATALOG, "megatron-lm", mine, Layout.parse("dp8 zero1")).text
+
+
 def test_experts_take_the_tensor_parallel_size_unless_told():
     line = f"{GPT} --num-experts 8 --tensor-model-parallel-size 2 --sequence-parallel"
     assert read("megatron-lm", line, gpus=8).layout.etp == 2
@@ -163,6 +171,7 @@ def test_nothing_of_a_line_is_dropped():
         ("--moe-layer-freq ([0]*3) --num-experts 8", "3 entries"),
         ("--spec megatron.something", "name the MODEL"),
         ("--save 'x", "close the quotes"),
+        ("--multi-latent-attention", "--kv-lora-rank"),
     ],
 )
 def test_what_contradicts_itself_is_one_sentence(more, says):
@@ -262,3 +271,9 @@ def test_a_plan_prints_flags_that_its_json_has_too(capsys):
     assert read("megatron-lm", document["launch"]["flags"], gpus=8).layout.tp == 2
     assert run([*arguments, "megatrn-lm"]) == 2
     assert "megatron-lm" in capsys.readouterr().err
+
+
+def test_a_short_line_takes_its_architecture_from_the_model():
+    line = read("megatron-lm", "--micro-batch-size 1 --bf16 --expert-model-parallel-size 8 --moe-router-topk 8"
+                " --overlap-moe-expert-parallel-comm --num-query-groups 4", model="qwen3-30b-a3b", gpus=8)
+    assert line.layout.ep == 8 and line.model.id == "qwen3-30b-a3b" and not line.line.unknown

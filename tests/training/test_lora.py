@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from perfplan.api import estimate_train, training_job
-from perfplan.errors import OutOfRange, SpecError, Unsupported
+from perfplan.errors import OutOfRange, SpecError
 from perfplan.training.estimate import estimate, model_flops
 from perfplan.training.layers import adapter_parameters
 from perfplan.training.layout import Layout
@@ -62,7 +62,17 @@ def test_impossible_adapters_are_refused():
         training_job("llama-2-70b", gpus=8, method="lora", lora_rank=0, **JOB)
     with pytest.raises(OutOfRange, match="method 'qlora'"):
         training_job("llama-2-70b", gpus=8, method="qlora", **JOB)
-    with pytest.raises(Unsupported, match="latent attention of deepseek-v3"):
-        training_job("deepseek-v3", gpus=8, method="lora", **JOB)
     with pytest.raises(SpecError, match="--lora-rank"):
         training_job("llama-2-70b", gpus=8, lora_rank=8, **JOB)
+
+
+def test_adapters_of_latent_attention():
+    """DeepSeek-V3: down and up of queries, down and up of keys and values, output; both sides of each."""
+    job = training_job("deepseek-v3", gpus=8, method="lora", **JOB)
+    sides = (7168 + 1536) + (1536 + 128 * 192) + (7168 + 576) + (512 + 128 * 256) + (128 * 128 + 7168)
+    assert adapter_parameters(job, job.model.kinds[0], 1) == 16 * sides
+    full, lora = (
+        estimate_train("deepseek-v3", layout="dp64 ep64 zero1", method=method, **(JOB | {"global_batch": 64}))
+        for method in ("sft", "lora")
+    )
+    assert lora.memory["optimizer"] < full.memory["optimizer"] / 100 and lora.step_time < full.step_time
