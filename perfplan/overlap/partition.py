@@ -77,10 +77,11 @@ class RankCosts:
         ]
         self.kinds = layer_sequence(job)[1]
         self.costs = [[table.kinds[kind] for table in tables] for kind in range(self.kinds)]
-        self.ends = (tables[0].first, tables[0].last)
+        self.ends, ahead = (tables[0].first, tables[0].last), tables[0].ahead
         self.times = [[_time(cost) for cost in row] for row in self.costs]
-        self.end_times = tuple(map(_time, self.ends))
-        self.pieces = Pieces([cost for row in self.costs for cost in row], *self.ends)
+        self.end_times = (_time(self.ends[0]), _time(self.ends[1]) + (_time(ahead) if ahead else 0.0))
+        self.last_buffer = max(float(ahead.whole - ahead.saved), 0.0) if ahead else 0.0  # of multi-token prediction
+        self.pieces = Pieces([cost for row in self.costs for cost in row], *self.ends, ahead)
         self.buffers = [[max(float(cost.whole - cost.saved), 0.0) for cost in row] for row in self.costs]
         self.limit = job.cluster.accelerator.memory
 
@@ -117,8 +118,9 @@ class RankCosts:
         return float(in_flight_chunks(at.pp, at.vpp, rank, self.pipeline.micro_batches))
 
     def bare(self, rank: int, first: bool, last: bool) -> float:
-        """Memory of a rank without layers [B]."""
-        return self.memory(rank, first, last, [[0] * len(self.settings) for _ in range(self.kinds)])
+        """Memory of a rank without layers and without buffers [B]."""
+        none = [[0] * len(self.settings) for _ in range(self.kinds)]
+        return self.memory(rank, first, last, none) - (self.last_buffer if last else 0.0)
 
     def per_layer(self, rank: int) -> list[list[float]]:
         """Memory that one more layer of each kind and setting takes on a rank, buffers aside [B]."""
@@ -133,7 +135,8 @@ class RankCosts:
         found: Choice | None = None
         for split in product(*(_ways(n, len(self.settings)) for n in counts)):
             used = [self.buffers[k][s] for k, row in enumerate(split) for s, n in enumerate(row) if n]
-            size = sum(n * layer[k][s] for k, row in enumerate(split) for s, n in enumerate(row)) + max(used, default=0)
+            buffer = max([self.last_buffer if last else 0.0, *used])
+            size = sum(n * layer[k][s] for k, row in enumerate(split) for s, n in enumerate(row)) + buffer
             cost = time + sum(n * self.times[k][s] for k, row in enumerate(split) for s, n in enumerate(row))
             if size <= room and (found is None or cost < found.time):
                 found = Choice(split, cost, size + self.limit - room)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from perfplan.errors import Infeasible
@@ -18,11 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["balance_chunks"]
 
-WINDOW = 3  # chunks that a layer may lie away from its place under the even slot rule
-
 
 class _Cuts:
-    """Which layer lies in which chunk; where all layers are of one kind, only how many each chunk holds."""
+    """How many layers of each run of equal layers every chunk holds; a run begins where the one before has ended."""
 
     def __init__(self, problem: pulp.LpProblem, costs: RankCosts) -> None:
         import pulp
@@ -30,53 +29,40 @@ class _Cuts:
         at = costs.pipeline.layout
         self.sequence, self.kinds = layer_sequence(costs.pipeline.job)
         self.pp, self.chunks = at.pp, at.pp * at.vpp
-        self.one = len(set(self.sequence)) == 1
-        start = even_chunks(costs.pipeline.job, self.chunks)
-        if self.one:
-            self.sizes = [problem.add_variable(f"n_{c}", 0 if c in (0, self.chunks - 1) else 1, None, pulp.LpInteger)
-                          for c in range(self.chunks)]
-            problem += pulp.lpSum(self.sizes) == len(self.sequence)
-            return
-        place = [chunk for chunk, size in enumerate(start) for _ in range(size)]
-        self.at: list[dict[int, Any]] = []
-        for layer, middle in enumerate(place):
-            near = range(max(middle - WINDOW, 0), min(middle + WINDOW, self.chunks - 1) + 1)
-            row = {c: problem.add_variable(f"z_{layer}_{c}", cat=pulp.LpBinary) for c in near}
-            problem += pulp.lpSum(row.values()) == 1
-            if self.at:
-                self._ordered(problem, row)
-            self.at.append(row)
-        most = 2 * -(-len(self.sequence) // self.chunks) + 1
-        for c in range(self.chunks):
-            problem += pulp.lpSum(row[c] for row in self.at if c in row) <= most
-        for c in range(1, self.chunks - 1):
-            problem += pulp.lpSum(row[c] for row in self.at if c in row) >= 1
+        self.runs = [(kind, len(list(group))) for kind, group in groupby(self.sequence)]
+        even_chunks(costs.pipeline.job, self.chunks)  # an error where there are too few layers
+        self.held = [
+            [problem.add_variable(f"n_{c}_{j}", 0, length, pulp.LpInteger) for j, (_, length) in enumerate(self.runs)]
+            for c in range(self.chunks)
+        ]
+        for j, (_, length) in enumerate(self.runs):
+            problem += pulp.lpSum(row[j] for row in self.held) == length
+        for row in self.held[1:-1]:
+            problem += pulp.lpSum(row) >= 1
+        for j in range(1, len(self.runs)):
+            self._after(problem, j)
 
-    def _ordered(self, problem: pulp.LpProblem, row: dict[int, Any]) -> None:
-        """A layer lies in no earlier chunk than the layer before it."""
+    def _after(self, problem: pulp.LpProblem, j: int) -> None:
+        """Run j enters a chunk only once the run before it has ended there or earlier."""
         import pulp
 
-        before = self.at[-1]
-        for limit in sorted({*before, *row})[:-1]:
-            problem += pulp.lpSum(z for c, z in before.items() if c <= limit) >= pulp.lpSum(
-                z for c, z in row.items() if c <= limit
-            )
+        length = self.runs[j - 1][1]
+        for c, row in enumerate(self.held):
+            ended = problem.add_variable(f"ended_{c}_{j}", cat=pulp.LpBinary)
+            problem += pulp.lpSum(self.held[b][j - 1] for b in range(c + 1)) >= length * ended
+            problem += row[j] <= self.runs[j][1] * ended
 
     def on(self, rank: int, kind: int) -> Any:
         """Layers of a kind on a rank, as an expression."""
         import pulp
 
         mine = range(rank, self.chunks, self.pp)
-        if self.one:
-            return pulp.lpSum(self.sizes[c] for c in mine) if kind == self.sequence[0] else 0
-        return pulp.lpSum(row[c] for layer, row in enumerate(self.at) if self.sequence[layer] == kind
-                          for c in mine if c in row)
+        return pulp.lpSum(self.held[c][j] for c in mine for j, (other, _) in enumerate(self.runs) if other == kind)
 
     def read(self, answer: Solution) -> tuple[int, ...]:
-        """Layers of each chunk."""
-        if self.one:
-            return self._spread([int(answer.values[size.name]) for size in self.sizes])
-        return tuple(sum(int(answer.values[row[c].name]) for row in self.at if c in row) for c in range(self.chunks))
+        """Layers of each chunk; where all are of one kind, those of a rank dealt out evenly."""
+        sizes = [sum(int(answer.values[n.name]) for n in row) for row in self.held]
+        return self._spread(sizes) if len(self.runs) == 1 else tuple(sizes)
 
     def _spread(self, sizes: list[int]) -> tuple[int, ...]:
         """The layers of each rank dealt out evenly to its chunks, those with embedding or head getting fewer."""
@@ -96,7 +82,7 @@ def _rank(problem: pulp.LpProblem, costs: RankCosts, cuts: _Cuts, rank: int, bus
     layer, most = costs.per_layer(rank), len(cuts.sequence)
     size: Any = costs.bare(rank, first, last)
     time: Any = first * costs.end_times[0] + last * costs.end_times[1]
-    buffer = problem.add_variable(f"buffer_{rank}", 0)
+    buffer = problem.add_variable(f"buffer_{rank}", costs.last_buffer / costs.limit if last else 0)
     for kind in range(cuts.kinds):
         if kind not in cuts.sequence:
             continue
@@ -114,31 +100,49 @@ def _rank(problem: pulp.LpProblem, costs: RankCosts, cuts: _Cuts, rank: int, bus
     problem += busiest >= time
 
 
-def balance_chunks(costs: RankCosts, time_limit: float) -> Partition:
-    """The partition over chunks with the least time of the busiest rank; never worse than the even slot rule."""
+def _problem(costs: RankCosts, slowest: float | None = None) -> tuple[pulp.LpProblem, _Cuts]:
+    """Least time of the busiest rank; or, with that `slowest` allowed, least size of the largest chunk."""
     import pulp
 
     problem = pulp.LpProblem("partition", pulp.LpMinimize)
-    busiest = problem.add_variable("busiest", 0)
-    problem += busiest
+    busiest = problem.add_variable("busiest", 0, slowest)
+    largest = problem.add_variable("largest", 0)
+    problem += busiest if slowest is None else largest
     cuts = _Cuts(problem, costs)
     for rank in range(costs.pipeline.layout.pp):
         _rank(problem, costs, cuts, rank, busiest)
-    answer = solve(problem, time_limit, gap=1e-3, threads=2)
+    for row in cuts.held if slowest is not None else []:
+        problem += largest >= pulp.lpSum(row)
+    return problem, cuts
+
+
+def _even(costs: RankCosts) -> Partition | None:
+    try:
+        return even(costs)
+    except Infeasible:
+        return None
+
+
+def balance_chunks(costs: RankCosts, time_limit: float) -> Partition:
+    """The partition over chunks with the least time of the busiest rank, its chunks as equal as that allows; never
+    worse than the even slot rule."""
+    problem, cuts = _problem(costs)
+    answer = solve(problem, time_limit, gap=1e-3)
     if answer.status == "infeasible":
         raise Infeasible(f"no partition over {cuts.chunks} chunks fits {show(costs.limit, 'B')} per rank, whatever is"
                          " recomputed or offloaded; give more stages, tp or memory")
-    try:
-        plain = even(costs)
-    except Infeasible:
-        plain = None
-    found = _found(costs, cuts, answer) if answer.found else None
-    best = min((p for p in (found, plain) if p is not None), key=lambda p: p.busiest, default=None)
-    if best is None:
+    found = [_found(costs, cuts, answer)] if answer.found else []
+    if answer.found:
+        again, same = _problem(costs, answer.objective * (1 + 1e-6))
+        smoother = solve(again, min(time_limit, 5.0), gap=0.02)
+        found = [_found(costs, same, smoother)] * smoother.found + found
+    candidates = [partition for partition in (_even(costs), *found) if partition is not None]
+    if not candidates:
         raise Infeasible(f"no partition was found in {time_limit:g} s; give more time")
-    method = "MILP over the cuts" if best is found else "the even slot rule"
-    certificate = Certificate(best.busiest, min(answer.bound, best.busiest), method,
-                              of_solution(answer, method).bounded_by, "s")
+    least = min(partition.busiest for partition in candidates)
+    best = next(partition for partition in candidates if partition.busiest <= least * (1 + 1e-5))
+    certificate = Certificate(best.busiest, min(answer.bound, best.busiest), "MILP over the cuts",
+                              of_solution(answer, "").bounded_by, "s")
     return replace(best, certificate=certificate)
 
 

@@ -152,7 +152,8 @@ class Pipeline:
         """Times of the passes of all stages of a schedule."""
         rows = [self._pass_times(chunk) for chunk in self.chunks(sizes)]
         saved = [sum(n * float(cost.saved) for n, cost in zip(chunk.layers, self.pieces.kinds, strict=True))
-                 + float(self.pieces.first.saved) * chunk.first + float(self.pieces.last.saved) * chunk.last
+                 + float(self.pieces.first.saved) * chunk.first
+                 + sum(float(cost.saved) for cost in (self.pieces.last, self.pieces.ahead) if cost) * chunk.last
                  for chunk in self.chunks(sizes)]
         if name == "dualpipe":  # a second chain walks the same stages from the other end
             rows, saved = rows * 2, saved * 2
