@@ -28,6 +28,7 @@ from perfplan.validation.rows import read_rows
 from perfplan.validation.runs import validate_training
 from perfplan.validation.score import Outcome, Score, score
 from perfplan.validation.steps import steps_of
+from perfplan.validation.tightness import tightness
 from perfplan.validation.training import Validation, dev_measurements
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +53,14 @@ out. The interval score is the width plus ten times what lies outside (Gneiting 
 better.
 
 """
+
+TIGHTNESS = (
+    Column("source"),
+    Column("rows"),
+    Column("median", "median bound / measured", "%"),
+    Column("most", "closest", "%"),
+    Column("beaten", "faster than the bound"),
+)
 
 
 @dataclass(frozen=True)
@@ -339,6 +348,9 @@ def page(scores: Scores) -> str:
         "Noise floor": "Coefficient of variation of measured step times of one configuration (three readings or more):"
         f" an error below it says nothing.\n\n{noise(outcomes)}",
         **{name: f"Null: the data sheet.\n\n{slices(validation)}" for name, validation in scores.files.items()},
+        "Gap to physics": "Bound over measured step time (`perfplan schedule gap`): what no layout and no schedule of"
+        " the declared model can beat, from data sheets alone. A row above 100 % would refute the bound.\n\n"
+        + markdown([asdict(one) for one in tightness(read_rows(dev_measurements()), Catalog())], TIGHTNESS),
         "What others reach": "run: its code run on the rows named;"
         f" derived: a fit to its tables; paper: said by its authors; quoted: by others.\n\n{peers}",
     }

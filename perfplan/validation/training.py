@@ -21,9 +21,18 @@ from perfplan.validation.memory import STATE, component, component_bytes, priced
 from perfplan.validation.rows import Row, read_rows
 from perfplan.validation.score import RATES, Facts, Outcome, Score, overall, score
 
-__all__ = ["Predict", "Prediction", "Validation", "dev_measurements", "measured_step_time", "validate", "vocabulary"]
+__all__ = [
+    "ROW_FAULTS",
+    "Predict",
+    "Prediction",
+    "Validation",
+    "dev_measurements",
+    "measured_step_time",
+    "validate",
+    "vocabulary",
+]
 
-_ROW_FAULTS = (SpecError, UnknownName, MissingField)
+ROW_FAULTS = (SpecError, UnknownName, MissingField)
 _FILES = ("training_measured.csv", "training_vtrain_single_node.csv")
 
 
@@ -210,7 +219,7 @@ def validate(
         try:
             cases[row.id] = builder.case(row)
             outcomes.append(_outcome(cases[row.id], predict))
-        except _ROW_FAULTS as error:  # a broken catalog is no fault of a row and ends the run
+        except ROW_FAULTS as error:  # a broken catalog is no fault of a row and ends the run
             outcomes.append(_without(row, _reason(error), cases.get(row.id)))
     outcomes = with_null(outcomes)
     slices: dict[str, list[Outcome]] = defaultdict(list)

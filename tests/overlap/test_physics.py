@@ -9,9 +9,9 @@ from perfplan.api import estimate_train, gap_train, plan_train, training_job
 from perfplan.errors import OutOfRange
 from perfplan.overlap.physics import gap, physics
 from perfplan.training.estimate import model_flops
-from perfplan.validation.jobs import CaseBuilder
 from perfplan.validation.rows import read_rows
-from perfplan.validation.training import _ROW_FAULTS, dev_measurements, measured_step_time, vocabulary
+from perfplan.validation.tightness import tightness
+from perfplan.validation.training import dev_measurements
 
 
 def job(model="llama-3-8b", gpus=64, batch=128, seq=8192, **more):
@@ -20,16 +20,9 @@ def job(model="llama-3-8b", gpus=64, batch=128, seq=8192, **more):
 
 
 def test_no_trusted_measurement_beats_physics():
-    builder, shares = CaseBuilder(shipped(), vocabulary()), []
-    for row in read_rows(dev_measurements()):
-        if row.metric in ("oom", "memory_gib_per_accel"):
-            continue
-        try:
-            case = builder.case(row)
-            shares.append(physics(case.job).time / measured_step_time(case))
-        except _ROW_FAULTS:  # rows that cannot be priced are counted by `validate training`
-            continue
-    assert len(shares) > 2000 and 0.5 < max(shares) < 1.0  # and it is no empty bound
+    whole = tightness(read_rows(dev_measurements()), shipped())[-1]
+    assert whole.rows > 2000 and whole.beaten == 0
+    assert 0.5 < whole.most < 1.0 and whole.median > 0.1  # and it is no empty bound
 
 
 def test_in_one_number_format_the_arithmetic_is_model_flops_at_the_peak():
