@@ -6,7 +6,7 @@ import ast
 import re
 from dataclasses import replace
 
-from perfplan.catalog.models import check_model
+from perfplan.catalog.models import MOST_LAYERS, check_model
 from perfplan.catalog.specs import Attention, LayerKind, Mlp, Model, Moe
 from perfplan.errors import OutOfRange, SpecError, Unsupported
 from perfplan.export.launchers import Fact, Facts, Launcher
@@ -124,6 +124,9 @@ def model_of(facts: Facts, table: Launcher, tp: int) -> Model:
         names = ", ".join(each.name for each in table.flags if each.fact in missing)
         raise SpecError(f"the {table.id} line describes no whole model, it lacks {names}; add them or name a MODEL")
     hidden, layers = _number(facts, "hidden"), _number(facts, "layers")
+    if layers > MOST_LAYERS or _number(facts, "mtp") > 16:
+        raise OutOfRange(f"the {table.id} line has {layers} layers and {_number(facts, 'mtp')} prediction modules; a"
+                         f" model has at most {MOST_LAYERS} and 16")
     gated, biased = bool(facts.get("gated")), not facts.get("unbiased")
     mixer = replace(_mixer(facts, table, hidden), bias=biased or bool(facts.get("qkv_bias")), output_bias=biased,
                     qk_norm=bool(facts.get("qk_norm")))

@@ -79,13 +79,26 @@ def launched(catalog: Catalog, name: str, text: str, *, model: str = "", gpus: i
         recipe, _overlap(facts, layout), ORDERS[bool(facts.get("order_pp_inside"))], _optimizer(facts),
         "unfused" if facts.get("attention") in ("unfused", "local") else "", _words(facts, "graphs"),
         bool(facts.get("pad_experts") and "capacity" in facts),
-        float(str(facts.get("hidden_dropout", table.default("hidden_dropout", 0)))) > 0,
+        _share(facts, "hidden_dropout", table) > 0,
         (*remarks, *unread))
 
 
 def _int(facts: Facts, name: str, otherwise: int) -> int:
     value = facts.get(name, otherwise)
     return value if isinstance(value, int) else otherwise
+
+
+def _share(facts: Facts, name: str, table: Launcher, otherwise: str = "0") -> float:
+    """A number from 0 to 1."""
+    text = str(facts.get(name, table.default(name, otherwise)))
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        flag = next(row.name for row in table.flags if row.fact == name)
+        raise SpecError(f"{flag} {text} of the {table.id} line is no number from 0 to 1; write one such as 0.1")
+    return value
 
 
 def _words(facts: Facts, name: str) -> tuple[str, ...]:
@@ -219,7 +232,7 @@ def _layout(facts: Facts, table: Launcher, spec: Model, world: int) -> tuple[Lay
         recompute=_recompute(facts), offload=(("optim", 0),) if facts.get("offload_optimizer") else ())
     if _int(facts, "recompute_layers", 1) > 1 and facts.get("recompute_method") == "uniform":
         remarks += ("recompute of several layers at a time is priced as of one, which keeps more inputs and less else",)
-    if str(facts.get("offload_fraction", "1")) not in ("1", "1.0"):
+    if facts.get("offload_optimizer") and _share(facts, "offload_fraction", table, "1") < 1:
         remarks += ("part of the optimizer state on the host is priced as all of it",)
     return Layout.parse(str(layout)), remarks
 

@@ -12,6 +12,7 @@ from perfplan.export.launchers import Fact, Facts, Flag, Launcher
 __all__ = ["Line", "read_line"]
 
 LONGEST = 100_000  # characters
+MAY_BE_ZERO = ("first_bf16", "last_bf16", "shared_ffn", "mtp", "max_position")
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,10 @@ def _value(row: Flag, name: str, values: list[str], table: Launcher) -> tuple[Fa
     if row.takes == "words":
         return tuple(_translated(row, name, each, table) for each in values), []
     if row.takes == "number":
-        return _number(name, values[0], table), values[1:]
+        number = _number(name, values[0], table)
+        if not number and row.fact not in MAY_BE_ZERO:
+            raise SpecError(f"{name} of the {table.id} line is 0, but has to be at least 1")
+        return number, values[1:]
     return _translated(row, name, values[0], table), values[1:]
 
 

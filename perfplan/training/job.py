@@ -86,8 +86,8 @@ class Job:
             raise Unsupported("unfused attention computes whole sequences: packed documents change nothing; drop them")
         if not 1 <= self.lora_rank <= self.model.hidden:
             raise OutOfRange(f"lora rank is {self.lora_rank}, but must be between 1 and the width {self.model.hidden}")
-        if self.mtp is not None and not 0 <= self.mtp <= 16:
-            raise OutOfRange(f"mtp is {self.mtp}, but a model predicts 0 to 16 further tokens")
+        if not 0 <= self.mtp_depth <= 16:
+            raise OutOfRange(f"mtp is {self.mtp_depth}, but a model predicts 0 to 16 further tokens")
         if self.mtp and self.frozen:
             raise Unsupported("adapters beside a frozen base train no multi-token prediction; drop --mtp")
         for dtype in {

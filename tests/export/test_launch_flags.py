@@ -277,3 +277,21 @@ def test_a_short_line_takes_its_architecture_from_the_model():
     line = read("megatron-lm", "--micro-batch-size 1 --bf16 --expert-model-parallel-size 8 --moe-router-topk 8"
                 " --overlap-moe-expert-parallel-comm --num-query-groups 4", model="qwen3-30b-a3b", gpus=8)
     assert line.layout.ep == 8 and line.model.id == "qwen3-30b-a3b" and not line.line.unknown
+
+
+WORDS = ("0", "1", "3", "8", "-1", "64", "1000000000", "selective", "full", "block", "mlp", "moe_act", "fp8", "0.5",
+         "alltoall", "a2a", "muon", "[1]*32", "Et*32L", "nan", "")
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(sorted(launcher(CATALOG, "megatron-lm").spellings)), st.sampled_from(WORDS)),
+                min_size=1, max_size=3))
+def test_any_change_of_a_good_line_is_priced_or_one_sentence(changes):
+    wanted = {name for name, _ in changes}
+    kept = [words for words in (f"--{part}".split() for part in GPT.split("--")[1:]) if words[0] not in wanted]
+    line = " ".join([*(" ".join(words) for words in kept), *(f"{name} {word}" for name, word in changes)])
+    try:
+        e = estimate_train(cluster="dgx-h100", launch=read("megatron-lm", line, gpus=64), catalog=CATALOG)
+        assert e.step_time > 0
+    except PerfplanError as error:
+        assert str(error) and "\n" not in str(error)
