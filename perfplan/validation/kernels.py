@@ -224,6 +224,16 @@ def _batch(chip: Accelerator, kernel: str, dtype: str, software: str, rows: pd.D
     return "latency_us", rows["latency_us"].to_numpy(), predicted / US, sheet / US
 
 
+def _engine(software: str) -> str:
+    """The engine whose operators a label names with a release or in capitals, else the label.
+
+    >>> _engine("TRTLLM 1.3.0rc20 torch_flow"), _engine("FlashAttention-2")
+    ('trtllm', 'FlashAttention-2')
+    """
+    name = software.split(" ")[0].lower()
+    return name if name in ENGINES else software
+
+
 def _cached(chip: Accelerator, kernel: str, rows: pd.DataFrame) -> Array:
     """Which decode attention, and which small kernels, find what they read in the second-level cache of the chip."""
     if kernel == "small_kernel":
@@ -244,7 +254,7 @@ def _file(path: Path, catalog: Catalog) -> list[Outcome]:
         where = f"{path.stem}/{hardware or 'unnamed'}/{dtype}/{kernel}"
         try:
             chip = _chip(catalog, str(hardware))
-            metric, *columns = _batch(chip, str(kernel), str(dtype), str(software), rows)
+            metric, *columns = _batch(chip, str(kernel), str(dtype), _engine(str(software)), rows)
             cached = _cached(chip, str(kernel), rows)
         except PerfplanError as error:
             found |= {str(row.row): outcome(row, where, "latency_us", None, str(error)) for row in rows.itertuples()}
