@@ -86,8 +86,9 @@ class Scores:
 def measure() -> Scores:
     """Score the shipped constants against every shipped file."""
     files = {"Kernels": validate_kernels(), "Expert layers": validate_experts(), "Collectives": validate_collectives()}
-    steps = steps_of(read_rows(dev_measurements()), Catalog())
     training = validate_training()
+    chosen = {o.id: o.layout_text for o in training.outcomes if o.ratio is not None}
+    steps = steps_of(read_rows(dev_measurements()), Catalog(), chosen=chosen)
     studies = {study: held(training.outcomes, study) for study in ("source", "model")}
     changes = {name: delta_scores(pairs(rows)) for name, rows in
                (("shipped", training.outcomes), ("left out", studies["source"]))}  # fmt: skip

@@ -354,6 +354,6 @@ def prediction_parameters(hidden: Any, ranks: Any) -> Any:
     ranks : tensor-parallel ranks [1]
 
     >>> prediction_parameters(7168, 1)
-    102782464.0
+    102781952.0
     """
     return 2 * hidden * hidden / ranks + 3 * hidden

@@ -82,15 +82,24 @@ def _fixed(o: Outcome) -> tuple[object, ...]:
     return (o.source, o.method, o.facts.epoch, o.facts.seq_len)
 
 
-def _axis(a: Outcome, b: Outcome) -> str | None:
-    """What the rows differ in, None unless it is exactly one axis."""
+def _differing(members: Sequence[Outcome]) -> Iterator[tuple[int, int, int]]:
+    """(first, second, axis) of the members that differ in exactly one axis, and not in what goes with it."""
+    values = [_values(o) for o in members]
+    for axis in range(len(AXES)):
+        alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
+        for place, mine in enumerate(values):
+            alike[mine[:axis] + mine[axis + 1 :]].append(place)
+        for places in alike.values():
+            for i, j in combinations(places, 2):
+                if values[i][axis] != values[j][axis] and _same_batch(members[i], members[j], AXES[axis] == "count"):
+                    yield i, j, axis
+
+
+def _same_batch(a: Outcome, b: Outcome, counted: bool) -> bool:
+    """The same global batch or, for a change of count, the same batch per accelerator."""
     assert a.facts is not None and b.facts is not None
-    differ = [axis for axis, x, y in zip(AXES, _values(a), _values(b), strict=True) if x != y]
-    if len(differ) != 1:
-        return None
-    same = a.facts.global_batch == b.facts.global_batch
     weak = a.facts.global_batch * b.facts.gpus == b.facts.global_batch * a.facts.gpus
-    return differ[0] if same or (weak and differ == ["count"]) else None
+    return a.facts.global_batch == b.facts.global_batch or (counted and weak)
 
 
 def _rate(facts: Facts, time: float) -> float:
@@ -141,14 +150,12 @@ def _distinct(outcomes: Iterable[Outcome]) -> list[Outcome]:
 
 
 def _paired(members: Sequence[Outcome], null: _Null) -> Iterator[Pair]:
-    for a, b in combinations(members, 2):
-        axis = _axis(a, b)
-        if axis is None or a.facts is None or b.facts is None or not (a.time and b.time):
-            continue
+    for first, second, place in sorted(_differing(members)):
+        a, b = members[first], members[second]
+        assert a.facts is not None and b.facts is not None and a.time and b.time
         assert a.measured_time is not None and b.measured_time is not None
-        place = AXES.index(axis)
         yield Pair(
-            axis,
+            AXES[place],
             a.source,
             a.id,
             b.id,

@@ -230,7 +230,7 @@ def _engine(software: str) -> str:
     >>> _engine("TRTLLM 1.3.0rc20 torch_flow"), _engine("FlashAttention-2")
     ('trtllm', 'FlashAttention-2')
     """
-    name = software.split(" ")[0].lower()
+    name = software.split(" ", 1)[0].lower()
     return name if name in ENGINES else software
 
 

@@ -23,7 +23,7 @@ from perfplan.training.estimate import estimate
 from perfplan.training.job import Job
 from perfplan.training.layout import Layout
 from perfplan.units import parse
-from perfplan.validation.jobs import CaseBuilder, Source
+from perfplan.validation.jobs import Case, CaseBuilder, Source
 from perfplan.validation.rows import Row
 from perfplan.validation.training import measured_step_time, vocabulary
 
@@ -59,21 +59,27 @@ class Step:
         return f"{self.row.source}/{'moe' if self.moe else 'dense'}"
 
 
-def steps_of(rows: Iterable[Row], catalog: Source, refuse: Callable[[Row, str], None] = lambda row, why: None
-             ) -> list[Step]:  # fmt: skip
-    """Every row with a step time that can be priced; `refuse` hears of the others."""
+def steps_of(rows: Iterable[Row], catalog: Source, refuse: Callable[[Row, str], None] = lambda row, why: None,
+             chosen: Mapping[str, str] | None = None) -> list[Step]:  # fmt: skip
+    """Every row with a step time that can be priced; `refuse` hears of the others; chosen: row id -> the layout that
+    fits, where it is known already."""
+    known = chosen or {}
     builder, found = CaseBuilder(catalog, vocabulary()), []
     for row in rows:
         try:
             if row.metric in ("oom", "memory_gib_per_accel"):
                 continue
             case = builder.case(row)
-            fits = [layout for layout in case.layouts if estimate(case.job, layout).fits]
-            layout = (fits or case.layouts[-1:])[0]
+            layout = Layout.parse(known[row.id]) if row.id in known else _first_that_fits(case)
             found.append(Step(row, _follows(case.job), layout, measured_step_time(case), _key(row, case.job, layout)))
         except PerfplanError as error:
             refuse(row, str(error))
     return found
+
+
+def _first_that_fits(case: Case) -> Layout:
+    fits = [layout for layout in case.layouts if estimate(case.job, layout).fits]
+    return (fits or case.layouts[-1:])[0]
 
 
 def _follows(job: Job) -> Job:

@@ -60,7 +60,7 @@ def printed(capsys, *arguments):
 def test_validate_prints_one_object_with_every_figure(capsys, measured):
     path, count = measured
     report = json.loads(printed(capsys, "validate", "training", "--measured", path, "--json"))
-    assert set(report) == {"overall", "slices"} and count > 10
+    assert set(report) == {"overall", "slices", "feasibility"} and count > 10
     for score in (report["overall"], *report["slices"]):
         assert set(score) == FIGURES
         assert score["scored"] + sum(score["unsupported"].values()) == score["rows"]

@@ -62,7 +62,7 @@ def test_every_accelerator_of_the_catalog_has_a_price(tmp_path):
         known = CATALOG.accelerator(chip)
         if {"bf16", "fp16", "fp32"} & set(known.peak):
             assert chip not in unpriced, unpriced[chip]
-    assert len(unpriced) < 4
+    assert len([chip for chip in unpriced if CATALOG.accelerator(chip).family != "xeon"]) < 4  # a CPU has no cluster
 
 
 def test_rows_without_a_format_take_the_checkpoints(tmp_path):
