@@ -9,6 +9,7 @@ import yaml
 
 from perfplan.catalog import Catalog
 from perfplan.errors import OutOfRange
+from perfplan.report.steps import step_text
 from perfplan.training.estimate import estimate
 from perfplan.validation import steps as whole
 from perfplan.validation.holdouts import model_holdouts, source_holdouts
@@ -88,12 +89,13 @@ def test_models_of_one_source_are_held_out_in_turn(rows):
 
 
 def test_calibration_writes_entries_that_a_catalog_reads(rows, tmp_path):
-    mine = [row for row in rows if row.source in ("mlm", "nemo2407") and row.method == "pretrain"][:12]
+    mine = [row for row in rows if row.source in ("mlm", "nemo2407") and row.method == "pretrain"][:7]
     slow = [replace(row, value=row.value / 1.2) for row in mine if row.metric in ("tokens_per_s_per_accel",)] or mine
     impossible = replace(slow[0], id="lab-1", value=slow[0].value * 100)
     found = calibrate_steps([*slow, impossible], Catalog(), "h100-sxm", "mine.csv", "2026-01-01")
     assert [bad.row for bad in found.rejected] == ["lab-1"] and "dense peak" in found.rejected[0].reason
     assert found.mape < found.before and found.rows == len(slow)
+    assert f"{len(slow)} rows" in step_text(found, None)
     for path, text in found.entries.items():
         target = tmp_path / path
         target.parent.mkdir(exist_ok=True)
