@@ -290,7 +290,8 @@ def _kernel_figures() -> dict[str, Figure]:
     layers = {one.name: one for one in left_out_experts() if one.left_out == "one model's experts"}
     for name, key in (("experts", "experts"), ("slowdown by skew", "experts.skew")):
         found[key] = Figure(layers[name].median, layers[name].rows, "one model's experts left out")
-    return found
+    marked = {entry["figure"] for entry in yaml.safe_load(DATA.read_text(encoding="utf-8"))["marks"]}
+    return {name: figure for name, figure in found.items() if name in marked}
 
 
 def _met(entry: Mapping[str, Any], value: float | None) -> str:
