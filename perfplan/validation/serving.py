@@ -29,7 +29,7 @@ from perfplan.validation.score import Outcome
 from perfplan.validation.serving_rows import METRICS, Run, cache_of, formats_of, layout_of, read_runs
 from perfplan.validation.training import Validation
 
-__all__ = ["LATENCY_FILES", "SERVING_FILES", "Pricer", "outcomes", "validate_latency", "validate_serving"]
+__all__ = ["LATENCY_FILES", "SERVING_FILES", "Pricer", "listed", "outcomes", "validate_latency", "validate_serving"]
 
 SERVING_FILES = ("serving_measured.csv",)
 LATENCY_FILES = ("serving_latency_measured.csv",)
@@ -134,7 +134,7 @@ def _figure(run: Run, steady: price.Steady, layout: ServingLayout) -> Any:
     return values[run.metric]()
 
 
-def _listed(run: Run) -> str:
+def listed(run: Run) -> str:
     """Why a row is listed and not scored, "" if it is."""
     if run.suspect:
         return "suspect row, listed and not scored"
@@ -144,7 +144,7 @@ def _listed(run: Run) -> str:
 def _outcome(run: Run, pricer: Pricer, usual: float) -> Outcome:
     layout = f"tp{run.tp} pp{run.pp}"
     one = Outcome(run.id, run.group, run.slice, run.group, (run.id,), run.metric, run.value, hardware=run.hardware,
-                  unsupported=_listed(run), layout_text=layout)
+                  unsupported=listed(run), layout_text=layout)
     if one.unsupported:
         return one
     if run.value <= 0:
@@ -162,7 +162,7 @@ def outcomes(runs: Sequence[Run], pricer: Pricer) -> list[Outcome]:
     """Every run beside its prediction; the null predictor knows the median of the slice."""
     values: dict[str, list[float]] = defaultdict(list)
     for run in runs:
-        if not _listed(run):
+        if not listed(run):
             values[run.slice].append(run.value)
     return [_outcome(run, pricer, median(values[run.slice]) if values[run.slice] else run.value) for run in runs]
 
