@@ -200,28 +200,49 @@ def serving(
     json: options.Json = False,
     save: options.Save = None,
 ) -> None:
-    """Throughput, latency and batch-1 figures of serving engines, per group.
+    """Throughput, latency and batch-1 figures of serving engines, per group, and the choice of a width by them.
 
     The null knows the median of its own slice.
     """
     from perfplan.validation.serving import validate_serving
 
-    _single(validate_serving, measured, settings, catalog, (csv, json, save))
+    _runs(validate_serving, measured, settings, catalog, (csv, json, save))
 
 
 @app.command()
 def latency(
     measured: Files = None,
+    left_out: Annotated[
+        bool,
+        typer.Option("--left-out", help="Each model by constants fitted without it (about two minutes)."),
+    ] = False,
     settings: options.Settings = None,
     catalog: options.Folders = None,
     csv: options.Csv = None,
     json: options.Json = False,
     save: options.Save = None,
 ) -> None:
-    """TTFT and TPOT of serving deployments, per group (model/hardware/engine).
+    """TTFT and TPOT of serving deployments, per group (model/hardware/engine), and choices under a ceiling of TPOT.
 
     The null knows the median of its own slice; rows without a number format take the checkpoint's, in slices apart.
     """
     from perfplan.validation.serving import validate_latency
+    from perfplan.validation.serving_fit import left_out_models
 
-    _single(validate_latency, measured, settings, catalog, (csv, json, save))
+    _runs(left_out_models if left_out else validate_latency, measured, settings, catalog, (csv, json, save))
+
+
+def _runs(
+    validate: Any,
+    measured: list[str] | None,
+    settings: list[str] | None,
+    folders: list[str] | None,
+    output: tuple[str | None, bool, str | None],
+) -> None:
+    from perfplan.catalog import Catalog
+    from perfplan.report import Output
+    from perfplan.report.measured import serving_text
+    from perfplan.report.validation import OUTCOME_COLUMNS, outcome_rows
+
+    result = validate(measured or (), catalog=Catalog(folders or (), settings or ()))
+    Output(*output).emit(serving_text(result), outcome_rows(result.outcomes), OUTCOME_COLUMNS, result.as_dict())

@@ -9,9 +9,10 @@ from typing import Any
 from perfplan.report.columns import Column
 from perfplan.report.text import paragraph, table
 from perfplan.validation.left_out import LeftOut
+from perfplan.validation.serving import ServingValidation
 from perfplan.validation.training import Validation
 
-__all__ = ["LEFT_OUT_COLUMNS", "left_out_rows", "measured_text"]
+__all__ = ["LEFT_OUT_COLUMNS", "left_out_rows", "measured_text", "serving_text"]
 
 _SHOWN = (
     Column("name", "slice"),
@@ -45,3 +46,20 @@ def measured_text(validation: Validation) -> str:
     reasons = validation.overall.unsupported.items()
     lines = [paragraph(f"{count:6d}  {reason}") for reason, count in reasons]
     return "\n".join([text, "", "rows not scored, by reason", *lines]) if lines else text
+
+
+_CHOICES = (
+    Column("name", "choice by the prediction"),
+    Column("groups", "groups"),
+    Column("mean_regret", "mean regret", "%"),
+    Column("max_regret", "worst", "%"),
+    Column("broken", "ceilings broken", "%"),
+)
+
+
+def serving_text(validation: ServingValidation) -> str:
+    """Scores of serving runs, and what choices by the prediction would have cost."""
+    text = measured_text(validation)
+    if not validation.choices:
+        return text
+    return f"{text}\n\n{table([asdict(one) for one in validation.choices], _CHOICES)}"

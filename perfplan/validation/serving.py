@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from math import inf, isinf
 from pathlib import Path
@@ -24,12 +24,14 @@ from perfplan.serving.formats import number_format
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout, check
 from perfplan.serving.step import decode_step, network, whole
-from perfplan.validation.kernels import shipped
+from perfplan.validation.kernels import shipped, summary
 from perfplan.validation.score import Outcome
+from perfplan.validation.serving_choice import Choice, ceiling_choice, width_choice
 from perfplan.validation.serving_rows import METRICS, Run, cache_of, formats_of, layout_of, read_runs
 from perfplan.validation.training import Validation
 
-__all__ = ["LATENCY_FILES", "SERVING_FILES", "Pricer", "listed", "outcomes", "validate_latency", "validate_serving"]
+__all__ = ["LATENCY_FILES", "SERVING_FILES", "Pricer", "ServingValidation", "listed", "outcomes", "validate_latency",
+           "validate_serving", "with_choices"]
 
 SERVING_FILES = ("serving_measured.csv",)
 LATENCY_FILES = ("serving_latency_measured.csv",)
@@ -167,18 +169,34 @@ def outcomes(runs: Sequence[Run], pricer: Pricer) -> list[Outcome]:
     return [_outcome(run, pricer, median(values[run.slice]) if values[run.slice] else run.value) for run in runs]
 
 
-def _validate(files: Sequence[Path], catalog: Catalog | None) -> Validation:
-    from perfplan.validation.kernels import summary
+@dataclass(frozen=True)
+class ServingValidation(Validation):
+    """Scores of runs, and what choosing by their predictions would have cost."""
 
+    choices: tuple[Choice, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Scores, rows and choices under machine names."""
+        return {**super().as_dict(), "choices": [asdict(one) for one in self.choices]}
+
+
+def with_choices(runs: Sequence[Run], found: Sequence[Outcome]) -> ServingValidation:
+    """Scores of outcomes, one per run in the same order, and the choices among them."""
+    scores, priced = summary(found), list(zip(runs, found, strict=True))
+    choices = tuple(one for one in (width_choice(priced), ceiling_choice(priced)) if one.groups)
+    return ServingValidation(scores.overall, scores.slices, scores.outcomes, choices)
+
+
+def _validate(files: Sequence[Path], catalog: Catalog | None) -> ServingValidation:
     runs = [run for path in files for run in read_runs(path)]
-    return summary(outcomes(runs, Pricer(catalog or Catalog())))
+    return with_choices(runs, outcomes(runs, Pricer(catalog or Catalog())))
 
 
-def validate_serving(files: Iterable[str | Path] = (), *, catalog: Catalog | None = None) -> Validation:
+def validate_serving(files: Iterable[str | Path] = (), *, catalog: Catalog | None = None) -> ServingValidation:
     """Scores of throughput, latency and batch-1 figures, per group; the shipped file unless others are named."""
     return _validate([Path(name) for name in files] or list(shipped(SERVING_FILES)), catalog)
 
 
-def validate_latency(files: Iterable[str | Path] = (), *, catalog: Catalog | None = None) -> Validation:
+def validate_latency(files: Iterable[str | Path] = (), *, catalog: Catalog | None = None) -> ServingValidation:
     """Scores of TTFT and TPOT, per group; the shipped file unless others are named."""
     return _validate([Path(name) for name in files] or list(shipped(LATENCY_FILES)), catalog)

@@ -14,16 +14,16 @@ from scipy.optimize import least_squares
 from perfplan.catalog import Catalog
 from perfplan.catalog.specs import Engine
 from perfplan.errors import PerfplanError
-from perfplan.validation.kernels import shipped, summary
+from perfplan.validation.kernels import shipped
 from perfplan.validation.score import Outcome
-from perfplan.validation.serving import LATENCY_FILES, Pricer, listed, outcomes
+from perfplan.validation.serving import LATENCY_FILES, Pricer, ServingValidation, listed, outcomes, with_choices
 from perfplan.validation.serving_rows import METRICS, Run, read_runs
-from perfplan.validation.training import Validation
 
 __all__ = ["CONSTANTS", "fit_engine", "left_out_models"]
 
 CONSTANTS = {
-    "step": (5e-4, 1e-5, 3e-2), "prompt": (2e-3, 1e-5, 8e-2), "sequence": (5e-6, 1e-8, 1e-3), "overhead": (0.6, 0.05, 3.0),
+    "step": (5e-4, 1e-5, 3e-2), "prompt": (2e-3, 1e-5, 8e-2), "sequence": (5e-6, 1e-8, 1e-3),
+    "overhead": (0.6, 0.05, 3.0),
     "eager": (0.8, 0.3, 3.0), "compute": (1.0, 0.5, 1.1), "burst": (0.2, 1e-3, 1.0), "first": (0.1, 1e-3, 0.4),
     "routed": (1.2e-5, 1e-6, 5e-4), "idle_experts": (0.05, 1e-3, 1.0),
 }  # constant -> where a fit starts and how far it goes
@@ -76,7 +76,7 @@ def _others(runs: Sequence[Run], engine: str, release: str, model: str) -> list[
     return [run for run in same if run.release == release] or same
 
 
-def left_out_models(files: Sequence[str | Path] = (), *, catalog: Catalog | None = None) -> Validation:
+def left_out_models(files: Sequence[str | Path] = (), *, catalog: Catalog | None = None) -> ServingValidation:
     """Every figure predicted by constants of its engine release that were fitted without the figure's model."""
     source = catalog or Catalog()
     paths = [Path(name) for name in files] or list(shipped(LATENCY_FILES))
@@ -85,11 +85,13 @@ def left_out_models(files: Sequence[str | Path] = (), *, catalog: Catalog | None
     for run in runs:
         parts[run.engine, run.release, run.model].append(run)
     found: list[Outcome] = []
+    order: list[Run] = []
     known: dict[tuple[Run, ...], dict[str, float]] = {}
     for (engine, release, model), members in parts.items():
         others = tuple(_thin(_others(runs, engine, release, model)))
         if others not in known:
             known[others] = fit_engine(others, source) if others else {n: v[0] for n, v in CONSTANTS.items()}
         values = known[others]
+        order += members
         found += outcomes(members, Pricer(source, lambda one, values=values: _with(one, values)))  # type: ignore[misc]
-    return summary(found)
+    return with_choices(order, found)
