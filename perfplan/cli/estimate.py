@@ -135,5 +135,6 @@ def serve(
                       drafts=drafts, acceptance=acceptance)
     refuse_unused(source)
     found = deployment(job, ServingLayout.parse(layout), tokens(isl), tokens(osl),
-                       concurrency=concurrency, batch=batch, rate=rate_of(rate) if rate else None)
+                       concurrency=concurrency, batch=batch, rate=rate_of(rate) if rate else None,
+                       bands=source.bands())
     output.emit(deployment_text(found), [deployment_row(found)], DEPLOYMENT_COLUMNS, deployment_document(found))

@@ -106,11 +106,11 @@ def _costs(one: Deployment) -> list[tuple[str, str]]:
 def deployment_text(one: Deployment) -> str:
     """One deployment for people: headline, the latency of a request by part, caveats."""
     job, row = one.job, deployment_row(one)
-    low, high = one.band
-    tpot = f"{show(row['tpot'], 's')}, band {show(low * row['tpot'], 's')} to {show(high * row['tpot'], 's')}"
+    tpot, ttft = (f"{show(value, 's')}, band {show(low, 's')} to {show(high, 's')}" for value, (low, high) in (
+        (row["tpot"], one.band), (row["ttft"], one.first_band)))
     user = f", {show(row['tokens_per_s_per_user'], '1')} per user" if row["tokens_per_s_per_user"] else ""
     lines = [
-        ("TTFT", show(row["ttft"], "s")),
+        ("TTFT", ttft),
         ("TPOT", tpot),
         ("tokens/s", f"{show(row['tokens_per_s'], '1')}, {show(one.tokens_per_s_per_gpu, '1')} per accelerator{user}"),
         ("requests", f"{show(row['requests_per_s'], '1')} per second, {show(row['in_flight'], '1')} in a batch"),
@@ -130,7 +130,8 @@ def deployment_document(one: Deployment) -> dict[str, Any]:
     """One deployment under machine names, SI floats."""
     row = deployment_row(one)
     return {column.field: row[column.key] for column in DEPLOYMENT_COLUMNS} | {
-        "band_low_s": one.band[0] * row["tpot"], "band_high_s": one.band[1] * row["tpot"],
+        "tpot_low_s": one.band[0], "tpot_high_s": one.band[1],
+        "ttft_low_s": one.first_band[0], "ttft_high_s": one.first_band[1],
         "decode_step_s": {k: float(v) for k, v in one.steady.decode.items()},
         "prompt_s": {k: float(v) for k, v in one.steady.prompt.items()},
         "request_s": dict(one.request), "caveats": one.caveats}

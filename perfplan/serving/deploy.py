@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from perfplan.catalog.specs import Moe
 from perfplan.errors import MissingField, OutOfRange
 from perfplan.formulas.accounting import energy_used, money_spent
 from perfplan.serving import estimate as price
@@ -16,6 +17,7 @@ from perfplan.serving.memory import Fit, check_context, fit, fits, smallest
 from perfplan.serving.step import whole
 
 if TYPE_CHECKING:
+    from perfplan.calibration.bands import Bands
     from perfplan.catalog import Catalog
 
 __all__ = ["Deployment", "Room", "deployment", "room", "serving_job"]
@@ -76,7 +78,8 @@ def room(job: ServingJob, gpus: int, context: int, users: int = 1, expected: int
 
 @dataclass(frozen=True)
 class Deployment:
-    """One layout under one load: what it delivers, what it costs, whether it fits."""
+    """One layout under one load: what it delivers, what it costs, whether it fits. band, first_band: interval of TPOT
+    and of TTFT [s]."""
 
     job: ServingJob
     layout: ServingLayout
@@ -86,6 +89,7 @@ class Deployment:
     steady: price.Steady
     fit: Fit
     band: tuple[float, float]
+    first_band: tuple[float, float]
     caveats: tuple[str, ...]
 
     @property
@@ -139,10 +143,10 @@ def deployment(
     concurrency: int | None = None,
     batch: int | None = None,
     rate: float | None = None,
-    band: tuple[float, float] = (1.0, 1.0),
+    bands: Bands | None = None,
 ) -> Deployment:
     """Price a layout under one of: a closed loop of `concurrency`, one fixed `batch`, arrivals at `rate` [1/s]; all
-    requests queued at once if none is given. band: factors around TPOT that the error band takes."""
+    requests queued at once if none is given. bands: of the catalog; without them an interval is the value itself."""
     check(job.model, layout)
     if isl < 1 or osl < 1:
         raise OutOfRange(f"lengths are {isl} and {osl} tokens, but each must be at least 1")
@@ -160,5 +164,19 @@ def deployment(
         steady, load = price.at_rate(job, layout, isl, osl, rate), f"{rate:g} requests/s"
     else:
         steady, load = price.saturated(job, layout, isl, osl), "all requests queued"
-    return Deployment(job, layout, isl, osl, load, steady, fit(job, layout, isl + osl, 1, isl + osl // 2), band,
-                      job.caveats + unmodelled(job))
+    each, first, said = _bands(job, steady, bands)
+    held = fit(job, layout, isl + osl, 1, isl + osl // 2)
+    return Deployment(job, layout, isl, osl, load, steady, held, each, first, job.caveats + unmodelled(job) + said)
+
+
+def _bands(job: ServingJob, steady: price.Steady, bands: Bands | None
+           ) -> tuple[tuple[float, float], tuple[float, float], tuple[str, ...]]:
+    """(interval of TPOT, interval of TTFT, caveats) by the residuals of measured deployments of the kind."""
+    tpot, ttft = float(steady.tpot), float(steady.ttft)
+    if bands is None:
+        return (tpot, tpot), (ttft, ttft), ()
+    chip = job.cluster.accelerator
+    moe = any(isinstance(kind.ffn, Moe) for kind in job.model.kinds)
+    borrowed = any(kernel.borrowed for kernel in chip.kernels.get("gemm", {}).values())
+    each, first = (bands.find(phase, moe, chip.family, borrowed=borrowed) for phase in ("serving", "first-token"))
+    return each.around(tpot), first.around(ttft), (each.caveat,) if each.caveat else ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,4 +65,14 @@ def refit(path: Path, absolute: Sequence[Residual], paired: Sequence[Residual], 
     source was left out, the paired ones from `paired`, the memory margin from validation outcomes."""
     fitted = fit_bands([one.as_row() for one in absolute if one.method == "pretrain"])
     ties = fit_bands([one.as_row() for one in paired if one.method == "pretrain"])
-    write_bands(path, [{"bands": fitted["bands"], "paired": ties["paired"]}], WIDENING, margin(outcomes))
+    fitted = {"bands": fitted["bands"], "paired": ties["paired"]}
+    write_bands(path, [fitted, _others(path)], WIDENING, margin(outcomes))
+
+
+def _others(path: Path) -> dict[str, Any]:
+    """The bands of `path` that are of other phases than training."""
+    import yaml
+
+    data = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {table: {name: entry for name, entry in (data.get(table) or {}).items() if not name.startswith("training")}
+            for table in ("bands", "paired")}
