@@ -187,6 +187,10 @@ def serve(
         typer.Option("--prefix-hit", metavar="X", help="Share of the prompt tokens whose cache is there already."),
     ] = 0.0,
     routing_skew: options.Skew = 1.0,
+    imbalance: Annotated[
+        float,
+        typer.Option("--imbalance", metavar="X", help="Sequences of the fullest attention rank over the mean."),
+    ] = 1.0,
     drafts: Annotated[
         int, typer.Option("--drafts", metavar="N", min=0, help="Draft tokens per step of speculative decoding or MTP.")
     ] = 0,
@@ -247,6 +251,7 @@ def serve(
         top=top,
         prefix_hit=prefix_hit,
         routing_skew=routing_skew,
+        imbalance=imbalance,
         drafts=drafts,
         acceptance=acceptance,
         catalog=Catalog(catalog or (), settings or ()),

@@ -17,6 +17,7 @@ __all__ = [
     "phase_power",
     "price_per_million_tokens",
     "provisioned_power",
+    "servers_within_power",
 ]
 
 _POLCA = "serving_power_edge.md section 6 (POLCA) [derived]"
@@ -55,6 +56,27 @@ def provisioned_power(servers: Any, mean: Any, deviation: Any, correlation: Any,
     """
     variance = servers * deviation**2 * (1 + (servers - 1) * correlation)
     return servers * mean + quantile * variance**0.5
+
+
+@formula("N_row", "1", source=_POLCA)
+def servers_within_power(budget: Any, mean: Any, deviation: Any, correlation: Any, quantile: Any) -> Any:
+    """Servers whose power stays within a row's budget but for the share of the time that the quantile leaves.
+
+    budget : power of the row [W]
+    mean : mean power of a server [W]
+    deviation : standard deviation of it [W]
+    correlation : correlation of the power of two servers [1]
+    quantile : quantile of the normal distribution [1]
+
+    A row that feeds 40 servers of 6.5 kW nameplate and 4.5 kW on average: ten more fit where they hardly swing together
+    (inference), none where all peak at once (training):
+
+    >>> round(servers_within_power(260e3, 4.5e3, 1e3, 0.1, 2)), round(servers_within_power(260e3, 4.5e3, 1e3, 1.0, 2))
+    (50, 40)
+    """
+    spread = (quantile * deviation) ** 2
+    square, half = mean**2 - spread * correlation, budget * mean + spread * (1 - correlation) / 2
+    return budget**2 / (half + (half**2 - square * budget**2) ** 0.5)
 
 
 @formula("p_f", "W", source=_POLCA)

@@ -178,8 +178,10 @@ def curve(job: ServingJob, layout: ServingLayout, workload: Workload, hit: float
     if room <= 0 or largest > room:
         return None
     held = min(float(paged_cache(room, mean)) if mean else job.engine.max_batch, job.engine.max_batch)
-    coarse, net = _batches(max(held, 1.0)), network(job, layout)
-    priced = whole(decode_step(job, net, layout, coarse, context))
+    fullest = job.imbalance if layout.adp > 1 else 1.0  # all ranks step with the fullest, which the cache has to hold
+    held = max(held / fullest, 1.0)
+    coarse, net = _batches(held), network(job, layout)
+    priced = whole(decode_step(job, net, layout, coarse * fullest, context))
     batch = numpy.unique(numpy.concatenate((coarse, numpy.geomspace(coarse[0], coarse[-1], FINE))))
     lengths, budget = workload.isl.values, job.engine.token_budget
     chunked, fresh = job.engine.chunked, numpy.maximum(lengths * (1 - hit), 1.0)

@@ -260,7 +260,10 @@ def provision(
     found = units(jobs, workload, sorted(set(caps), reverse=True), limits, traffic)
     if not {"prefill", "decode"} <= {u.role for u in found} and not any(u.role == "mixed" for u in found):
         names = ", ".join(job.cluster.id for job in jobs)
-        raise Infeasible(f"no machine of {names} meets the limits with {jobs[0].model.id} at any rate; allow more time")
+        raise Infeasible(
+            f"no machine of {names} holds {jobs[0].model.id} and meets the limits at any rate; allow more time"
+            " or other machines"
+        )
     rate = 0.0 if objective == "throughput" else traffic.rate
     fleet = _solved(list(found), rate, objective, bounds, limits, traffic)
     views = _designs(found, "iso-power", Bounds(power=bounds.power or fleet.power), limits, traffic)

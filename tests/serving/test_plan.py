@@ -123,6 +123,37 @@ def test_drafts_that_are_accepted_serve_more(plan):
     assert after.steps == pytest.approx(before.steps / (1 + 0.8 + 0.64))
 
 
+def test_the_fullest_attention_rank_sets_the_pace():
+    wanted = {"rate": "12/s", "sensitivity": False}
+    even, uneven = (planned("qwen3-30b-a3b", imbalance=x, **wanted) for x in (1.0, 1.5))
+    before, after = ({str(c.layout): c for c in p.curves if c.job.engine.token_budget == 8192} for p in (even, uneven))
+    wide = before["tp1 ep4 adp4"], after["tp1 ep4 adp4"]
+    assert wide[1].at(wide[1].step, 20) > wide[0].at(wide[0].step, 20) and wide[1].room < wide[0].room
+    assert after["tp4"].step[0] == before["tp4"].step[0]
+
+
+@pytest.mark.parametrize("text", ["tp1", "tp2", "tp4 pp2"])
+@pytest.mark.parametrize("batch", [4.0, 32.0])
+def test_curves_say_what_the_estimate_says(text, batch):
+    """Requests all alike: the rate at a batch is that of `estimate serve` with as many in flight."""
+    from dataclasses import replace
+
+    from perfplan.catalog.workloads import fixed_workload
+    from perfplan.serving.curves import curve
+    from perfplan.serving.deploy import serving_job
+    from perfplan.serving.estimate import steady
+    from perfplan.serving.layout import ServingLayout
+
+    job = serving_job("llama-3.1-8b", "dgx-h100", CATALOG, engine="vllm")
+    job = replace(job, engine=replace(job.engine, burst=0.0, waiting=0.0))
+    layout = ServingLayout.parse(text)
+    one = curve(job, layout, fixed_workload(1000, 200))
+    given = steady(job, layout, 1000, 200, batch)
+    if layout.pp == 1:  # a pipeline's prompts overlap in plans
+        assert one.at(one.mixed_rate(), batch) == pytest.approx(float(given.rate), rel=0.06)
+    assert one.at(one.step, batch) == pytest.approx(sum(map(float, given.decode.values())), rel=0.06)
+
+
 def test_objective_and_kind():
     most = planned(objective="goodput", kinds=("aggregated",), sensitivity=False)
     assert most.best.gpus == 8 and set(most.tried) == {"aggregated"}

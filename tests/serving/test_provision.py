@@ -68,7 +68,7 @@ def test_bounds_hold_and_more_power_serves_more():
 def test_what_cannot_be_says_how_much_can():
     with pytest.raises(Infeasible, match=r"40 requests/s need more than 10.0 kW; the most within them is \d"):
         provisioned(power="10 kW")
-    with pytest.raises(Infeasible, match="no machine of dgx-h100"):
+    with pytest.raises(Infeasible, match="no machine of dgx-h100 holds llama-3.1-70b and meets"):
         provisioned(clusters=("dgx-h100",), ttft="1 ms")
 
 
