@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["POINTS", "Curve", "curve", "curves", "resident_context"]
 
 POINTS = 25  # batch sizes priced
+_MIXES, _LENGTHS = 6, 24  # batches and lengths at which prompts are priced beside decodes
 FINE = 121  # batch sizes that a curve has, between them by interpolation
 HALF = 0.5  # of the step in progress is left, on average, when a request arrives
 
@@ -51,6 +52,7 @@ class Curve:
     steps: float
     room: float
     context: float
+    beside: np.ndarray  # time that prompts add to a step with that batch, over their time alone
     cached: float = 0.0  # tokens that the cache of a rank holds
     hit: float = 0.0  # share of the prompt tokens whose cache is there already
 
@@ -69,12 +71,16 @@ class Curve:
         """Mean square of that time [s s]."""
         return float((self.weights * self.prompts**2).sum()) / self.layout.pp**2
 
+    @property
+    def first(self) -> float:
+        """Time of the engine before the first token is out [s]."""
+        return self.job.engine.first
+
     # ---------------------------------------------------------------- prompts and decodes on the same accelerators
     def mixed_rate(self) -> np.ndarray:
         """Requests per second of the instance at each batch when it computes the prompts too."""
-        rate: np.ndarray = closed_rate(
-            self.batch * self.layout.adp, self.prompt / self.layout.adp, self.steps, self.step
-        )
+        added = self.prompt * self.beside / self.layout.adp
+        rate: np.ndarray = closed_rate(self.batch * self.layout.adp, added, self.steps, self.step)
         return rate
 
     def mixed_tpot(self) -> np.ndarray:
@@ -86,21 +92,22 @@ class Curve:
         """The same, not exceeded by `share` of the requests: batch and arrivals fluctuate as random arrivals do [s]."""
         mean, rank_rate = self.mixed_tpot(), self.mixed_rate() / self.layout.adp
         batch = self._swing() * mean / self.step
-        prompts = (rank_rate * mean * self.prompt_square / self.steps) ** 0.5
+        prompts = (rank_rate * mean * self.prompt_square / self.steps) ** 0.5 * self.beside
         found: np.ndarray = mean + max(normal_quantile(share), 0.0) * (batch**2 + prompts**2) ** 0.5
         return found
 
     def mixed_service(self) -> Service:
         """Time to the first token at each batch: the prompt's steps carry the decodes too."""
-        return self.mixed_service_at(self.batch[:, None], self.step[:, None])
+        return self.mixed_service_at(self.batch[:, None], self.step[:, None], self.beside[:, None])
 
-    def mixed_service_at(self, batch: Any, step: Any) -> Service:
+    def mixed_service_at(self, batch: Any, step: Any, beside: Any) -> Service:
         """The same at one batch of a rank; where that is below one, often nothing decodes when a prompt comes."""
+        prompts = self.prompts * beside
         step = step * (1 - exp(-batch))
         return Service(
-            self.prompts + (self.chunks + HALF) * step,
+            prompts + (self.chunks + HALF) * step + self.first,
             self.weights,
-            (self.prompts + self.shares * step) / self.layout.pp,
+            (prompts + self.shares * step) / self.layout.pp,
         )
 
     # ---------------------------------------------------------------- pools apart
@@ -116,7 +123,7 @@ class Curve:
 
     def prefill_service(self) -> Service:
         """Time to the first token where nothing decodes."""
-        return Service(self.prompts, self.weights, self.prompts / self.layout.pp)
+        return Service(self.prompts + self.first, self.weights, self.prompts / self.layout.pp)
 
     def _swing(self) -> np.ndarray:
         """What one standard deviation of a random batch adds to a decode step [s]."""
@@ -165,6 +172,30 @@ def _prompts(job: ServingJob, net: Network, layout: ServingLayout, fresh: np.nda
     return pieces * whole(prompt_step(job, net, layout, length, length, before))
 
 
+def _beside(
+    job: ServingJob,
+    net: Network,
+    layout: ServingLayout,
+    workload: Workload,
+    coarse: np.ndarray,
+    batch: np.ndarray,
+    context: float,
+) -> np.ndarray:
+    """What prompts add to steps with decodes, over what they take alone: the weights are read once for both."""
+    import numpy
+
+    if not job.engine.mixed:
+        return numpy.ones_like(batch)
+    points = coarse[:: max(1, len(coarse) // _MIXES)]
+    few = workload.isl.values[:: max(1, len(workload.isl.values) // _LENGTHS)]
+    added = whole(prompt_time(job, net, layout, few, 1.0, points[:, None], context))
+    alone = whole(prompt_time(job, net, layout, few))
+    weights = numpy.interp(few, workload.isl.values, workload.isl.weights)
+    share = (added * weights).sum(axis=-1) / (alone * weights).sum()
+    found: np.ndarray = numpy.interp(batch, points, numpy.clip(share, 0.0, 1.0))
+    return found
+
+
 def curve(job: ServingJob, layout: ServingLayout, workload: Workload, hit: float = 0.0) -> Curve | None:
     """The curve of one instance, or None where not one of the longest requests of the workload fits. hit: share of the
     prompt tokens that need no computing, as their prefix is in the cache."""
@@ -177,7 +208,12 @@ def curve(job: ServingJob, layout: ServingLayout, workload: Workload, hit: float
     largest, mean = float(sequence_cache(job, layout, longest)), float(sequence_cache(job, layout, round(context)))
     if room <= 0 or largest > room:
         return None
-    held = min(float(paged_cache(room, mean)) if mean else job.engine.max_batch, job.engine.max_batch)
+    kept = (
+        float(sequence_cache(job, layout, round(workload.isl.mean + workload.osl.mean)))
+        if job.engine.no_evict
+        else mean
+    )
+    held = min(float(paged_cache(room, max(kept, mean))) if mean else job.engine.max_batch, job.engine.max_batch)
     fullest = job.imbalance if layout.adp > 1 else 1.0  # all ranks step with the fullest, which the cache has to hold
     held = max(held / fullest, 1.0)
     coarse, net = _batches(held), network(job, layout)
@@ -198,6 +234,7 @@ def curve(job: ServingJob, layout: ServingLayout, workload: Workload, hit: float
         max(workload.osl.mean - 1, 1e-9) / float(drafted_tokens(job.acceptance, job.drafts)),
         held,
         context,
+        _beside(job, net, layout, workload, coarse, batch, context),
         float(paged_cache(room, mean)) * context if mean else float("inf"),
         hit,
     )

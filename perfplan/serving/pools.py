@@ -388,7 +388,7 @@ def operating(one: Candidate, rate: float, share: float, arrivals: float = 1.0) 
     curve, each = one.decode, rate / one.decodes
     batch = curve.batch_at(each, mixed)
     if mixed:
-        service = curve.mixed_service_at(batch, curve.at(curve.step, batch))
+        service = curve.mixed_service_at(batch, curve.at(curve.step, batch), curve.at(curve.beside, batch))
         tpot = curve.at(curve.mixed_tpot(), batch), curve.at(curve.mixed_tpot_percentile(share), batch)
     else:
         plain = one.prefill.prefill_service()

@@ -73,8 +73,12 @@ def step_times(curve: Curve, longest: float) -> StepTime:
     ]
     prompt = _Table(tokens.tolist(), pasts.tolist(), numpy.stack(made, axis=1))
 
+    last = int(curve.batch[-1]) + 1
+    beside = [1.0, *numpy.interp(numpy.arange(1, last + 1), curve.batch, curve.beside).tolist()]
+
     def time(decodes: int, context: float, new: float, past: float) -> float:
-        return (decode(decodes, context) if decodes else 0.0) + (prompt(new, past) / layout.pp if new else 0.0)
+        share = beside[min(decodes, last)] / layout.pp
+        return (decode(decodes, context) if decodes else 0.0) + (prompt(new, past) * share if new else 0.0)
 
     return time
 
@@ -84,18 +88,29 @@ def policy_of(curve: Curve, longest: float) -> Policy:
     request, which the cache was found to hold."""
     engine = curve.job.engine
     room = max(curve.cached, longest + 1)
-    return Policy(engine.max_batch, engine.token_budget, room, engine.chunked, engine.mixed)
+    return Policy(
+        engine.max_batch, engine.token_budget, room, engine.chunked, engine.mixed, preempt=not engine.no_evict
+    )
 
 
-def _split(requests: Sequence[Request], ranks: int) -> list[list[int]]:
-    """Requests by rank, dealt in turn."""
-    return [list(range(rank, len(requests), ranks)) for rank in range(ranks)]
+def _split(requests: Sequence[Request], ranks: int, work: Sequence[float] | None = None) -> list[list[int]]:
+    """Requests by rank: dealt in turn, or, where their `work` [s] is given, to the rank that is free first."""
+    if work is None:
+        return [list(range(rank, len(requests), ranks)) for rank in range(ranks)]
+    dealt: list[list[int]] = [[] for _ in range(ranks)]
+    free = [0.0] * ranks
+    for i, (request, own) in enumerate(zip(requests, work, strict=True)):
+        rank = min(range(ranks), key=free.__getitem__)
+        free[rank] = max(free[rank], request.arrival) + own
+        dealt[rank].append(i)
+    return dealt
 
 
 def _ranks(curve: Curve, count: int, requests: Sequence[Request], longest: float) -> tuple[list[Run], list[list[int]]]:
     """Requests dealt to the ranks of instances; of a prompt only what the cache does not have is computed."""
     full, policy = step_times(curve, longest), policy_of(curve, longest)
-    dealt = [mine for mine in _split(requests, count * curve.layout.adp) if mine]
+    work = [_prompt(curve, r.isl) / curve.layout.pp for r in requests]
+    dealt = [mine for mine in _split(requests, count * curve.layout.adp, work) if mine]
     found = curve.hit * sum(r.isl for r in requests) / len(requests)
     policy = replace(policy, room=max(policy.room * (1 - found / curve.context), longest + 1))
 
@@ -106,11 +121,16 @@ def _ranks(curve: Curve, count: int, requests: Sequence[Request], longest: float
     return [simulate(policy, time, [fresh[i] for i in mine]) for mine in dealt], dealt
 
 
-def _stages(curve: Curve, isl: float) -> float:
-    """Time of a prompt in the stages after the first [s]."""
+def _prompt(curve: Curve, isl: float) -> float:
+    """Time of a prompt alone [s]."""
     import numpy
 
-    return float(numpy.interp(isl, curve.lengths, curve.prompts)) * (1 - 1 / curve.layout.pp)
+    return float(numpy.interp(isl, curve.lengths, curve.prompts))
+
+
+def _stages(curve: Curve, isl: float) -> float:
+    """Time of a prompt in the stages after the first, and of the engine until its token is out [s]."""
+    return _prompt(curve, isl) * (1 - 1 / curve.layout.pp) + curve.first
 
 
 def _merged(runs: Sequence[Run], dealt: Sequence[Sequence[int]], what: str) -> list[float]:
@@ -135,7 +155,8 @@ def replay(
     requests: int = 1500,
     seed: int = 0,
 ) -> Replayed:
-    """Simulate a deployment at `rate` requests per second; requests are dealt to ranks in turn, as they arrive."""
+    """Simulate a deployment at `rate` requests per second; a request goes to the rank whose prompts are
+    done first, a cache to the decode ranks in turn."""
     lengths = [(int(i), int(o)) for i, o in workload.sample(requests, seed)]
     coming = poisson(lengths, rate, arrivals, seed)
     longest = float(workload.isl.longest + workload.osl.longest)
