@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import product
+from functools import cache, cached_property
+from typing import Any
 
 from perfplan.errors import Infeasible
 from perfplan.formulas.pipeline import in_flight_chunks
@@ -128,19 +128,62 @@ class RankCosts:
         return [[fixed + flight * held for fixed, held in row] for row in self._slopes]
 
     def best(self, rank: int, first: bool, last: bool, counts: Sequence[int]) -> Choice | None:
-        """The fastest settings of a rank's layers that fit into its memory, or None if none do."""
-        time = first * self.end_times[0] + last * self.end_times[1]
-        room = self.limit - self.bare(rank, first, last)
+        """The fastest settings of a rank's layers that fit into its memory, or None if none do.
+
+        For each size that the buffer may have: sums over kinds of layers, those that are both slower and larger than
+        another dropped after each kind.
+        """
+        base, room = self.last_buffer if last else 0.0, self.limit - self.bare(rank, first, last)
         layer = self.per_layer(rank)
+        sizes = {base, *(max(base, b) for kind, row in enumerate(self.buffers) if counts[kind] for b in row)}
         found: Choice | None = None
-        for split in product(*(_ways(n, len(self.settings)) for n in counts)):
-            used = [self.buffers[k][s] for k, row in enumerate(split) for s, n in enumerate(row) if n]
-            buffer = max([self.last_buffer if last else 0.0, *used])
-            size = sum(n * layer[k][s] for k, row in enumerate(split) for s, n in enumerate(row)) + buffer
-            cost = time + sum(n * self.times[k][s] for k, row in enumerate(split) for s, n in enumerate(row))
-            if size <= room and (found is None or cost < found.time):
-                found = Choice(split, cost, size + self.limit - room)
-        return found
+        for buffer in sorted(sizes):
+            for time, size, split in self._front(counts, layer, buffer, room - buffer):
+                if found is None or time < found.time:
+                    found = Choice(split, time, size + buffer + self.limit - room)
+        if found is None:
+            return None
+        ends = first * self.end_times[0] + last * self.end_times[1]
+        return replace(found, time=found.time + ends)
+
+    def _front(
+        self, counts: Sequence[int], layer: Sequence[Sequence[float]], buffer: float, room: float
+    ) -> list[tuple[float, float, tuple[tuple[int, ...], ...]]]:
+        """(time, memory, layers by kind and setting) of all choices worth making that need no larger buffer."""
+        front: list[tuple[float, float, tuple[tuple[int, ...], ...]]] = [(0.0, 0.0, ())]
+        for kind, count in enumerate(counts):
+            able = [s for s, size in enumerate(self.buffers[kind]) if size <= buffer or not count]
+            grown = [
+                (time + sum(n * self.times[kind][s] for s, n in enumerate(way)),
+                 size + sum(n * layer[kind][s] for s, n in enumerate(way)), (*split, way))
+                for way in _ways_of(count, len(self.settings), tuple(able))
+                for time, size, split in front
+            ]
+            front = _undominated([each for each in grown if each[1] <= room])
+        return front
+
+
+def _undominated(points: list[tuple[float, float, Any]]) -> list[tuple[float, float, Any]]:
+    """Points that no other beats in both numbers, the fastest first."""
+    kept: list[tuple[float, float, Any]] = []
+    for point in sorted(points):
+        if not kept or point[1] < kept[-1][1]:
+            kept.append(point)
+    return kept
+
+
+@cache
+def _ways_of(count: int, settings_: int, able: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Ways to give `count` layers settings of those that are able."""
+    if not able:
+        return ()
+    spread = []
+    for way in _ways(count, len(able)):
+        row = [0] * settings_
+        for place, n in zip(able, way, strict=True):
+            row[place] = n
+        spread.append(tuple(row))
+    return tuple(spread)
 
 
 def _ways(count: int, settings_: int) -> Iterator[tuple[int, ...]]:
@@ -251,7 +294,7 @@ def _exact(costs: RankCosts) -> Partition:
             cache[rank, counts] = costs.best(rank, rank == 0, rank == pp - 1, counts)
         return cache[rank, counts]
 
-    limit = _limit(costs)
+    limit, rest = _limit(costs), _rest(costs, sequence)
     least = [[math.inf] * (layers + 1) for _ in range(pp + 1)]
     cut = [[0] * (layers + 1) for _ in range(pp + 1)]
     least[0][0] = 0.0
@@ -259,7 +302,11 @@ def _exact(costs: RankCosts) -> Partition:
         for start in range(layers + 1):
             if math.isinf(least[rank][start]):
                 continue
-            for end in range(start, layers + 1):
+            for end in range(start, layers + 1) if rank < pp - 1 else [layers]:
+                if rank < pp - 1 and rest[end] > (pp - 1 - rank) * limit * (1 + 1e-9):
+                    continue  # the other ranks could not take what is left
+                if rest[start] - rest[end] > limit * (1 + 1e-9):
+                    break
                 choice = stage(rank, start, end)
                 if choice is None or choice.time > limit * (1 + 1e-12):
                     break  # more layers are slower and larger still
@@ -278,6 +325,15 @@ def _exact(costs: RankCosts) -> Partition:
     time = least[pp][layers]
     return Partition(pipeline, sizes, choices, costs.settings,
                      Certificate(time, time, "dynamic programming over the cuts", unit="s"))
+
+
+def _rest(costs: RankCosts, sequence: Sequence[int]) -> list[float]:
+    """Least time of the layers from each one on, the head behind them [s]."""
+    rest = [costs.end_times[1]]
+    for kind in reversed(sequence):
+        rest.append(rest[-1] + min(costs.times[kind]))
+    rest.reverse()
+    return rest
 
 
 def _limit(costs: RankCosts) -> float:

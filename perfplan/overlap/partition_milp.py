@@ -135,7 +135,7 @@ def balance_chunks(costs: RankCosts, time_limit: float) -> Partition:
     if answer.found:
         again, same = _problem(costs, answer.objective * (1 + 1e-6))
         smoother = solve(again, min(time_limit, 5.0), gap=0.02)
-        found = [_found(costs, same, smoother)] * smoother.found + found
+        found = [*([_found(costs, same, smoother)] if smoother.found else []), *found]
     candidates = [partition for partition in (_even(costs), *found) if partition is not None]
     if not candidates:
         raise Infeasible(f"no partition was found in {time_limit:g} s; give more time")

@@ -113,3 +113,10 @@ def test_prediction_layers_lighten_the_last_stage():
     ran = next(row for row in compare(with_.applied(costs), ["1f1b"]) if row.name == "1f1b")
     assert ran.memory == pytest.approx(max(choice.memory for choice in with_.choices), rel=1e-6)
     assert max(ran.ran.busy) / ahead.micro_batches == pytest.approx(with_.busiest, rel=1e-6)
+
+
+def test_models_of_many_kinds_are_cut_in_seconds():
+    p = pipeline("nemotron-h-56b", "tp8 sp1 pp4 dp2 zero1", 64, 8192)
+    best = balance(p)
+    assert best.certificate.gap == 0 and sum(best.sizes) == 118
+    assert best.busiest < even(RankCosts(p, settings(p))).busiest
