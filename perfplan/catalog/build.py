@@ -88,6 +88,7 @@ def _borrow(kernels: dict[str, dict[str, specs.Kernel]], file: schemas.Accelerat
         for dtype, kernel in table.items():
             plain = plain_dtype(dtype)
             known = plain in (*file.peak, "any") or kind == "attention_decode"  # a cache may have a format of its own
+            known |= plain == "int4" and bool({"fp16", "bf16"} & set(file.peak))  # weights alone, products in 16 bits
             if known and not {dtype, plain, "any"} & stated:
                 own[dtype] = replace(kernel, borrowed=kernel.borrowed or relative.id)
         if not own:

@@ -32,7 +32,7 @@ from perfplan.calibration.readers import read_experts, read_kernels
 from perfplan.calibration.routing import is_routing
 from perfplan.calibration.tables import coarse
 from perfplan.catalog import Catalog
-from perfplan.catalog.constants import kernel_of, variant
+from perfplan.catalog.constants import kernel_of
 from perfplan.catalog.files import packaged_root
 from perfplan.errors import MissingField, PerfplanError, Unsupported
 from perfplan.serving.attention import decode_kernel, plain_decode
@@ -147,8 +147,10 @@ def _attention(chip: Accelerator, dtype: str, software: str, rows: pd.DataFrame)
 
 def _pair(chip: Accelerator, dtype: str, software: str) -> Kernel | None:
     """Constants of both passes together of one software, if it has some."""
-    table = chip.kernels.get("attention_fwd_bwd", {})
-    return table.get(variant(dtype, software=software))
+    try:
+        return kernel_of(chip, "attention_fwd_bwd", dtype, software=software)
+    except Unsupported:
+        return None
 
 
 def _unfused(chip: Accelerator, dtype: str, rows: pd.DataFrame) -> Priced:

@@ -90,6 +90,8 @@ def test_keys_of_constants(catalog, chip):
     assert plain_dtype(variant("bf16", "fp8", "vllm")) == "bf16"
     assert kernel_of(chip, "attention_decode", "bf16", software="vllm") is chip.kernels["attention_decode"]["bf16@vllm"]
     assert kernel_of(chip, "attention_decode", "bf16", software="none") is chip.kernels["attention_decode"]["bf16"]
+    weights_alone = kernel_of(catalog.accelerator("h200-sxm"), "gemm", "int4")
+    assert weights_alone.borrowed == "a100-sxm-80gb"
     borrowed = catalog.accelerator("gb200")
     assert decode_kernel(borrowed, "fp8", "vllm").borrowed == "b200-sxm"
     assert decode_kernel(catalog.accelerator("h200-sxm"), "bf16", "vllm").borrowed == ""  # its own, of another engine
