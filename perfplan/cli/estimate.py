@@ -115,6 +115,7 @@ def serve(
     acceptance: Annotated[
         float, typer.Option("--acceptance", metavar="X", help="Chance that one draft token is accepted.")
     ] = 0.0,
+    launch: options.ServeLaunch = "",
     settings: options.Settings = None,
     catalog: options.Folders = None,
     csv: options.Csv = None,
@@ -124,6 +125,7 @@ def serve(
     """Tell what a deployment delivers: TTFT, TPOT, tokens per second, by op. Without a load all requests are queued."""
     from perfplan.catalog import Catalog
     from perfplan.catalog.check import refuse_unused
+    from perfplan.cli.launch import deployed, known_framework
     from perfplan.report import Output
     from perfplan.report.serving import DEPLOYMENT_COLUMNS, deployment_document, deployment_row, deployment_text
     from perfplan.serving.deploy import deployment, serving_job
@@ -131,10 +133,13 @@ def serve(
     from perfplan.serving.words import rate_of, tokens
 
     source, output = Catalog(catalog or (), settings or ()), Output(csv, json, save)
+    known_framework(launch, source, "serving")
     job = serving_job(model, cluster, source, engine=engine, weights=weights, kv=kv, routing_skew=routing_skew,
                       drafts=drafts, acceptance=acceptance)
     refuse_unused(source)
     found = deployment(job, ServingLayout.parse(layout), tokens(isl), tokens(osl),
                        concurrency=concurrency, batch=batch, rate=rate_of(rate) if rate else None,
                        bands=source.bands())
-    output.emit(deployment_text(found), [deployment_row(found)], DEPLOYMENT_COLUMNS, deployment_document(found))
+    flags = deployed(found, launch, source)
+    document = deployment_document(found) | flags.document()
+    output.emit(deployment_text(found) + flags.text, [deployment_row(found)], DEPLOYMENT_COLUMNS, document)

@@ -10,29 +10,32 @@ if TYPE_CHECKING:
     from perfplan.catalog import Catalog
     from perfplan.export.flags import LaunchFlags
     from perfplan.export.launched import Launched
+    from perfplan.serving.deploy import Deployment
+    from perfplan.serving.plan import ServePlan
     from perfplan.training.estimate import Estimate
 
-__all__ = ["Shown", "flags_for", "from_line", "known_framework", "line_document"]
+__all__ = ["Shown", "deployed", "planned", "flags_for", "from_line", "known_framework", "line_document"]
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The launch flags asked for, if any."""
+    """The launch flags asked for, one for each pool of instances; none if none were."""
 
-    flags: LaunchFlags | None
+    flags: tuple[LaunchFlags, ...]
 
     @property
     def text(self) -> str:
         """What a report for people ends in."""
         from perfplan.report.launch import flags_text
 
-        return f"\n\n{flags_text(self.flags)}" if self.flags else ""
+        return "".join(f"\n\n{flags_text(each)}" for each in self.flags)
 
     def document(self, read: Launched | None = None) -> dict[str, Any]:
         """What a document for machines has besides: flags written, and a line read."""
         from perfplan.report.launch import flags_document
 
-        return ({"launch": flags_document(self.flags)} if self.flags else {}) | line_document(read)
+        found = [flags_document(each) for each in self.flags]
+        return ({"launch": found if len(found) > 1 else found[0]} if found else {}) | line_document(read)
 
 
 def line_document(read: Launched | None) -> dict[str, Any]:
@@ -42,19 +45,33 @@ def line_document(read: Launched | None) -> dict[str, Any]:
     return {"launch_line": read_document(read)} if read else {}
 
 
-def known_framework(framework: str, catalog: Catalog) -> None:
+def known_framework(framework: str, catalog: Catalog, phase: str = "training") -> None:
     """Raise before any work if --launch names a framework that has no table."""
     from perfplan.export.launchers import launcher
 
     if framework:
-        launcher(catalog, framework)
+        launcher(catalog, framework, phase)
 
 
 def flags_for(estimate: Estimate, framework: str, catalog: Catalog) -> Shown:
     """The launch flags of the layout, nothing without a framework."""
     from perfplan.api import launch_flags
 
-    return Shown(launch_flags(estimate, framework, catalog) if framework else None)
+    return Shown((launch_flags(estimate, framework, catalog),) if framework else ())
+
+
+def deployed(found: Deployment, engine: str, catalog: Catalog) -> Shown:
+    """The launch settings of a priced deployment, nothing without an engine."""
+    from perfplan.export.serving import deployment_flags
+
+    return Shown(deployment_flags(catalog, engine, found) if engine else ())
+
+
+def planned(plan: ServePlan, engine: str, catalog: Catalog) -> Shown:
+    """The launch settings of the best deployment of a plan, nothing without an engine."""
+    from perfplan.export.serving import plan_flags
+
+    return Shown(plan_flags(catalog, engine, plan) if engine else ())
 
 
 def from_line(pair: tuple[str, str], model: str, gpus: int | None, catalog: Catalog) -> Launched | None:

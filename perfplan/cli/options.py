@@ -38,6 +38,7 @@ __all__ = [
     "Rank",
     "Save",
     "SeqLen",
+    "ServeLaunch",
     "Settings",
     "Skew",
     "Technique",
@@ -76,6 +77,15 @@ Launch = Annotated[
         metavar="FRAMEWORK",
         show_default=False,
         help="Add the layout's launch flags: megatron-lm, megatron-bridge, torchtitan or deepspeed.",
+    ),
+]
+ServeLaunch = Annotated[
+    str,
+    typer.Option(
+        "--launch",
+        metavar="ENGINE",
+        show_default=False,
+        help="Add the launch settings: vllm, sglang or tensorrt-llm.",
     ),
 ]
 Cluster = Annotated[str, typer.Option("--cluster", metavar="ID", show_default=False, help="Cluster of the catalog.")]

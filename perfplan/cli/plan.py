@@ -205,6 +205,7 @@ def serve(
     front: Annotated[
         bool, typer.Option("--front", help="Print the front of throughput per accelerator against latency.")
     ] = False,
+    launch: options.ServeLaunch = "",
     settings: options.Settings = None,
     catalog: options.Folders = None,
     csv: options.Csv = None,
@@ -214,6 +215,7 @@ def serve(
     """Find the best deployment for a workload under latency limits: prompts and decodes together or in pools apart."""
     from perfplan.api import plan_serve, simulate_serve
     from perfplan.catalog import Catalog
+    from perfplan.cli.launch import known_framework, planned
     from perfplan.report import Output
     from perfplan.report.serve_plan import (
         FRONT_COLUMNS,
@@ -228,7 +230,8 @@ def serve(
     from perfplan.serving.plan import front as trades
     from perfplan.serving.words import tokens
 
-    output = Output(csv, json, save)
+    output, entries = Output(csv, json, save), Catalog(catalog or (), settings or ())
+    known_framework(launch, entries, "serving")
     plan = plan_serve(
         model,
         cluster=cluster,
@@ -254,13 +257,14 @@ def serve(
         imbalance=imbalance,
         drafts=drafts,
         acceptance=acceptance,
-        catalog=Catalog(catalog or (), settings or ()),
+        catalog=entries,
     )
     runs = simulate_serve(plan, count=simulate, seed=seed)
     points = trades(plan) if front else []
-    document = serve_document(plan, runs, points)
+    flags = planned(plan, launch, entries)
+    document = serve_document(plan, runs, points) | flags.document()
     if front:
-        text = f"{serve_text(plan, runs)}\n\n{front_text(points)}"
+        text = f"{serve_text(plan, runs)}\n\n{front_text(points)}{flags.text}"
         output.emit(text, front_rows(points), FRONT_COLUMNS, document)
     else:
-        output.emit(serve_text(plan, runs), serve_rows(plan, runs), columns(bool(runs), True), document)
+        output.emit(serve_text(plan, runs) + flags.text, serve_rows(plan, runs), columns(bool(runs), True), document)

@@ -14,7 +14,7 @@ from perfplan.export.launchers import Fact, Facts, Flag, Launcher, launcher
 from perfplan.training.job import Job
 from perfplan.training.layout import Layout
 
-__all__ = ["LaunchFlags", "launch_flags", "written"]
+__all__ = ["LaunchFlags", "launch_flags", "placed_flags", "written"]
 
 SAYS = {
     "beyond_flags": "the layers of the model are not all attention and MLP or MoE of one kind, so its architecture"
@@ -51,8 +51,7 @@ def launch_flags(catalog: Catalog, name: str, job: Job, layout: Layout) -> Launc
         if row.always:
             facts.setdefault(row.fact, False)
     facts = _default_spelling(facts, table)
-    placed = [(row, word) for row in table.flags if row.fact in facts and not row.runner
-              and (word := _word(row, facts[row.fact])) is not None]
+    placed = placed_flags(table, facts)
     rows = {row.fact for row in table.flags}
     handled = {row.fact for row, _ in placed} | {*table.implied, *table.recipe}
     handled |= {"optimizer_alone"} if rows & {"shard_optimizer", "zero"} else set()
@@ -60,6 +59,12 @@ def launch_flags(catalog: Catalog, name: str, job: Job, layout: Layout) -> Launc
     unmapped = dict.fromkeys(_said(fact, job, layout, facts[fact]) for fact in facts if fact not in handled)
     notes = (f"{table.name}'s own model and precision recipe settles the rest",) if table.recipe else ()
     return LaunchFlags(table, facts, written(table, placed), tuple(unmapped), notes)
+
+
+def placed_flags(table: Launcher, facts: Facts) -> list[tuple[Flag, Any]]:
+    """The flags that say the facts, in the order of the table, each with the framework's word."""
+    return [(row, word) for row in table.flags if row.fact in facts and not row.runner
+            and (word := _word(row, facts[row.fact])) is not None]
 
 
 def _default_spelling(facts: dict[str, Fact], table: Launcher) -> dict[str, Fact]:
@@ -145,5 +150,17 @@ def _as_json(_: Launcher, pairs: list[tuple[str, Any]]) -> str:
     return json.dumps(document, indent=2)
 
 
+def _as_yaml(_: Launcher, pairs: list[tuple[str, Any]]) -> str:
+    lines: list[str] = []
+    inside = ""
+    for name, value in pairs:
+        section, dot, field = name.rpartition(".")
+        if section != inside and dot:
+            lines.append(f"{section}:")
+        inside = section
+        lines.append(f"{'  ' * bool(dot)}{field}: {str(value).lower() if isinstance(value, bool) else value}")
+    return "\n".join(lines)
+
+
 _STYLES: dict[str, Callable[[Launcher, list[tuple[str, Any]]], str]] = {
-    "flags": _as_flags, "assignments": _as_assignments, "python": _as_python, "json": _as_json}
+    "flags": _as_flags, "assignments": _as_assignments, "python": _as_python, "json": _as_json, "yaml": _as_yaml}

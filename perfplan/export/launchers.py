@@ -8,7 +8,7 @@ from typing import Any
 
 from perfplan.catalog import Catalog
 from perfplan.catalog.values import choice, flag, known_keys, mapping, required, text, texts
-from perfplan.errors import CatalogError
+from perfplan.errors import CatalogError, Unsupported
 
 __all__ = ["Fact", "Facts", "Flag", "Launcher", "launcher"]
 
@@ -17,9 +17,10 @@ Facts = Mapping[str, Fact]
 """Neutral name -> value; what is left out has its default."""
 
 TAKES = ("switch", "number", "word", "words")
-STYLES = ("flags", "assignments", "python", "json")
-KEYS = ("id", "name", "release", "style", "source", "read_on", "sections", "flags", "implied", "recipe", "defaults",
-        "ignored", "ignored_runner", "unmodelled", "architecture")
+STYLES = ("flags", "assignments", "python", "json", "yaml")
+PHASES = ("training", "serving")
+KEYS = ("id", "name", "release", "phase", "style", "engine", "source", "read_on", "sections", "flags", "implied",
+        "recipe", "defaults", "ignored", "ignored_runner", "unmodelled", "architecture")
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,15 @@ class Flag:
 
 @dataclass(frozen=True)
 class Launcher:
-    """One framework's table. implied: facts that follow from the flags; recipe: facts that the framework's own model
-    file or recipe settles; ignored: flags that cost nothing; unmodelled: flag -> what is priced instead; architecture:
-    flags of models that flags cannot describe here."""
+    """One framework's table. phase: training or serving; engine: what the catalog calls it, if it serves; implied:
+    facts that follow from the flags; recipe: facts that the framework's own model file or recipe settles; ignored:
+    flags that cost nothing; unmodelled: flag -> what is priced instead; architecture: flags of models that flags cannot
+    describe here."""
 
     id: str
     name: str
     release: str
+    phase: str
     style: str
     flags: tuple[Flag, ...]
     implied: tuple[str, ...] = ()
@@ -56,6 +59,7 @@ class Launcher:
     ignored: frozenset[str] = frozenset()
     unmodelled: Mapping[str, str] = field(default_factory=dict)
     architecture: frozenset[str] = frozenset()
+    engine: str = ""
 
     @property
     def spellings(self) -> Mapping[str, Flag]:
@@ -72,19 +76,24 @@ class Launcher:
         return self.defaults.get(fact, otherwise)
 
 
-def launcher(catalog: Catalog, name: str) -> Launcher:
-    """The table of the framework `name`, checked."""
+def launcher(catalog: Catalog, name: str, phase: str = "training") -> Launcher:
+    """The table of the framework `name`, checked; an error if it is of the other phase."""
     data, where = catalog.launcher(name), f"launcher {name}"
+    if data.get("phase", PHASES[0]) != phase:
+        fitting = [each for each in catalog.ids("launcher") if catalog.launcher(each).get("phase", PHASES[0]) == phase]
+        raise Unsupported(f"{name} launches no {phase}; choose from {', '.join(fitting)}")
     known_keys(data, KEYS, where)
     rows = mapping(data, "flags", where)
     return Launcher(
         id=text(data, "id", where), name=text(data, "name", where), release=text(data, "release", where),
+        phase=choice(data.get("phase", PHASES[0]), PHASES, f"{where}, phase"),
         style=choice(required(data, "style", where), STYLES, f"{where}, style"),
         flags=tuple(_flag(fact, row, f"{where}, flags.{fact}") for fact, row in rows.items()),
         implied=texts(data, "implied", where), recipe=texts(data, "recipe", where),
         sections=data.get("sections", {}), defaults=data.get("defaults", {}),
         ignored=_words(data, "ignored", where) | _words(data, "ignored_runner", where),
-        unmodelled=data.get("unmodelled", {}), architecture=_words(data, "architecture", where))
+        unmodelled=data.get("unmodelled", {}), architecture=_words(data, "architecture", where),
+        engine=str(data.get("engine", "")))
 
 
 def _words(data: Mapping[str, Any], key: str, where: str) -> frozenset[str]:
