@@ -20,13 +20,15 @@ Array = NDArray[np.float64]
 Price = Callable[[Array, Array], Array]  # constants, numbers of the rows wanted -> ln of their step times [s]
 
 NOISE = 0.1  # ln error of a row that counts as usual; beyond it the loss grows linearly (definition of the loss)
+_SCAN = (1.0, 0.25, 0.5, 1.5, 2.0)  # multiples at which a constant with a kink is tried
 _STEP = 0.02  # ln step of the differences that make the Jacobian
 
 
 @dataclass(frozen=True)
 class Free:
     """A constant that may move. of: accelerator, family or framework; start, least, most: SI; doubt, spread: standard
-    deviation of its ln about the start, and about the mean of its relatives [1]; only: owners or families concerned."""
+    deviation of its ln about the start, and about the mean of its relatives [1]; only: owners or families concerned;
+    scan: whether it acts beyond a kink only (a host that is late or not), so that slopes alone may not find it."""
 
     of: str
     name: str
@@ -36,6 +38,7 @@ class Free:
     doubt: float
     spread: float = 0.0
     only: tuple[str, ...] = ()
+    scan: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,31 @@ def fit_steps(price: Price, measured: Array, weights: Array, knobs: Sequence[Kno
         return np.concatenate([slopes, NOISE * matrix])
 
     least, most = (np.log([getattr(k.free, end) for k in knobs]) for end in ("least", "most"))
-    start = np.clip(np.log([k.free.start for k in knobs]), least + 1e-6, most - 1e-6)
-    found = least_squares(residuals, start, jac=jacobian, bounds=(least, most), loss="soft_l1", f_scale=NOISE,
-                          max_nfev=rounds, ftol=1e-4, xtol=1e-4)  # fmt: skip
-    return np.asarray(np.exp(found.x))
+
+    def descended(start: Array, most_rounds: int) -> Array:
+        found = least_squares(residuals, np.clip(start, least + 1e-6, most - 1e-6), jac=jacobian, bounds=(least, most),
+                              loss="soft_l1", f_scale=NOISE, max_nfev=most_rounds, ftol=1e-4, xtol=1e-4)  # fmt: skip
+        return np.asarray(found.x)
+
+    start = np.log([k.free.start for k in knobs])
+    if not any(knob.free.scan for knob in knobs):
+        return np.asarray(np.exp(descended(start, rounds)))
+    near = descended(start, max(rounds // 2, 1))
+    for i, knob in enumerate(knobs):
+        if knob.free.scan:
+            near = _scanned(near, i, residuals, (least[i], most[i]))
+    return np.asarray(np.exp(descended(near, rounds)))
+
+
+def _scanned(x: Array, i: int, residuals: Callable[[Array], Array], bounds: tuple[float, float]) -> Array:
+    """`x` with the i-th logarithm at the best of several multiples of it, by the loss of the fit."""
+
+    def loss(moved: Array) -> float:
+        return float(np.sum(np.sqrt(1 + (residuals(moved) / NOISE) ** 2)))
+
+    tried = []
+    for factor in _SCAN:
+        moved = x.copy()
+        moved[i] = np.clip(x[i] + np.log(factor), bounds[0] + 1e-6, bounds[1] - 1e-6)
+        tried.append(moved)
+    return min(tried, key=loss)

@@ -166,9 +166,12 @@ class Catalog:
         return found
 
     def framework(self, name: str) -> Framework:
-        """The training framework `name`."""
+        """The training framework `name`, or one of its releases: `megatron-core`, `megatron-core-26.04`."""
         from perfplan.catalog import build
 
+        plain, _, release = name.rpartition("-")
+        if plain and not self._names("framework", name) and self._names("framework", plain):
+            return build.released(self.framework(plain), release)
         found: Framework = self._once("framework", name, lambda: build.framework(*self._read("framework", name)))
         return found
 

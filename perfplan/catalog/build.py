@@ -157,7 +157,16 @@ def optimizer(name: str, file: schemas.OptimizerFile) -> specs.Optimizer:
 
 def framework(name: str, file: schemas.FrameworkFile) -> specs.Framework:
     """The spec of a training framework."""
-    return specs.Framework(id=name, **file.model_dump(exclude={"id", "notes"}))
+    known = {release: {where: specs.Release(**factor.model_dump()) for where, factor in table.items()}
+             for release, table in file.releases.items()}
+    return specs.Framework(id=name, **file.model_dump(exclude={"id", "notes", "releases"}), releases=known)
+
+
+def released(framework: specs.Framework, release: str) -> specs.Framework:
+    """The framework in one of its known releases."""
+    if release not in framework.releases:
+        raise UnknownName(f"framework {framework.id} has no release {release!r}{offer(release, framework.releases)}")
+    return replace(framework, release=release)
 
 
 def engine(name: str, file: schemas.EngineFile, release: str, chip: tuple[str, str],

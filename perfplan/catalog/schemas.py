@@ -22,7 +22,8 @@ __all__ = ["DTYPES", "KERNEL_KINDS", "SCHEMAS", "AcceleratorFile", "ClusterFile"
 
 DTYPES = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp8-block", "mxfp8", "fp6", "fp4", "nvfp4", "mxfp4", "int8",
           "int4")
-KERNEL_KINDS = ("gemm", "grouped_gemm", "attention", "attention_backward", "attention_flash1", "unfused_attention",
+KERNEL_KINDS = ("gemm", "unaligned_gemm", "grouped_gemm", "attention", "attention_backward",
+                "attention_flash1", "unfused_attention",
                 "attention_fwd_bwd", "attention_decode", "experts", "scan", "stream")
 PASSES = ("forward", "dgrad", "wgrad")
 WIRES = ("tp", "cp", "pp", "ep_dispatch", "ep_combine", "dp_reduce", "dp_gather")
@@ -143,7 +144,8 @@ class AcceleratorFile(_File):
     memory_bandwidth: Bandwidth
     peak: Peaks
     sources: dict[str, str] = Field(description="field -> publication; every number wants one")
-    kernels: dict[Literal["gemm", "grouped_gemm", "attention", "attention_backward", "attention_flash1",
+    kernels: dict[Literal["gemm", "unaligned_gemm", "grouped_gemm", "attention", "attention_backward",
+                          "attention_flash1",
                           "unfused_attention", "attention_fwd_bwd", "attention_decode", "experts", "scan",
                           "stream"],
                   dict[str, KernelFile]] = Field(
@@ -306,6 +308,14 @@ class OptimizerFile(_File):
     source: str
 
 
+class ReleaseFile(_Part):
+    """How much longer the steps of one release take on one accelerator than those of the framework in general."""
+
+    factor: Annotated[float, Quantity("1", 0.2, 5)]
+    rows: Count
+    source: str
+
+
 class FrameworkFile(_File):
     """A training software release."""
 
@@ -325,10 +335,13 @@ class FrameworkFile(_File):
     logits: Annotated[float, Field(ge=0, le=32, description="bytes per logit alive in the loss")] = 6.0
     working_copy: bool = Field(True, description="weights in the format of the products stand beside the master copy")
     skew: Duration = 0.0
+    sync: Duration = 0.0
     host_link: PositiveFraction | None = None
     host_update: Annotated[float, Quantity("1", 1, 1e15)] | None = None
     group_launch: Duration = 0.0
     moe_launch: Duration = 0.0
+    releases: dict[str, dict[str, ReleaseFile]] = Field(
+        {}, description="release -> ACCELERATOR/dense or ACCELERATOR/moe -> factor on its step times, used when named")
     source: str
 
 

@@ -337,6 +337,15 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class Release:
+    """How a software release differs on one accelerator: factor on the step time [1], from `rows` measured steps."""
+
+    factor: float
+    rows: int
+    source: str
+
+
+@dataclass(frozen=True)
 class Framework:
     """A training software release: fixed times, what it overlaps and reserves by default.
 
@@ -359,7 +368,8 @@ class Framework:
     contention: float
     attention: str  # flash | flash1 (an older fused kernel) | unfused
     dropout: bool = False  # masks are drawn, stored and applied
-    skew: float = 0.0  # what a blocking collective waits for hosts out of step, per further rank [s]
+    skew: float = 0.0  # what a launched-late blocking collective waits for hosts out of step, per further rank [s]
+    sync: float = 0.0  # what a blocking collective stops the accelerator beyond the time of its library [s]
     group_launch: float = 0.0  # host time per expert and pass of an eager grouped GEMM, its casts included [s]
     moe_launch: float = 0.0  # host time of a MoE layer, both passes, whose shapes follow from the routing [s]
     gathered_units: float = 3.0  # layers' worth of gathered weights and gradients alive when weights are sharded
@@ -369,7 +379,13 @@ class Framework:
     host_update: float | None = None  # parameters that Adam updates per second on an accelerator's share of the CPU
     mtp: bool = False  # whether its pretraining recipes train the model's multi-token-prediction modules
     scatter_gather: bool = False  # pipeline sends split the activation over the tensor-parallel group even without sp
+    releases: Mapping[str, Mapping[str, Release]] = field(default_factory=dict)  # release -> chip/CLASS -> factor
+    release: str = ""  # the release meant; "" = no release in particular: no factor
     source: str = ""
+
+    def released(self, chip: str, moe: bool) -> Release | None:
+        """The factor of the release meant, on an accelerator and for a class of models; None if none is known."""
+        return self.releases.get(self.release, {}).get(f"{chip}/{'moe' if moe else 'dense'}")
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfplan.formulas.core import formula, maximum, minimum
+from perfplan.formulas.core import formula, maximum, minimum, where
 
-__all__ = ["cast_traffic", "exposed_time", "free_share", "gemm_bytes", "gemm_flops", "hidden_penalty", "host_wait",
-           "kernel_time", "loop_overhead", "repeated_time", "saturation", "skew_wait", "stream_time"]
+__all__ = ["aligned_share", "cast_traffic", "exposed_time", "free_share", "gemm_bytes", "gemm_flops",
+           "hidden_penalty", "host_wait", "kernel_time", "loop_overhead", "released_time", "repeated_time",
+           "saturation", "skew_wait", "stream_time", "sync_wait"]
 
 _KERNEL = "perfplan kernel form: roofline with fitted fractions plus a constant (training_core.md section 6)"
 
@@ -138,6 +139,20 @@ def host_wait(device: Any, host: Any) -> Any:
     return maximum(host - device, 0.0)
 
 
+@formula("t_sync", "s", source="derived: a blocking collective waits for the stream before it")
+def sync_wait(calls: Any, ranks: Any, sync: Any) -> Any:
+    """Time that blocking collectives stop the accelerator beyond what their library takes; exactly 0 for one rank.
+
+    calls : blocking collectives [1]
+    ranks : ranks that meet [1]
+    sync : stop per call [s]
+
+    >>> sync_wait(6, 8, 1e-4), sync_wait(6, 1, 1e-4)
+    (0.0006000000000000001, 0.0)
+    """
+    return calls * minimum(ranks - 1, 1) * sync
+
+
 @formula("t_skew", "s", source="derived: ranks launched one by one by separate hosts meet at every blocking collective")
 def skew_wait(calls: Any, ranks: Any, skew: Any) -> Any:
     """Time that blocking collectives wait for the rank whose host is last; exactly 0 for one rank.
@@ -150,6 +165,19 @@ def skew_wait(calls: Any, ranks: Any, skew: Any) -> Any:
     (7e-05, 0.0)
     """
     return calls * (ranks - 1) * skew
+
+
+@formula("t_rel", "s", source="measured steps of one software release over those of the framework in general")
+def released_time(time: Any, factor: Any) -> Any:
+    """Time under one software release.
+
+    time : time under the framework in general [s]
+    factor : how much longer the release takes on this accelerator, for dense models or for mixtures of experts [1]
+
+    >>> released_time(2.0, 0.95)
+    1.9
+    """
+    return time * factor
 
 
 @formula("t_rep", "s", source="repetition")
@@ -190,6 +218,21 @@ def free_share(compute: Any, hidden: Any) -> Any:
     (0.75, 0.0)
     """
     return maximum(1 - hidden / compute, 0.0)
+
+
+@formula("e_align", "1", source="cuBLAS needs 16-byte rows for its fast kernels (whole steps with 50257 columns)")
+def aligned_share(width: Any, unit: Any, reached: Any, unaligned: Any) -> Any:
+    """Fraction of the peak that a product reaches: another one where its rows do not start at whole memory units.
+
+    width : elements of a row [1]
+    unit : elements of a memory unit, 8 of 16 bits [1]
+    reached : fraction of aligned products [1]
+    unaligned : fraction of the others [1]
+
+    >>> aligned_share(51200, 8, 0.8, 0.3), aligned_share(50257, 8, 0.8, 0.3)
+    (0.8, 0.3)
+    """
+    return where(width % unit > 0, unaligned, reached)
 
 
 @formula("t_cont", "s", source="derived: hidden communication takes SMs and bandwidth from the compute above it")

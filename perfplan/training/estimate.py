@@ -129,6 +129,16 @@ def _flops(ops: list[Op], passes: int) -> float:
     return float(passes * sum(products) + 3 * sum(op.flops for op in ops if isinstance(op, Core)))
 
 
+def _release_words(job: Job) -> tuple[str, ...]:
+    """What the release that is meant does to the estimate."""
+    name, found, chip = job.framework.release, job.release, job.cluster.accelerator.id
+    if not name:
+        return ()
+    if found is None:
+        return (f"release {name}: no factor is known for such models on {chip}; the step time is the framework's own",)
+    return (f"release {name}: the step time x {found.factor:.3f} ({found.rows} measured rows; {found.source})",)
+
+
 def broken_rules(job: Job, layout: Layout) -> list[str]:
     """Why the layout cannot run, one sentence per broken rule."""
     limit = limits(job)
@@ -182,5 +192,5 @@ def estimate(job: Job, layout: Layout) -> Estimate:
         breakdown,
         {name: float(size) for name, size in sizes.items()},
         (float(step), float(step)),
-        job.caveats + unmodelled(job) + host.caveats(job, layout),
+        job.caveats + unmodelled(job) + host.caveats(job, layout) + _release_words(job),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from perfplan.catalog.specs import Accelerator, Cluster, Framework, Kernel, Model, Optimizer, Recipe
+from perfplan.catalog.specs import Accelerator, Cluster, Framework, Kernel, Model, Moe, Optimizer, Recipe, Release
 from perfplan.errors import MissingField, OutOfRange, Unsupported, offer
 
 __all__ = ["GRAPHS", "METHODS", "ORDERS", "Job", "constants", "host_link", "kernel"]
@@ -27,6 +27,7 @@ _SAME_UNITS = {"fp8-block": ("fp8",), "nvfp4": ("fp4",), "mxfp4": ("fp4",)}  # f
 _RELATED = {
     "grouped_gemm": "gemm",
     "head": "gemm",
+    "unaligned_gemm": "gemm",
     "unfused_attention": "gemm",
     "attention_backward": "attention",
     "attention_flash1": "attention",
@@ -124,6 +125,12 @@ class Job:
     def frozen(self) -> bool:
         """Whether the base model is frozen and only adapters learn."""
         return self.method == "lora"
+
+    @property
+    def release(self) -> Release | None:
+        """How the software release that is meant differs on this accelerator; None unless one is meant and known."""
+        moe = any(isinstance(kind.ffn, Moe) for kind in self.model.kinds)
+        return self.framework.released(self.cluster.accelerator.id, moe)
 
     @property
     def host_gap(self) -> float:

@@ -38,6 +38,7 @@ from perfplan.training.ops import (
     layer_saved,
 )
 
+MEMORY_UNIT = 8  # elements of 16 bits to which rows must be aligned
 Away = tuple[tuple[str, int], ...]
 """What lies in host memory: (name, layers that it is for; 0 = all)."""
 __all__ = [
@@ -80,6 +81,8 @@ def _gemm_pass(job: Job, op: Gemm, dtype: str, left: float, right: float, output
     reached = constants.compute
     if constants.half:
         reached = reached * compute.saturation(op.m / op.groups, constants.half)
+    if op.kind == "head":
+        reached = compute.aligned_share(op.n, MEMORY_UNIT, reached, kernel(job, "unaligned_gemm", dtype).compute)
     return compute.kernel_time(
         compute.gemm_flops(op.m, op.n, op.k),
         traffic,
@@ -182,12 +185,14 @@ def _host_time(job: Job, op: Op, kernels: int) -> Any:
     return kernels * job.framework.launch + groups * job.framework.group_launch
 
 
-def _host_waits(job: Job, kind: LayerKind, calls: Any) -> Any:
+def _host_waits(job: Job, kind: LayerKind, calls: Any, ranks: Any) -> Any:
     """Host time of a layer outside its operators: blocking collectives, and the sizes that routing decides [s]."""
     if job.whole_graph:
         return 0.0
     routed = isinstance(kind.ffn, Moe) and not job.padded_experts
-    return calls * job.framework.launch + (job.framework.moe_launch if routed else 0.0)
+    launches = calls * minimum(ranks - 1, 1) * job.framework.launch
+    late = compute.skew_wait(calls, ranks, job.framework.skew)
+    return launches + late + (job.framework.moe_launch if routed else 0.0)
 
 
 def _compute(
@@ -402,16 +407,16 @@ def layer_cost(
         whole_ep = _ep_time(job, net, shape, kind.ffn, 3 if full or "moe" in recompute else 2)
     ep = compute.exposed_time(whole_ep, maximum(window - (whole_tp - tp), 0.0), job.overlapped("ep"))
     backward = backward + compute.hidden_penalty(whole_tp + whole_ep, tp + ep, max(job.framework.contention, 1.0))
-    calls = 2 * len(regions) * (3 if full else 2)
-    tp_all = tp + compute.skew_wait(calls, shape.tp, job.framework.skew)
-    device = forward + backward + again + tp_all + cp + ep
-    host = compute.host_wait(device, launched + _host_waits(job, kind, calls * minimum(shape.tp - 1, 1)))
+    calls = len(regions) * (3 if full else 2) * (1 + shape.sp)  # an all-reduce, or a gather and a scatter
+    tp = tp + compute.sync_wait(calls, shape.tp, job.framework.sync)
+    device = forward + backward + again + tp + cp + ep
+    host = compute.host_wait(device, launched + _host_waits(job, kind, calls, shape.tp))
     hidden = behind + (whole_tp - tp) + (whole_ep - ep)
     saved, whole, moved = _memory(job, kind, shape, recompute, away)
     copies = _copies(job, moved, away, forward, backward + again) if away else 0.0
     dense, expert = layer_parameters(job, kind, shape.tp, shape.ep, shape.etp)
     parameters = (adapter_parameters(job, kind, shape.tp), 0.0, dense + expert) if job.frozen else (dense, expert, 0.0)
-    return Cost(forward, backward, again, tp_all, cp, ep, host, hidden, copies, saved, whole, *parameters)
+    return Cost(forward, backward, again, tp, cp, ep, host, hidden, copies, saved, whole, *parameters)
 
 
 def run_cost(job: Job, net: Network, shape: Shape, ops: list[Op], width: float) -> Cost:

@@ -253,7 +253,8 @@ def step_time(job: Job, net: Network, layout: Layout, pieces: Pieces, split: Seq
         result["optimizer"], flush = host.update(job, layout, owned, result["optimizer"], windows["backward"])
         result["offload"] = result["offload"] + flush
     result["gaps"] = micro_batches * layout.vpp * job.host_gap + job.framework.step_gap
-    return result
+    release = job.release
+    return {name: compute.released_time(time, release.factor) for name, time in result.items()} if release else result
 
 
 def stage_parts(job: Job, net: Network, layout: Layout, pieces: Pieces, stage: Stage) -> dict[str, Any]:

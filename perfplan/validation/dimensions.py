@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from perfplan.catalog.specs import Attention, LayerKind, Mlp, Model, Moe
 from perfplan.errors import UnknownName, Unsupported
+from perfplan.validation.assumptions import assumed
 from perfplan.validation.rows import Row
 
 __all__ = ["Assumed", "inline_model", "row_model"]
@@ -96,6 +97,7 @@ def inline_model(row: Row, vocabulary: int, notes: Assumed) -> Model:
         if not getattr(row, name):
             raise Unsupported(f"{name} not stated and the model is not in the catalog")
     hidden, heads, layers = row.hidden_size or 0, row.attention_heads or 0, row.layers or 0
+    vocabulary = vocabulary if (row.tp or 1) > 1 else min(vocabulary, assumed("unpadded_vocabulary"))
     if row.vocab_size is None:
         notes.add(f"vocabulary {vocabulary}")
     tied = not row.gated_mlp if row.tied_embeddings is None else bool(row.tied_embeddings)
@@ -117,6 +119,7 @@ def inline_model(row: Row, vocabulary: int, notes: Assumed) -> Model:
         tied=tied,
         kinds=tuple(present),
         layers=order,
+        positional="rope" if row.gated_mlp else "learned",  # as GPT, whose MLPs are plain
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Protocol
 
-from perfplan.catalog.specs import Cluster, Framework, Model, Recipe
+from perfplan.catalog.specs import Cluster, Framework, Library, Model, Recipe
 from perfplan.errors import MissingField, Unsupported
 from perfplan.training.job import GRAPHS, METHODS, Job
 from perfplan.training.layout import MODULES, Layout
@@ -26,7 +26,9 @@ __all__ = ["Case", "CaseBuilder", "Source"]
 
 _GIVEN = ("n_accel", "seq_len", "global_batch", "tp", "pp", "cp", "precision", "hardware_id", "sharding")
 
+_REMAT = ("maxtext", "fsdp")  # software that recomputes whole layers where nobody asks; Megatron's recipes do not
 _OFFLOADED = {"decoder_layer_input": "input", "query_proj": "qkv", "out_proj": "out"}  # MaxText's names of tensors
+NODE = 8  # accelerators: larger fast domains span nodes
 _GRAPHS = re.compile(r"(?i)cuda[_ ]graph[= ]((?:1\b|\w+/|(?=[a-z_]+\+))[^;|]*)")
 
 
@@ -47,6 +49,9 @@ class Source(Protocol):
 
     def framework(self, id: str, /) -> Framework:
         """The framework called `id`."""
+
+    def library(self, id: str, /) -> Library:
+        """The communication library called `id`."""
 
     def ids(self, kind: str, /) -> list[str]:
         """All ids of a kind."""
@@ -83,7 +88,7 @@ class CaseBuilder:
         notes = Assumed()
         get = self._lookups
         model = row_model(row, get.model, self.vocabulary, notes)
-        cluster = fitted_cluster(get.default_cluster(row.hardware_id), row, notes)
+        cluster = self._dispatching(fitted_cluster(get.default_cluster(row.hardware_id), row, notes), row)
         framework = get.framework(_framework(row, cluster, notes))
         attention = _attention(row, notes)
         job = Job(
@@ -104,6 +109,14 @@ class CaseBuilder:
         layouts = _layouts(row, framework, bool(row.experts), notes)
         return Case(row, job, layouts, tuple(notes.words))
 
+    def _dispatching(self, cluster: Cluster, row: Row) -> Cluster:
+        """The cluster with the library that the row sends tokens to experts with, if constants are known for it."""
+        if not re.search(r"moe_dispatcher=(deepep|hybridep)", row.overlap):
+            return cluster
+        library, chip = self._lookups.library(_dispatcher(cluster.levels[0].size)), cluster.accelerator.id
+        known = chip in library.kernels or chip in library.borrow
+        return replace(cluster, dispatcher=library) if known else cluster
+
     def _recipe(self, row: Row, notes: Assumed) -> str:
         """The recipe of the row's precision; the variant with 16-bit state if the row says so."""
         pure = f"{row.precision}-pure"
@@ -121,6 +134,7 @@ class Lookups:
         self.model = lru_cache(maxsize=None)(catalog.model)
         self.recipe = lru_cache(maxsize=None)(catalog.recipe)
         self.framework = lru_cache(maxsize=None)(catalog.framework)
+        self.library = lru_cache(maxsize=None)(catalog.library)
         self._accelerator = lru_cache(maxsize=None)(catalog.accelerator)
         self._cluster = lru_cache(maxsize=None)(catalog.cluster)
 
@@ -147,6 +161,11 @@ def _check_scope(row: Row) -> None:
     for name in _GIVEN:
         if getattr(row, name) in (None, ""):
             raise Unsupported(f"{name} not stated")
+
+
+def _dispatcher(domain: int) -> str:
+    """The library whose constants stand for DeepEP and HybridEP: one copy per rank, between nodes one per node."""
+    return "nvlink-one-sided" if domain > NODE else "deepep-v1"
 
 
 def _framework(row: Row, cluster: Cluster, notes: Assumed) -> str:
@@ -258,7 +277,7 @@ def _sharding(row: Row, replicas: int) -> str:
     return {"zero1": f"w1-g1-o{degree}", "zero2": f"w1-g{degree}-o{degree}", "zero3": f"hsdp{degree}"}[row.sharding]
 
 
-def _recompute(row: Row, notes: Assumed) -> tuple[str, ...]:
+def _recompute(row: Row, framework: Framework, notes: Assumed) -> tuple[str, ...]:
     """Recompute settings to try in order; more than one if the row does not say."""
     if layers := re.fullmatch(r"(\d+) layers", row.recompute_modules if row.recompute == "full" else ""):
         return (f"full:{layers[1]}",)
@@ -268,7 +287,7 @@ def _recompute(row: Row, notes: Assumed) -> tuple[str, ...]:
         return ("full",)
     if row.recompute != "selective":
         notes.add("recompute: the least that fits")
-        return ("none", "selective", "full")
+        return ("none", "selective", "full") if framework.id in _REMAT else ("none", "selective")
     modules = row.recompute_modules.replace("+", ",").replace(" ", "")
     if modules and all(module in MODULES for module in modules.split(",")):
         return (modules,)
@@ -315,4 +334,5 @@ def _layouts(row: Row, framework: Framework, moe: bool, notes: Assumed) -> tuple
         f"tp{tp} sp{_sequence_parallel(row, framework, notes)} cp{cp} pp{pp} vpp{row.vpp or 1} ep{ep}"
         f" etp{etp} dp{dp} mbs{mbs} {_sharding(row, dp * cp)} off={_offload(row, notes)}"
     )
-    return tuple(replace(base, recompute=Layout.parse(f"rc={choice}").recompute) for choice in _recompute(row, notes))
+    choices = _recompute(row, framework, notes)
+    return tuple(replace(base, recompute=Layout.parse(f"rc={choice}").recompute) for choice in choices)

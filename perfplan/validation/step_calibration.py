@@ -29,7 +29,7 @@ __all__ = ["Moved", "StepCalibration", "calibrate_steps"]
 FEWEST = 5  # rows
 FOLDS = 5  # parts into which the models are dealt for the error left out
 _MOVED = 0.005  # change of a constant's ln below which the rows did not decide it
-_TIMES = ("overhead", "launch", "host_gap", "step_gap", "skew", "group_launch", "moe_launch")
+_TIMES = ("overhead", "launch", "host_gap", "step_gap", "skew", "sync", "group_launch", "moe_launch")
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _accelerator(data: dict[str, Any], chip: Accelerator, mine: Mapping[str, Mov
     kernels = data["kernels"] = dict(data.get("kernels") or {})
     for name in mine:
         head, *rest = name.split(".")
-        if head == "sustained":
+        if head in ("sustained", "ratio"):
             data["sustained"] = dict(chip.sustained)
             data["sources"] = dict(data.get("sources") or {}) | {"sustained": says}
             continue

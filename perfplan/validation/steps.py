@@ -112,7 +112,8 @@ def declared() -> tuple[Free, ...]:
             numbers = {key: _si(entry[key], f"{FILE}, {name}, {key}") for key in ("start", "least", "most", "doubt")}
             spread = float(entry.get("spread", 0.0))
             shared = "family" if of == "accelerator" and not spread else of
-            found.append(Free(shared, name, **numbers, spread=spread, only=tuple(entry.get("only", ()))))
+            found.append(Free(shared, name, **numbers, spread=spread, only=tuple(entry.get("only", ())),
+                              scan=bool(entry.get("scan", False))))
     return tuple(found)
 
 
@@ -141,6 +142,9 @@ def current(name: str, of: str, job: Job) -> float | None:
     head, *rest = name.split(".")
     if head == "sustained":
         return chip.sustained.get(rest[0].split("+")[0], chip.sustained.get("any", 1.0))
+    if head == "ratio":
+        clock = chip.sustained.get("any", 1.0)
+        return chip.sustained.get(rest[0].split("+")[0], clock) / clock
     kind, formats, item = rest
     known = [k for dtype, k in chip.kernels.get(kind, {}).items() if formats == "*" or dtype in formats.split("+")]
     return float(getattr(known[0], item)) if known else None
@@ -160,12 +164,16 @@ def _framework_value(framework: Framework, name: str) -> float:
 
 # ---------------------------------------------------------------- constants into jobs
 def with_constants(chip: Accelerator, values: Mapping[str, float]) -> Accelerator:
-    """The accelerator with constants by name: sustained.DTYPES, kernels.KIND.DTYPES.FIELD; DTYPES joined by +, or *."""
+    """The accelerator with constants by name: sustained.DTYPES, ratio.DTYPES (over sustained.any),
+    kernels.KIND.DTYPES.FIELD; DTYPES joined by +, or *."""
     sustained, kernels = dict(chip.sustained), {kind: dict(table) for kind, table in chip.kernels.items()}
     for name, value in values.items():
         head, *rest = name.split(".")
         if head == "sustained":
             sustained |= dict.fromkeys(rest[0].split("+"), value)
+            continue
+        if head == "ratio":
+            sustained |= dict.fromkeys(rest[0].split("+"), min(value * sustained.get("any", 1.0), 1.0))
             continue
         kind, formats, item = rest
         table = kernels.get(kind, {})

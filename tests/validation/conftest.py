@@ -68,6 +68,9 @@ class FakeCatalog:
     def framework(self, name, /):
         return Framework(name, 0, 0, 0, 0, 0, 0, {"dp": 0.9}, 1, "flash")
 
+    def library(self, name, /):
+        return Library(name, {}, {}, 0.0, borrow={"a100-sxm-80gb": "h800-sxm"} if name == "deepep-v1" else {})
+
     def ids(self, kind, /):
         return ["bf16", "bf16-pure", "fp16"] if kind == "recipe" else []
 

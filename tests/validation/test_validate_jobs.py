@@ -84,7 +84,9 @@ def test_the_source_of_a_row_plays_no_part(catalog, row):
 
 def test_unknown_recompute_is_tried_from_the_least(catalog, row):
     case = build(catalog, row, recompute="unknown")
-    assert [layout.recompute for layout in case.layouts] == [(), ("core_attn",), ("full",)]
+    assert [layout.recompute for layout in case.layouts] == [(), ("core_attn",)]
+    remat = build(catalog, row, recompute="unknown", hardware_id="tpu-v5p", fast_domain=16)
+    assert [layout.recompute for layout in remat.layouts] == [(), ("core_attn",), ("full",)]
     assert "recompute: the least that fits" in case.assumptions
 
 
