@@ -60,7 +60,10 @@ def factors(steps: Sequence[Step], predicted: NDArray[np.float64], source: str) 
 
 
 def left_out(steps: Sequence[Step], predicted: NDArray[np.float64]) -> tuple[int, float, float]:
-    """(rows, mean absolute error without factors, the same with factors from the other models of the group alone)."""
+    """(rows, mean absolute error without factors, the same with factors from the other models of the group alone).
+
+    The errors are NaN where no group has rows of other models.
+    """
     logs = np.log(np.array([step.time for step in steps]) / predicted)
     plain, corrected = [], []
     for rows in _groups(steps).values():
@@ -69,4 +72,6 @@ def left_out(steps: Sequence[Step], predicted: NDArray[np.float64]) -> tuple[int
             if len(others) + 1 >= FEWEST:
                 plain.append(abs(float(np.expm1(-logs[i]))))
                 corrected.append(abs(float(np.expm1(_mean(logs[others]) - logs[i]))))
+    if not plain:
+        return 0, float("nan"), float("nan")
     return len(plain), float(np.mean(plain)), float(np.mean(corrected))
