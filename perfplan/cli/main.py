@@ -20,6 +20,7 @@ from perfplan.cli.explain import explain
 from perfplan.cli.fit import fit
 from perfplan.cli.place import place
 from perfplan.cli.provision import provision
+from perfplan.cli.replicate import replicate
 from perfplan.errors import ExportError, PerfplanError
 
 __all__ = ["app", "main", "run"]
@@ -65,6 +66,7 @@ app.add_typer(validate.app, name="validate")
 app.add_typer(calibrate.app, name="calibrate")
 app.command()(reproduce.reproduce)
 app.command()(place)
+app.command()(replicate)
 
 
 def _words(arguments: Sequence[str]) -> list[str]:

@@ -110,7 +110,7 @@ def from_loads(loads: Array, source: str) -> Routing:
     for layer, total in enumerate(sums):
         if total <= 0:
             raise OutOfRange(f"{source}: the loads of layer {layer} sum to 0; every layer routes some tokens")
-        if abs(total - sums[0]) > 0.01 * sums[0]:
+        if not 0.5 * sums[0] <= total <= 2 * sums[0]:  # moving averages differ somewhat, EPLB's own example by 12 %
             raise SpecError(
                 f"{source}: the loads of layer {layer} sum to {total:g}, those of layer 0 to {sums[0]:g}; "
                 "every layer routes the same tokens, so give counts or shares of the same tokens"

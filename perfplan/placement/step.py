@@ -168,6 +168,16 @@ class Step:
             sent = float(self._send(tail).sum())
         return self._timed(float(experts.sum()), sent)
 
+    def time_slots(self, routing: Routing, slots: Whole, shares: Array) -> Timed:
+        """Seconds of a step with replicas: experts by slot [layer, slot] and the share of its load that each takes."""
+        loads = routing.loads / routing.loads.sum(axis=1, keepdims=True)
+        each = np.take_along_axis(loads, slots, axis=1) * shares
+        picks = self.rows * self.gpus * self.moe.top_k
+        reached = 1 - np.exp(picks * np.log1p(-np.minimum(each, 1 - 1e-12)))
+        share, used = (table.reshape(len(loads), self.gpus, -1).sum(axis=2) for table in (each, reached))
+        sent = float(self._send(share.max(axis=1) * self.gpus).sum())
+        return self._timed(float(self.expert_times(share, used).max(axis=1).sum()), sent)
+
     def _coherent(self, routing: Routing, placed: Whole, tail: Array, per_node: int) -> float:
         if routing.transitions is None:
             raise SpecError(f"{routing.source} has loads only: what leaves a GPU between layers is not known")

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from perfplan.placement.replicated import Choice, Replicated
 from perfplan.placement.study import Option, Study
 from perfplan.report.columns import Column, Row
 from perfplan.report.text import paragraph, table
 from perfplan.units import show
 
-__all__ = ["OPTION_COLUMNS", "option_rows", "study_document", "study_text"]
+__all__ = [
+    "CHOICE_COLUMNS",
+    "OPTION_COLUMNS",
+    "choice_rows",
+    "option_rows",
+    "replicated_document",
+    "replicated_text",
+    "study_document",
+    "study_text",
+]
 
 OPTION_COLUMNS = (
     Column("placement"),
@@ -107,4 +117,82 @@ def study_document(study: Study) -> dict[str, Any]:
         "verdict": study.verdict,
         "layer_balance": study.best.score.layers,
         "gpu": study.best.placed,
+    }
+
+
+# ---------------------------------------------------------------- replicas
+CHOICE_COLUMNS = (
+    Column("policy"),
+    Column("balance", "max/mean load", "1", 4),
+    Column("worst", "worst layer", "1", 4),
+    Column("bound", "at least", "1", 4),
+    Column("gap", "gap", "%"),
+    Column("experts", "experts", "s"),
+    Column("exchange", "exchange", "s"),
+    Column("step", "step", "s"),
+)
+
+
+def choice_rows(found: Replicated) -> list[Row]:
+    """One row per policy."""
+    return [
+        {
+            "policy": one.plan.name,
+            "balance": one.certificate.objective,
+            "worst": float(one.balance.max()),
+            "bound": one.certificate.bound,
+            "gap": one.certificate.gap,
+            "experts": one.time.experts,
+            "exchange": one.time.exchange,
+            "step": one.time.step,
+        }
+        for one in found.choices
+    ]
+
+
+def replicated_text(found: Replicated, chosen: Choice) -> str:
+    """The report for people."""
+    step, routing, first = found.step, found.routing, found.choices[0]
+    per = f", context {step.context}" if step.phase == "decode" else ""
+    head = (
+        f"{step.job.model.id} on {step.job.cluster.id}, ep{step.gpus}: {routing.layers} layers x {routing.experts}"
+        f" experts, {found.redundant} redundant slots a layer ({found.slots} a GPU), by {routing.source}; {step.phase} of"
+        f" {step.tokens} tokens a GPU{per}, {step.job.engine.name}, {step.job.weights.id}"
+    )
+    gain = 1 - chosen.time.step / first.time.step
+    return "\n".join(
+        [
+            paragraph(head),
+            "",
+            table(choice_rows(found), CHOICE_COLUMNS),
+            "",
+            paragraph(
+                f"{chosen.plan.name}: {chosen.certificate.sentence()} (largest over mean load, mean of the layers)"
+            ),
+            paragraph(
+                f"step: {show(first.time.step, 's')} without replicas, {show(chosen.time.step, 's')} with them,"
+                f" {100 * gain:.1f} % less, for {show(found.memory(), 'B')} of weights a GPU"
+            ),
+            paragraph(
+                "fractional split needs weighted dispatch: a token goes to a replica with the share that --json lists"
+            ),
+        ]
+    )
+
+
+def replicated_document(found: Replicated, chosen: Choice) -> dict[str, Any]:
+    """Everything, for machines."""
+    return {
+        "model": found.step.job.model.id,
+        "cluster": found.step.job.cluster.id,
+        "ep": found.step.gpus,
+        "redundant": found.redundant,
+        "phase": found.step.phase,
+        "tokens_per_gpu": found.step.tokens,
+        "policies": choice_rows(found),
+        "chosen": chosen.plan.name,
+        "certificate": chosen.certificate.sentence(),
+        "extra_weights_bytes": found.memory(),
+        "physical_to_logical_map": chosen.plan.slots,
+        "shares": chosen.plan.shares,
     }

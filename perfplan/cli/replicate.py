@@ -1,0 +1,78 @@
+"""`perfplan replicate`: which experts get replicas, and where all of them live."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from perfplan.cli import options, serving
+from perfplan.cli.place import Context, Ep, Phase, Synthetic, Tokens, Write
+
+__all__ = ["replicate"]
+
+
+def replicate(
+    model: options.Model,
+    cluster: options.Cluster,
+    ep: Ep,
+    redundant: Annotated[
+        int, typer.Option("--redundant", metavar="R", show_default=False, help="Slots of a layer beyond its experts.")
+    ],
+    loads: Annotated[
+        str,
+        typer.Option(
+            "--loads",
+            metavar="FILE",
+            show_default=False,
+            help="Loads of the experts (CSV: layer, expert, load), or a trace or transition counts as `place` reads.",
+        ),
+    ] = "",
+    synthetic: Synthetic = "",
+    groups: Annotated[
+        int, typer.Option("--groups", metavar="N", help="Groups of experts that stay on one node, for plans by node.")
+    ] = 1,
+    policy: Annotated[
+        str,
+        typer.Option(
+            "--policy",
+            metavar="NAME",
+            show_default=False,
+            help="Plan to write: 'EPLB global', 'equal split', 'fractional split' ...; the best with equal shares"
+            " unless given.",
+        ),
+    ] = "",
+    phase: Phase = "prefill",
+    tokens: Tokens = 0,
+    context: Context = 4096,
+    engine: serving.Engine = "sglang",
+    weights: serving.Weights = "",
+    write: Write = "",
+    form: Annotated[str, typer.Option("--form", metavar="sglang|vllm|csv", help="Form of --write.")] = "sglang",
+    settings: options.Settings = None,
+    catalog: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: options.Save = None,
+) -> None:
+    """Replicate hot experts: EPLB's plan beside better ones with equal and unequal split, their gaps and step times."""
+    from perfplan.catalog import Catalog
+    from perfplan.catalog.check import refuse_unused
+    from perfplan.placement.outputs import written
+    from perfplan.placement.replicated import choose, replicated
+    from perfplan.placement.step import PHASES, Step, routed_layers
+    from perfplan.placement.study import fetch
+    from perfplan.report import Output
+    from perfplan.report.files import write as write_file
+    from perfplan.report.placement import CHOICE_COLUMNS, choice_rows, replicated_document, replicated_text
+    from perfplan.serving.deploy import serving_job
+
+    source, output = Catalog(catalog or (), settings or ()), Output(csv, json, save)
+    job = serving_job(model, cluster, source, engine=engine, weights=weights)
+    refuse_unused(source)
+    step = Step(job, ep, phase, tokens or PHASES.get(phase, 1), context)
+    found = replicated(step, fetch(job, loads, synthetic), redundant, groups)
+    chosen = choose(found, policy)
+    if write:
+        write_file(write, written(form, chosen.plan.slots, ep, routed_layers(job), len(job.model.layers)))
+    output.emit(replicated_text(found, chosen), choice_rows(found), CHOICE_COLUMNS, replicated_document(found, chosen))
