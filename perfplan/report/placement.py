@@ -156,8 +156,8 @@ def replicated_text(found: Replicated, chosen: Choice) -> str:
     per = f", context {step.context}" if step.phase == "decode" else ""
     head = (
         f"{step.job.model.id} on {step.job.cluster.id}, ep{step.gpus}: {routing.layers} layers x {routing.experts}"
-        f" experts, {found.redundant} redundant slots a layer ({found.slots} a GPU), by {routing.source}; {step.phase} of"
-        f" {step.tokens} tokens a GPU{per}, {step.job.engine.name}, {step.job.weights.id}"
+        f" experts, {found.redundant} redundant slots a layer ({found.slots} a GPU), by {routing.source}; {step.phase}"
+        f" of {step.tokens} tokens a GPU{per}, {step.job.engine.name}, {step.job.weights.id}"
     )
     gain = 1 - chosen.time.step / first.time.step
     return "\n".join(

@@ -14,6 +14,7 @@ from perfplan.training.job import Job
 from perfplan.training.layout import Layout
 from perfplan.training.plan import banded
 from perfplan.validation.overlap_figures import overlap_prices
+from perfplan.validation.placement_figures import placement_prices
 from perfplan.validation.reproduce import Check, reproduce
 from perfplan.validation.rows import read_rows
 from perfplan.validation.ruled import ruled_prices
@@ -57,7 +58,8 @@ def reproduce_published(system: str | None = None, *, catalog: Catalog | None = 
     """The published figures of one system predicted again, or those of every system in the catalog."""
     found = catalog or Catalog()
     names = [system] if system else found.ids("technique")
-    others = {**serving_prices(found), **ruled_prices(found), **overlap_prices(found)}
+    others = {**serving_prices(found), **ruled_prices(found), **overlap_prices(found),
+              **placement_prices(found)}
     return [check for name in names for check in reproduce(technique(found, name), _step_time(found), others)]
 
 
