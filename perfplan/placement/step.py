@@ -23,7 +23,7 @@ from perfplan.placement.score import gpu_loads
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout, check
 from perfplan.serving.memory import per_token
-from perfplan.serving.ops import WIDE, Load, Pricing, product, stream
+from perfplan.serving.ops import WIDE, Load, Pricing, product, routed_time
 from perfplan.serving.step import decode_step, network, padded, prompt_step
 from perfplan.training.exchange import COMBINE, DISPATCH, send_to_experts
 from perfplan.training.network import Group
@@ -126,13 +126,10 @@ class Step:
 
     def expert_times(self, share: Array, used: Array) -> Array:
         """Time of each GPU's experts [s], from its share of all picks and its experts that some token reaches."""
-        moe, p = self.moe, self.pricing
+        moe = self.moe
         rows = np.maximum(share * self.rows * self.gpus * moe.top_k, 1e-6)
-        seen, here, gates = moe.latent or self.job.model.hidden, moe.experts / self.gpus, 2 if moe.gated else 1
-        used = np.maximum(used, 1e-9)
-        up = product(p, "experts", rows, moe.width * gates, seen, here, used)
-        down = product(p, "experts", rows, seen, moe.width, here, used)
-        return np.asarray(up + down + stream(p, WIDE * rows * moe.width * (gates + 1)), dtype=float)
+        times = routed_time(self.pricing, moe, rows, np.maximum(used, 1e-9), moe.experts / self.gpus, moe.width)
+        return np.asarray(times, dtype=float)
 
     def _send(self, tail: Array) -> Array:
         """Dispatch and combine of each layer when the fullest GPU receives `tail` times the mean [s]."""
@@ -206,7 +203,7 @@ class Step:
         even = (1 - np.exp(picks * np.log1p(-np.minimum(loads, 1 - 1e-12)))).sum(axis=1) / self.gpus
         few = np.minimum(even, 1.0)
         heavy, wide = self.expert_times(tails / self.gpus, few), self.expert_times(np.full(len(even), 1e-12), even)
-        if self.pricing.job.kernel("grouped_gemm", self.job.weights.units).half:
+        if self.pricing.job.kernel("grouped_gemm", self.job.units).half:
             heavy = self.expert_times(tails / self.gpus, np.full(len(even), 1e-6))
         return self._timed(float(np.maximum(heavy, wide).sum()), float(self._send(tails).sum())).step
 

@@ -18,7 +18,7 @@ from perfplan.serving.job import PLAIN, ServingJob
 from perfplan.training.exchange import COMBINE, DISPATCH, engine_all_reduce, send_to_experts
 from perfplan.training.network import Group, Network
 
-__all__ = ["Load", "head_times", "layer_times"]
+__all__ = ["Load", "head_times", "layer_times", "routed_time"]
 
 WIDE = 2.0  # bytes per element of activations between kernels
 NEVER_SHORT = 1.0  # tokens: guards divisions where a step has no prompts
@@ -218,6 +218,15 @@ def _mlp(p: Pricing, part: str, width: float, gated: bool) -> Any:
     return up + product(p, part, t, hidden, share) + stream(p, WIDE * t * share * (3 if gated else 2))
 
 
+def routed_time(p: Pricing, moe: Moe, rows: Any, met: Any, here: Any, inner: Any) -> Any:
+    """Time of the routed experts of one rank in one layer [s]. rows: token copies computed; met: experts that some
+    token reaches, of those `here`; inner: width of an expert on the rank."""
+    used, seen = met + p.job.engine.idle_experts * (here - met), moe.latent or p.job.model.hidden
+    up = product(p, "experts", rows, inner * (2 if moe.gated else 1), seen, here, used)
+    down = product(p, "experts", rows, seen, inner, here, used)
+    return p.job.engine.routed + up + down + stream(p, WIDE * rows * inner * (3 if moe.gated else 2))
+
+
 def _moe(p: Pricing, moe: Moe) -> dict[str, Any]:
     hidden, t = p.job.model.hidden, p.load.tokens
     width = p.tp * p.adp
@@ -226,13 +235,9 @@ def _moe(p: Pricing, moe: Moe) -> dict[str, Any]:
     rows = everyone * moe.top_k / p.ep * p.job.routing_skew
     here = moe.experts / p.ep
     met = minimum(touched_experts(moe.experts, moe.top_k, everyone) / p.ep, here)
-    used = met + p.job.engine.idle_experts * (here - met)
-    seen, inner = moe.latent or hidden, moe.width / split
-    up = product(p, "experts", rows, inner * (2 if moe.gated else 1), seen, here, used)
-    down = product(p, "experts", rows, seen, inner, here, used)
+    seen = moe.latent or hidden
     latent = product(p, "latent", t, 2 * seen, hidden) if moe.latent else 0.0
-    between = stream(p, WIDE * rows * inner * (3 if moe.gated else 2))
-    parts = {"experts": p.job.engine.routed + up + down + latent + between,
+    parts = {"experts": routed_time(p, moe, rows, met, here, moe.width / split) + latent,
              "router": product(p, "router", t, moe.experts, hidden) + stream(p, 3 * WIDE * t * moe.top_k * seen, 3)}
     if moe.shared_width:
         parts["mlp"] = _mlp(p, "shared", moe.shared_width, moe.gated)
