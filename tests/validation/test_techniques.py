@@ -10,6 +10,7 @@ from perfplan.catalog.files import read_yaml
 from perfplan.errors import CatalogError, PerfplanError, UnknownName
 from perfplan.validation.jobs import CaseBuilder
 from perfplan.validation.overlap_figures import overlap_prices
+from perfplan.validation.placement_figures import placement_prices
 from perfplan.validation.reproduce import reproduce
 from perfplan.validation.ruled import ruled_prices
 from perfplan.validation.serving_figures import serving_prices
@@ -28,7 +29,12 @@ def shipped(name):
 def test_exact_and_fitted_formulas_reproduce(name):
     technique = shipped(name)
     rows = [row for row in technique.published if row.quantity != "step_time" and row.kind != "trend"]
-    prices = {**serving_prices(Catalog()), **ruled_prices(Catalog()), **overlap_prices(Catalog())}
+    prices = {
+        **serving_prices(Catalog()),
+        **ruled_prices(Catalog()),
+        **overlap_prices(Catalog()),
+        **placement_prices(Catalog()),
+    }
     checks = reproduce(replace(technique, published=tuple(rows)), lambda inputs: 1.0, prices)
     assert rows
     assert [c.name for c in checks if not c.passed] == []
