@@ -113,11 +113,15 @@ def _details(plan: ServePlan) -> str:
     one, point = plan.best, plan.point
     row = serve_rows(plan)[0]
     chip = plan.job.cluster.accelerator
+    p = f"p{100 * plan.limits.share:g}"
     words = [
         f"best: {one.kind}, {one.layout} on {one.gpus} accelerators;"
         f" {show(row['tokens_per_s_per_gpu'], '1')} output tokens/s per accelerator,"
         f" {show(point.batch, '1')} sequences per attention rank"
     ]
+    for name, band in (("TTFT", plan.ttft_band), ("TPOT", plan.tpot_band)):
+        if band is not None:
+            words.append(f"{p} {name} should lie from {show(band[0], 's')} to {show(band[1], 's')}")
     if row["dollars_per_million_tokens"] is not None:
         words.append(f"{show(row['dollars_per_million_tokens'], '$')} per M output tokens at the catalog's price")
     if chip.tdp is not None:
@@ -213,6 +217,8 @@ def serve_document(plan: ServePlan, runs: Sequence[Replayed] = (), points: Seque
         "ttft_s": plan.limits.ttft,
         "tpot_s": plan.limits.tpot,
         "percentile": 100 * plan.limits.share,
+        "ttft_band_s": plan.ttft_band,
+        "tpot_band_s": plan.tpot_band,
         "deployments": [dict(row) for row in serve_rows(plan, runs)],
         "tried": plan.tried,
         "layouts_priced": plan.priced,

@@ -42,7 +42,8 @@ class Flip:
 @dataclass(frozen=True, eq=False)
 class ServePlan:
     """The deployments found, best first, at most one per pair of layouts. tried: deployments of each kind; unfit:
-    layouts that do not hold the longest request; flips: the answer under other workloads."""
+    layouts that do not hold the longest request; flips: the answer under other workloads; ttft_band,
+    tpot_band: where the percentiles of the best should lie, by the errors on measured deployments [s]."""
 
     job: ServingJob
     workload: Workload
@@ -58,6 +59,8 @@ class ServePlan:
     flips: tuple[Flip, ...]
     caveats: tuple[str, ...]
     curves: tuple[Curve, ...]
+    ttft_band: tuple[float, float] | None = None
+    tpot_band: tuple[float, float] | None = None
 
     @property
     def best(self) -> Candidate:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from perfplan.catalog.specs import Moe
 from perfplan.errors import Infeasible, OutOfRange
 from perfplan.serving.deploy import serving_job
 from perfplan.serving.plan import KINDS, ServePlan, plan
 from perfplan.serving.pools import Limits, Traffic
-from perfplan.units import parse
+from perfplan.units import parse, show
 
 if TYPE_CHECKING:
+    from perfplan.calibration.bands import Bands
     from perfplan.catalog import Catalog
     from perfplan.catalog.workloads import Workload
     from perfplan.serving.diagnose import Diagnosis
@@ -74,7 +77,7 @@ def plan_by_name(
     varied = population.arrivals if arrivals is None else arrivals**2
     traffic = Traffic(asked, float(concurrency or 0.0), _seconds(think), varied)
     limits = Limits(_seconds(ttft), _seconds(tpot), percentile / 100)
-    return plan(
+    found = plan(
         job,
         population,
         traffic,
@@ -87,6 +90,23 @@ def plan_by_name(
         top=top,
         sensitivity=sensitivity,
     )
+    return banded(found, catalog.bands())
+
+
+def banded(found: ServePlan, bands: Bands) -> ServePlan:
+    """The plan with the error bands of its best deployment, from the residuals of measured deployments of its kind."""
+    chip = found.job.cluster.accelerator
+    moe = any(isinstance(kind.ffn, Moe) for kind in found.job.model.kinds)
+    borrowed = any(kernel.borrowed for kernel in chip.kernels.get("gemm", {}).values())
+    each, first = (bands.find(phase, moe, chip.family, borrowed=borrowed) for phase in ("serving", "first-token"))
+    tpot, ttft = each.around(found.point.tpot_percentile), first.around(found.point.ttft_percentile)
+    reach = [
+        f"the error band of {name} reaches to {show(band[1], 's')}, beyond the limit of {show(limit, 's')}"
+        for name, band, limit in (("TTFT", ttft, found.limits.ttft), ("TPOT", tpot, found.limits.tpot))
+        if band[1] > limit
+    ]
+    said = (*reach, *([each.caveat] if each.caveat else ()))
+    return replace(found, ttft_band=ttft, tpot_band=tpot, caveats=(*said, *found.caveats))
 
 
 def _seconds(given: float | str) -> float:
