@@ -85,7 +85,7 @@ def _read(path: Path, columns: dict[str, Any], operators: Mapping[str, Callable[
 
 def _us(path: Path, at: int, text: str) -> str:
     try:
-        return repr(float(text) * 1e3)
+        return repr(float(text) * 1e3) if text.strip().lower() not in ("", "nan") else ""
     except ValueError:
         raise CatalogError(f"{path}, row {at + 1}: latency holds {text!r}, which is no number") from None
 

@@ -111,8 +111,9 @@ def _events(path: Path) -> tuple[list[Event], str]:
 
 
 def _whole(event: Event) -> bool:
-    return all(isinstance(event.get(name), (int, float)) for name in ("ts", "dur")) and isinstance(
-        event.get("name"), str) and isinstance(event.get("args", {}), dict)
+    times = [event.get(name) for name in ("ts", "dur")]
+    timed = all(isinstance(time, (int, float)) and 0 <= time < float("inf") for time in times)
+    return timed and isinstance(event.get("name"), str) and isinstance(event.get("args", {}), dict)
 
 
 def _kind(event: Event) -> str:
@@ -127,10 +128,10 @@ def _argument(event: Event, name: str) -> Any:
 
 def _calls(events: Iterable[Event]) -> list[_Call]:
     """Operators and launches, each with what encloses it on its thread."""
-    threads: dict[Any, list[_Call]] = defaultdict(list)
+    threads: dict[str, list[_Call]] = defaultdict(list)
     for event in events:
         if _kind(event) in _OPERATORS | _LAUNCHES:
-            threads[event.get("pid"), event.get("tid")].append(_Call(event))
+            threads[f"{event.get('pid')} {event.get('tid')}"].append(_Call(event))
     for calls in threads.values():
         calls.sort(key=lambda call: (call.event["ts"], -call.event["dur"]))
         open_: list[_Call] = []
@@ -145,11 +146,12 @@ def _calls(events: Iterable[Event]) -> list[_Call]:
 def _launched(events: Sequence[Event]) -> tuple[list[_Call], dict[str, list[float]]]:
     """Known operators with their kernels, and the durations of all other kernels by name [us]."""
     calls = _calls(events)
-    launches = {_argument(c.event, "correlation"): c for c in calls if _kind(c.event) in _LAUNCHES}
-    operators = {_argument(c.event, "External id"): c for c in calls if _kind(c.event) in _OPERATORS}
+    launches = {str(_argument(c.event, "correlation")): c for c in calls if _kind(c.event) in _LAUNCHES}
+    operators = {str(_argument(c.event, "External id")): c for c in calls if _kind(c.event) in _OPERATORS}
     others: dict[str, list[float]] = defaultdict(list)
     for kernel in (event for event in events if _kind(event) == "kernel"):
-        tries = (launches.get(_argument(kernel, "correlation")), operators.get(_argument(kernel, "External id")))
+        tries = (launches.get(str(_argument(kernel, "correlation"))),
+                 operators.get(str(_argument(kernel, "External id"))))
         owner = next((found for call in tries if call and (found := call.outermost())), None)
         if owner is None:
             others[kernel["name"]].append(float(kernel["dur"]))

@@ -167,3 +167,17 @@ def test_other_files_are_one_sentence(tmp_path, text, capsys):
         read_kernels(path)
     assert run(["calibrate", "gemm", "--measured", str(path), "--accelerator", "h100-sxm"]) == 2
     assert capsys.readouterr().err.startswith("perfplan: ")
+
+
+@pytest.mark.parametrize("value", [None, [], {"a": 1}, "x", -1, float("nan"), True, [[1, 2], [3]], [["x"], [1.5]]])
+@pytest.mark.parametrize("name", ["ts", "dur", "pid", "cat", "name", "args", "correlation", "External id", "Input Dims",
+                                  "Input type", "Concrete Inputs"])
+def test_odd_values_lose_a_call_and_no_more(tmp_path, name, value):
+    trace = Trace()
+    linear(trace, 64, 512, 256)
+    attend(trace, 512, 8)
+    first = len(trace.events)
+    linear(trace, 32, 512, 256)
+    for event in trace.events[:first]:
+        (event if name in event else event["args"])[name] = value
+    assert "aten::addmm bf16 32x512x256" in set(read_kernels(trace.write(tmp_path / "t.json"))["row"])
