@@ -8,6 +8,7 @@ the sum before.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -47,18 +48,20 @@ class Segment:
 class Block:
     """chain: in order, exchanges between experts included; beside: from the chain's start to its end (shared
     experts); after: the collective that ends the block, if any; late: needed by nobody in the window (weight
-    gradients)."""
+    gradients); gather: of sharded weights, used from this block on; reduce: of their gradients, since the last one."""
 
     name: str
     chain: tuple[Segment, ...]
     after: Segment | None = None
     beside: tuple[Segment, ...] = ()
     late: tuple[Segment, ...] = ()
+    gather: Segment | None = None
+    reduce: Segment | None = None
 
     @property
     def segments(self) -> tuple[Segment, ...]:
         """Everything in the block."""
-        ends = () if self.after is None else (self.after,)
+        ends = tuple(segment for segment in (self.gather, self.after, self.reduce) if segment is not None)
         return (*self.chain, *self.beside, *self.late, *ends)
 
 
@@ -90,7 +93,7 @@ class Recipe:
     """What a technique does to a window. parts: shares of the batch that run as nano-batches; chunks: pieces of the
     last product of a block and its collective; tiles: > 0 fuses them at that many tile waves instead; stale: a block
     starts without the collective right before it; pairs: attention and feed-forward blocks from one sum, one
-    collective; free: collectives take no SMs."""
+    collective; free: collectives take no SMs; prefetch: units of sharded weights gathered before the one in use."""
 
     parts: tuple[float, ...] = (1.0,)
     chunks: int = 1
@@ -98,12 +101,14 @@ class Recipe:
     stale: bool = False
     pairs: bool = False
     free: bool = False
+    prefetch: int = 1
 
     def __str__(self) -> str:
         """In words, such as "2 nano-batches, 4 chunks"."""
         nano = f"{len(self.parts)} nano-batches of {'/'.join(f'{100 * part:.0f}' for part in self.parts)} %"
         words = [nano] * (len(self.parts) > 1) + [f"{self.chunks} chunks"] * (self.chunks > 1)
-        return ", ".join(words + [f"{self.tiles} tiles"] * bool(self.tiles)) or "whole batch"
+        words += [f"{self.tiles} tiles"] * bool(self.tiles) + [f"prefetch {self.prefetch}"] * (self.prefetch != 1)
+        return ", ".join(words) or "whole batch"
 
 
 class _Builder:
@@ -122,14 +127,18 @@ class _Builder:
         self.ops.append(Op(full, length, shares, tuple(after), 0.0, 0, segment.kind, self.nano if self.many else -1))
         return full
 
-    def block(self, index: int, block: Block, after: Sequence[str]) -> tuple[list[str], list[str]]:
-        """(what the next block waits for, what it waits for if it may start without the collective)."""
+    def block(self, index: int, block: Block, after: Sequence[str], joined: Sequence[str] = ()) -> tuple[
+        list[str], list[str]
+    ]:
+        """(what the next block waits for, what it waits for if it may start without the collective). joined: what the
+        collective at the block's end waits for too."""
         where, start = f"{block.name}: ", list(after)
         for segment in block.late:
             self.op(where + segment.name, segment, start)
         beside = start if block.beside else []
         for segment in block.beside:
             beside = [self.op(where + segment.name, segment, beside)]
+        beside = [*beside, *joined]
         waiting = start
         for segment in block.chain[:-1]:
             waiting = [self.op(where + segment.name, segment, waiting)]
@@ -168,6 +177,43 @@ class _Builder:
         return [last], [rest, *beside]
 
 
+class _Weights:
+    """Gathers and reductions of sharded weights, one for all nano-batches."""
+
+    def __init__(self, window: Window, recipe: Recipe) -> None:
+        self.recipe, self.blocks = recipe, window.blocks(1.0)
+        self.ops: list[Op] = []
+        self.gathered: dict[int, str] = {}
+        self.starts: list[list[str]] = []
+        self.computed: dict[int, list[str]] = defaultdict(list)
+
+    def _op(self, index: int, segment: Segment, after: Sequence[str]) -> str:
+        name = f"{self.blocks[index].name}: {segment.name}"
+        self.ops.append(Op(name, segment.time, segment.shares, tuple(dict.fromkeys(after)), 0.0, 0, segment.kind))
+        return name
+
+    def before(self, index: int, after: list[str]) -> list[str]:
+        """What a block waits for, its weights included; they are gathered when the unit `prefetch` back begins."""
+        gather = self.blocks[index].gather
+        if gather is None:
+            return after
+        if index not in self.gathered:
+            self.starts.append(after)
+            back = len(self.starts) - 1 - self.recipe.prefetch
+            self.gathered[index] = self._op(index, gather, self.starts[back] if back >= 0 else [])
+        return [*after, self.gathered[index]]
+
+    def reductions(self) -> list[Op]:
+        """The operations of both kinds, reductions behind everything computed since the last one."""
+        since: list[str] = []
+        for index, block in enumerate(self.blocks):
+            since += self.computed[index]
+            if block.reduce is not None:
+                self._op(index, block.reduce, since)
+                since = []
+        return self.ops
+
+
 def _paired(blocks: Sequence[Block]) -> list[Block]:
     """Blocks two by two from the same sum: one collective for both, the first one's dropped."""
     found = []
@@ -179,6 +225,7 @@ def _paired(blocks: Sequence[Block]) -> list[Block]:
 def build(window: Window, recipe: Recipe) -> Graph:
     """The graph that a technique makes of a window."""
     ops: list[Op] = []
+    weights = _Weights(window, recipe)
     for nano in range(len(recipe.parts)):
         builder = _Builder(window, recipe, nano)
         blocks = list(window.blocks(recipe.parts[nano]))
@@ -189,11 +236,14 @@ def build(window: Window, recipe: Recipe) -> Graph:
         first: list[str] = []
         for index, block in enumerate(blocks):
             second = recipe.pairs and index % 2 == 1
-            finished, computed = builder.block(index, block, older if recipe.stale or second else done)
+            after = weights.before(index, list(older if recipe.stale or second else done))
+            count = len(builder.ops)
+            finished, computed = builder.block(index, block, after, first if second else ())
+            weights.computed[index] += [op.name for op in builder.ops[count:] if op.kind != "all-to-all"]
             if recipe.pairs and index % 2 == 0:
                 older, first = done, finished
                 continue
             older = [*computed, *done] if recipe.stale else older
-            done = [*finished, *first] if second else finished
+            done = finished
         ops += builder.ops
-    return Graph.of(ops)
+    return Graph.of([*ops, *weights.reductions()])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from perfplan.catalog.specs import Attention, LayerKind, Mlp, Moe
 from perfplan.errors import OutOfRange, Unsupported
 from perfplan.overlap.blocks import Block, Segment, Sharing, Window
@@ -145,4 +147,4 @@ def serving_window(job: ServingJob, layout: ServingLayout, phase: str, batch: in
 
 
 def _named(block: Block, number: int) -> Block:
-    return Block(f"layer {number} {block.name}", block.chain, block.after, block.beside, block.late)
+    return replace(block, name=f"layer {number} {block.name}")

@@ -22,6 +22,7 @@ from perfplan.overlap.timeline import Timeline
 __all__ = ["TECHNIQUES", "Scheduled", "Technique", "best", "scheduled"]
 
 CHUNKS = (1, 2, 4, 8)
+STREAMS = 1.5  # asked of a resource together at most: a collective, or a memory-bound kernel, beside a product
 SPLITS = ((0.5, 0.5), (0.3125, 0.6875), (0.4, 0.6))
 TILES = 16  # waves of tiles of a large product: what a fused kernel cannot overlap is one of them
 
@@ -29,12 +30,12 @@ TILES = 16  # waves of tiles of a large product: what a fused kernel cannot over
 @dataclass(frozen=True)
 class Technique:
     """A published way to overlap. recipes: those it may take, the fastest counts; room: how much of a resource may be
-    asked for together, 0 = one operation at a time, None = whatever is ready starts; changes: what it changes in the
+    asked for together, 0 = one operation at a time; changes: what it changes in the
     model, empty if nothing; ideal: hardware that does not exist."""
 
     name: str
     recipes: tuple[Recipe, ...]
-    room: float | None
+    room: float
     says: str
     changes: str = ""
     ideal: bool = False
@@ -45,20 +46,23 @@ TECHNIQUES: dict[str, Technique] = {
     t.name: t
     for t in (
         Technique("blocking", (Recipe(),), 0.0, "one operation after another"),
-        Technique("async", tuple(Recipe(chunks=n) for n in CHUNKS), None,
+        Technique("async", tuple(Recipe(chunks=n) for n in CHUNKS), STREAMS,
                   "the last product of a block and its collective in chunks, the best number of them"),
-        Technique("fused", (Recipe(tiles=TILES),), None,
+        Technique("fused", (Recipe(tiles=TILES),), STREAMS,
                   f"product and collective in one kernel, tile by tile, {TILES} waves (Flux, Comet)"),
-        Technique("t3", (Recipe(tiles=TILES, free=True),), None,
+        Technique("t3", (Recipe(tiles=TILES, free=True),), STREAMS,
                   "the same with collectives that take no SMs: hypothetical hardware (T3)", ideal=True),
-        Technique("two-batch", (Recipe(parts=(0.5, 0.5)),), 1.5,
+        Technique("fsdp", tuple(Recipe(prefetch=n) for n in (1, 0, 2)), STREAMS,
+                  "sharded weights gathered, and their gradients reduced, behind compute; the best of 0 to 2 units"
+                  " gathered ahead, which are held in memory"),
+        Technique("two-batch", (Recipe(parts=(0.5, 0.5)),), STREAMS,
                   "two halves of the batch, collectives of one behind the products of the other"),
         Technique("nanoflow", _NANO, 2.0,
                   "nano-batches of several sizes; products, attention and collectives side by side (NanoFlow)"),
-        Technique("ladder", (Recipe(stale=True),), None,
+        Technique("ladder", (Recipe(stale=True),), STREAMS,
                   "a block starts without the sum of the block before (Ladder-residual)",
                   "the model must be trained with ladder residuals"),
-        Technique("parallel", (Recipe(pairs=True),), None,
+        Technique("parallel", (Recipe(pairs=True),), STREAMS,
                   "attention and MLP from one norm, summed once; the one reduction priced at its size",
                   "the model must be trained with parallel blocks"),
     )
@@ -86,10 +90,10 @@ def _one_by_one(graph: Graph, title: str) -> Timeline:
     return simulate(graph, {"all": [op.name for op in graph.ops]}, title)
 
 
-def _run(graph: Graph, room: float | None, title: str) -> Timeline:
+def _run(graph: Graph, room: float, title: str) -> Timeline:
     if room == 0.0:
         return _one_by_one(graph, title)
-    return simulate(graph, {}, title) if room is None else list_schedule(graph, room=room, title=title)
+    return list_schedule(graph, room=room, title=title)
 
 
 def scheduled(window: Window, name: str) -> Scheduled:
@@ -109,9 +113,10 @@ def scheduled(window: Window, name: str) -> Scheduled:
 
 
 # ---------------------------------------------------------------- the best
-def _recipes() -> list[Recipe]:
+def _recipes(window: Window) -> list[Recipe]:
     """Every recipe that leaves the model as it is and needs no other hardware, plain ones first."""
     plain = [Recipe(chunks=n) for n in CHUNKS]
+    plain += [Recipe(prefetch=2)] if any(block.gather for block in window.blocks()) else []
     more = tuple((1 / n,) * n for n in (3, 4))
     return [*plain, Recipe(tiles=TILES), *(Recipe(parts=s, chunks=n) for s in SPLITS for n in (1, 2)),
             *(Recipe(parts=split, tiles=TILES) for split in SPLITS), *(Recipe(parts=split) for split in more)]
@@ -136,7 +141,7 @@ def _first_first(graph: Graph) -> dict[str, float]:
 def best(window: Window, time_limit: float = 20.0, named: Sequence[Scheduled] = ()) -> Scheduled:
     """The shortest schedule found over all recipes and orders, never longer than the named ones given that leave the
     model and the hardware as they are, with a bound that holds for all recipes."""
-    graphs = [(recipe, build(window, recipe)) for recipe in _recipes()]
+    graphs = [(recipe, build(window, recipe)) for recipe in _recipes(window)]
     runs = [(_listed(graph), recipe, graph) for recipe, graph in graphs]
     runs += [(s.timeline, s.recipe, s.graph) for s in named if not s.technique.changes and not s.technique.ideal]
     timeline, recipe, graph = min(runs, key=lambda run: run[0].time)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from perfplan.catalog.specs import Attention, LayerKind, Mlp, Moe
 from perfplan.errors import Unsupported
 from perfplan.overlap.blocks import Block, Segment, Sharing, Window
 from perfplan.training.exchange import COMBINE, DISPATCH, send_to_experts
 from perfplan.training.job import Job
-from perfplan.training.layers import op_times, weight_gradients
+from perfplan.training.layers import layer_parameters, op_times, weight_gradients
 from perfplan.training.layout import Layout
 from perfplan.training.network import Group, Network
 from perfplan.training.ops import Op, Shape, layer_ops
+from perfplan.training.sharded import gather_and_reduce, shards
+from perfplan.training.step import replicas
 
 __all__ = ["training_window"]
 
@@ -115,6 +119,24 @@ class _Layer:
         return [ffn, Block("attention backward", chain, self.reduce(), (), self.late("out", "qkv"))]
 
 
+def _sharded(job: Job, net: Network, layout: Layout, kind: LayerKind, sharing: Sharing) -> (
+    tuple[Segment, Segment, Segment] | None
+):
+    """(gather, gather for backward, reduction) of a layer's sharded weights and gradients; None if they are whole."""
+    groups = replicas(job, layout)
+    if groups[0].weights == 1 and groups[0].gradients == 1:
+        return None
+    sizes = layer_parameters(job, kind, layout.tp, layout.ep, layout.etp)
+    held = [(1, at, size, size) for at, size in zip(shards(job, net, groups), sizes, strict=False)]
+    times = gather_and_reduce(job, layout, held)
+    far = float(net.path(Group(groups[0].ranks, groups[0].stride)).domains) > 1
+    shares = {"scale-up": 1.0, "sm": sharing.communication_sms, **({"scale-out": 1.0} if far else {})}
+    names = (("gather", "all-gather"), ("gather again", "all-gather"), ("reduce", "reduce-scatter"))
+    first, second, third = (Segment(name, kind_, float(time), shares, True)
+                            for (name, kind_), time in zip(names, times, strict=True))
+    return first, second, third
+
+
 def training_window(job: Job, layout: Layout, sharing: Sharing, layers: int = 2) -> Window:
     """A window of the model's most frequent layer kind: forward of the layers, then backward in reverse."""
     index = max(set(job.model.layers), key=job.model.layers.count)
@@ -126,16 +148,21 @@ def training_window(job: Job, layout: Layout, sharing: Sharing, layers: int = 2)
         raise Unsupported("schedule layer has no graph of context parallelism yet; give a layout with cp1")
     net = Network(job.cluster, max(job.gpus, layout.world))
 
+    moved = _sharded(job, net, layout, kind, sharing)
+
     def price(part: float) -> tuple[Block, ...]:
         layer = _Layer(job, net, layout, kind, part, sharing)
         ahead, behind = layer.ahead(), layer.behind()
+        if moved is not None:  # a layer is a unit: gathered before its first block, reduced after its last
+            ahead[0] = replace(ahead[0], gather=moved[0])
+            behind = [replace(behind[0], gather=moved[1]), *behind[1:-1], replace(behind[-1], reduce=moved[2])]
         down = [_named(block, n) for n in range(layers) for block in ahead]
         return (*down, *(_named(block, n) for n in reversed(range(layers)) for block in behind))
 
-    caveats = ("embedding, head, pipeline sends, data parallelism and the optimizer stay outside the window",)
+    caveats = ("embedding, head, pipeline sends, whole gradients and the optimizer stay outside the window",)
     title = f"{job.model.id} training, micro-batch {layout.mbs} x {job.seq_len}, {layout}"
     return Window(price, layers, title, caveats)
 
 
 def _named(block: Block, number: int) -> Block:
-    return Block(f"layer {number} {block.name}", block.chain, block.after, block.beside, block.late)
+    return replace(block, name=f"layer {number} {block.name}")

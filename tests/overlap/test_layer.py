@@ -89,6 +89,23 @@ def test_a_training_window_has_weight_gradients_that_nobody_waits_for():
     assert scheduled(window, "two-batch").time < scheduled(window, "blocking").time
 
 
+def test_sharded_weights_are_gathered_ahead_and_reduced_behind():
+    job = training_job("llama-3-8b", cluster="dgx-h100", gpus=64, global_batch=64, seq_len=4096, catalog=shipped())
+    window = training_window(job, Layout.parse("dp64 zero3"), SHARES)
+    graph = build(window, Recipe())
+    kinds = [op.kind for op in graph.ops]
+    assert (kinds.count("all-gather"), kinds.count("reduce-scatter")) == (4, 2)
+    apart = build(window, Recipe(prefetch=0))
+    name = "layer 1 attention: gather"
+    assert not set(graph[name].after) and apart[name].after  # ahead: as soon as the window begins
+    halves = build(window, Recipe(parts=(0.5, 0.5)))
+    assert sum(op.kind == "all-gather" for op in halves.ops) == 4  # one gather for both halves
+    times = {name: scheduled(window, name).time for name in ("blocking", "fsdp")}
+    assert times["fsdp"] < 0.9 * times["blocking"]
+    whole = training_window(job, Layout.parse("dp64 zero1"), SHARES)
+    assert not any("gather" in op.name for op in build(whole, Recipe()).ops)
+
+
 def test_the_milp_finds_the_order_that_list_scheduling_misses():
     ops = [  # the long chain's start looks less urgent than it is, because the link is shared
         Op("a", 2.0, {"sm": 1.0}), Op("send a", 6.0, {"scale-up": 1.0}, ("a",)),
