@@ -104,8 +104,8 @@ def layer(
         str, typer.Option("--context", metavar="TOKENS", help="Tokens cached, of a prompt, or of a training sequence.")
     ] = "1024",
     technique: Annotated[
-        str, typer.Option("--technique", metavar="all|NAMES", help="Of blocking, async, fused, t3, fsdp, two-batch, nanoflow,"
-                          " ladder, parallel and best.")
+        str, typer.Option("--technique", metavar="all|NAMES", help="Of blocking, async, fused, t3, fsdp, two-batch,"
+                          " nanoflow, ladder, parallel and best.")
     ] = "all",
     time_limit: Annotated[
         float, typer.Option("--time-limit", metavar="S", min=0.1, help="Seconds for the best order's MILP.")
