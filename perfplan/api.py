@@ -103,6 +103,7 @@ def training_job(
     framework: str = "",
     attention: str = "",
     routing_skew: float = 1.0,
+    routing: str = "",
     overlap: Mapping[str, float] | None = None,
     order: str = "tp-cp-dp-pp",
     optimizer: str = "",
@@ -126,7 +127,8 @@ def training_job(
     document; cuda_graphs: what CUDA graphs capture (attn, mlp, moe_router ... or full_iteration);
     padded_experts: tokens beyond an expert's capacity are dropped, the rest padded to it; mtp: multi-token-prediction
     modules that are trained (None = the model's, in pretraining with a framework whose recipes train them); power_cap:
-    of each accelerator, such as "500 W" ("" = none); launch: a launch line, which says what the others leave out.
+    of each accelerator, such as "500 W" ("" = none); routing: a file of
+    routing, or `synthetic`, that gives the skew; launch: a launch line, which says what the others leave out.
     """
     catalog = catalog or Catalog()
     if launch is None and not str(model):
@@ -162,6 +164,8 @@ def training_job(
         mtp,
         (*(launch.caveats if launch else ()), *((CAPPED,) if power_cap else ())),
     )
+    if routing:
+        job = _routed(job, routing)
     if lora_rank != 16 and method != "lora":
         raise SpecError(f"--lora-rank {lora_rank} changes nothing with method {method}; give --method lora")
     if routing_skew != 1 and not any(isinstance(kind.ffn, Moe) for kind in spec.kinds):
@@ -177,6 +181,19 @@ def training_job(
         )
     _all_used(catalog)
     return job
+
+
+def _routed(job: Job, routing: str) -> Job:
+    """The job with the skew of its routing at every width of the expert-parallel group."""
+    from perfplan.placement.skew import routing_of, skews
+
+    if job.routing_skew != 1:
+        raise SpecError(f"routing skew {job.routing_skew:g} and routing {routing!r} both tell the load; give one")
+    found = routing_of(job.model, routing)
+    table = skews(found)
+    shown = ", ".join(f"ep{ranks} {load:.2f}" for ranks, load in table if 1 < ranks <= 64)
+    words = f"experts in order, skew by {found.source}: {shown}; `perfplan place` finds better placements"
+    return replace(job, skews=table, caveats=(*job.caveats, words))
 
 
 def _all_used(catalog: Catalog) -> None:
@@ -202,6 +219,7 @@ def plan_train(
     framework: str = "",
     attention: str = "",
     routing_skew: float = 1.0,
+    routing: str = "",
     overlap: Mapping[str, float] | None = None,
     order: str = "tp-cp-dp-pp",
     optimizer: str = "",
@@ -230,6 +248,7 @@ def plan_train(
         framework=framework,
         attention=attention,
         routing_skew=routing_skew,
+        routing=routing,
         overlap=overlap,
         order=order,
         optimizer=optimizer,
@@ -269,6 +288,7 @@ def estimate_train(
     framework: str = "",
     attention: str = "",
     routing_skew: float = 1.0,
+    routing: str = "",
     overlap: Mapping[str, float] | None = None,
     order: str = "tp-cp-dp-pp",
     optimizer: str = "",
@@ -297,6 +317,7 @@ def estimate_train(
         framework=framework,
         attention=attention,
         routing_skew=routing_skew,
+        routing=routing,
         overlap=overlap,
         order=order,
         optimizer=optimizer,

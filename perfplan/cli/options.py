@@ -40,6 +40,7 @@ __all__ = [
     "SeqLen",
     "ServeLaunch",
     "Settings",
+    "Routing",
     "Skew",
     "Technique",
     "WholeGpus",
@@ -209,6 +210,15 @@ PowerCap = Annotated[
         metavar="POWER",
         show_default=False,
         help="Power that each accelerator may draw, such as 500W: what computes slows down, memory and links do not.",
+    ),
+]
+Routing = Annotated[
+    str,
+    typer.Option(
+        "--routing",
+        metavar="FILE|synthetic",
+        show_default=False,
+        help="Routing that gives the skew at every ep: a trace, loads or counts, or synthetic:zipf=0.8,seed=1.",
     ),
 ]
 LayoutText = Annotated[

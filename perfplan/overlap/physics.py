@@ -47,7 +47,7 @@ class Physics:
 
 def _flops(job: Job) -> Counter[str]:
     """FLOPs of one step by number format: forward, dgrad, wgrad; causal attention; nothing recomputed."""
-    plain = replace(job, attention="flash", routing_skew=1.0, method="pretrain")
+    plain = replace(job, attention="flash", routing_skew=1.0, skews=(), method="pretrain")
     shape = Shape(job.seq_len, 1, 1, 0, 1, 1, 1)
     found: Counter[str] = Counter()
     _count(found, job, head_ops(plain, shape), 1)

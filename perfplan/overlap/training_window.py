@@ -91,7 +91,7 @@ class _Layer:
         if self.shape.ep == 1:
             return []
         group = Group(self.shape.ep, self.shape.etp)
-        token = self.shape.rows * (moe.latent or self.job.model.hidden) * self.job.routing_skew
+        token = self.shape.rows * (moe.latent or self.job.model.hidden) * self.job.skew(self.shape.ep)
         way, wire = (DISPATCH, "ep_dispatch") if name == "dispatch" else (COMBINE, "ep_combine")
         time = float(send_to_experts(self.net.path(group), way, token * self.job.recipe.wire[wire], moe.top_k))
         return [self.link(label or name, "all-to-all", time, group)]

@@ -113,7 +113,7 @@ def model_flops(job: Job) -> float:
 
     Router, norms, adapters and recompute do not count.
     """
-    plain = replace(job, attention="flash", routing_skew=1.0, method="pretrain")
+    plain = replace(job, attention="flash", routing_skew=1.0, skews=(), method="pretrain")
     shape = Shape(job.seq_len, 1, 1, 0, 1, 1, 1)
     ops = [(1, head_ops(plain, shape))]
     ops += [(job.model.layers.count(i), layer_ops(plain, kind, shape)) for i, kind in enumerate(job.model.kinds)]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from perfplan.catalog.specs import Accelerator, Cluster, Framework, Kernel, Model, Moe, Optimizer, Recipe, Release
 from perfplan.errors import MissingField, OutOfRange, Unsupported, offer
+from perfplan.formulas.core import where
 
 __all__ = ["GRAPHS", "METHODS", "ORDERS", "Job", "constants", "host_link", "kernel"]
 
@@ -46,7 +48,8 @@ class Job:
     share a sequence without attending to each other, 0 = one document per sequence; graphs: what CUDA graphs capture,
     in Megatron's words (GRAPHS); padded_experts: tokens beyond an expert's capacity are dropped and the rest padded to
     it, so that no shape depends on the routing; mtp: multi-token-prediction modules that are trained, None = in
-    pretraining the model's, if the framework's recipes train them."""
+    pretraining the model's, if the framework's recipes train them; skews: (ep, load of the most loaded expert rank over
+    the mean) where routing is known, instead of one routing_skew."""
 
     model: Model
     cluster: Cluster
@@ -67,6 +70,7 @@ class Job:
     padded_experts: bool = False
     mtp: int | None = None
     caveats: tuple[str, ...] = ()
+    skews: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         """Reject absurd numbers, unknown words and dtypes that the accelerator lacks."""
@@ -141,6 +145,13 @@ class Job:
     def whole_graph(self) -> bool:
         """Whether one CUDA graph holds the whole iteration."""
         return "full_iteration" in self.graphs
+
+    def skew(self, ep: Any) -> Any:
+        """Load of the most loaded of `ep` expert ranks over the mean [1]."""
+        result: Any = self.routing_skew
+        for ranks, load in self.skews:
+            result = where(ep == ranks, load, result)
+        return result
 
     @property
     def document(self) -> int:

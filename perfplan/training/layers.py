@@ -276,7 +276,7 @@ def _cp_time(
 
 def _ep_time(job: Job, net: Network, shape: Shape, moe: Moe, passes: int) -> Any:
     """Dispatch and combine of one MoE layer, all passes, and the exchange of the dispatched rows over etp."""
-    token = shape.rows * (moe.latent or job.model.hidden) * job.routing_skew
+    token = shape.rows * (moe.latent or job.model.hidden) * job.skew(shape.ep)
     experts, wire = net.path(Group(shape.ep, shape.etp)), job.recipe.wire
     dispatch = send_to_experts(experts, DISPATCH, token * wire["ep_dispatch"], moe.top_k)
     combine = send_to_experts(experts, COMBINE, token * wire["ep_combine"], moe.top_k)

@@ -345,7 +345,7 @@ def _mlp(job: Job, shape: Shape, width: int, gated: bool, name: str, module: str
 
 def dispatched_rows(job: Job, shape: Shape, moe: Moe) -> Any:
     """Token rows that the most loaded expert rank computes per micro-batch."""
-    return shape.rows * moe.top_k * shape.etp * job.routing_skew
+    return shape.rows * moe.top_k * shape.etp * job.skew(shape.ep)
 
 
 def _moe(job: Job, shape: Shape, moe: Moe) -> Iterator[Op]:

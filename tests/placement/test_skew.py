@@ -1,0 +1,42 @@
+"""Routing prices skew in training: by width of the expert group, from a file or made up."""
+
+import pytest
+
+from perfplan.api import estimate_train, plan_train
+from perfplan.catalog import Catalog
+from perfplan.errors import SpecError
+from perfplan.placement.skew import routing_of, skews
+
+JOB = {"cluster": "dgx-h100", "global_batch": 64, "seq_len": 4096}
+
+
+def test_skew_grows_with_the_width_of_the_group():
+    table = dict(skews(routing_of(Catalog().model("mixtral-8x7b"), "synthetic:tokens=2000")))
+    assert table[1] == pytest.approx(1) and 1 < table[2] < table[4] < table[8]
+
+
+def test_an_estimate_with_routing_is_the_one_with_its_skew():
+    layout = "dp8 ep8 zero1"
+    routed = estimate_train("mixtral-8x7b", layout=layout, routing="synthetic:tokens=2000", **JOB)
+    skew = dict(routed.job.skews)[8]
+    plain = estimate_train("mixtral-8x7b", layout=layout, **JOB)
+    same = estimate_train("mixtral-8x7b", layout=layout, routing_skew=skew, **JOB)
+    assert routed.step_time == pytest.approx(same.step_time) and routed.step_time > plain.step_time
+
+
+def test_the_search_prices_each_width_by_its_own_skew():
+    plan = plan_train("mixtral-8x7b", gpus=16, routing="synthetic:tokens=2000", top=3, **JOB)
+    row = plan.layouts().iloc[0]
+    again = estimate_train("mixtral-8x7b", layout=row["layout"], routing="synthetic:tokens=2000", **JOB)
+    assert row["step_time_s"] == pytest.approx(again.step_time)
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"routing": "/nowhere.csv"}, "no file"),
+    ({"routing": "synthetic", "routing_skew": 1.3}, "give one"),
+])  # fmt: skip
+def test_bad_routing_is_one_sentence(changes, words):
+    with pytest.raises(SpecError, match=words):
+        estimate_train("mixtral-8x7b", layout="dp8 ep8 zero1", **JOB, **changes)
+    with pytest.raises(SpecError, match="no routed experts"):
+        routing_of(Catalog().model("llama-3-8b"), "synthetic")
