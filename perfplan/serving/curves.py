@@ -93,8 +93,8 @@ class Curve:
         mean, rank_rate = self.mixed_tpot(), self.mixed_rate() / self.layout.adp
         batch = self._swing() * mean / self.step
         prompts = (rank_rate * mean * self.prompt_square / self.steps) ** 0.5 * self.beside
-        found: np.ndarray = mean + max(normal_quantile(share), 0.0) * (batch**2 + prompts**2) ** 0.5
-        return found
+        found = mean + max(normal_quantile(share), 0.0) * (batch**2 + prompts**2) ** 0.5
+        return _rising(found)
 
     def mixed_service(self) -> Service:
         """Time to the first token at each batch: the prompt's steps carry the decodes too."""
@@ -118,8 +118,7 @@ class Curve:
 
     def decode_tpot_percentile(self, share: float) -> np.ndarray:
         """Time per output token that `share` of the requests do not exceed there [s]."""
-        found: np.ndarray = self.step + max(normal_quantile(share), 0.0) * self._swing()
-        return found
+        return _rising(self.step + max(normal_quantile(share), 0.0) * self._swing())
 
     def prefill_service(self) -> Service:
         """Time to the first token where nothing decodes."""
@@ -147,6 +146,14 @@ class Curve:
 
         rates = self.mixed_rate() if mixed else self.decode_rate()
         return float(numpy.interp(rate, numpy.maximum.accumulate(rates), self.batch))
+
+
+def _rising(values: np.ndarray) -> np.ndarray:
+    """Values that never fall: what a batch cannot meet, a larger one is not trusted with (padding makes steps)."""
+    import numpy
+
+    found: np.ndarray = numpy.maximum.accumulate(values)
+    return found
 
 
 def resident_context(workload: Workload) -> float:

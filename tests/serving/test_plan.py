@@ -160,6 +160,12 @@ def test_curves_say_what_the_estimate_says(text, batch):
     assert one.at(one.step, batch) == pytest.approx(sum(map(float, given.decode.values())), rel=0.06)
 
 
+def test_what_a_batch_cannot_meet_a_larger_one_is_not_trusted_with(plan):
+    for one in plan.curves:
+        for values in (one.mixed_tpot_percentile(0.99), one.decode_tpot_percentile(0.99)):
+            assert (values[1:] >= values[:-1]).all()
+
+
 def test_objective_and_kind():
     most = planned(objective="goodput", kinds=("aggregated",), sensitivity=False)
     assert most.best.gpus == 8 and set(most.tried) == {"aggregated"}
