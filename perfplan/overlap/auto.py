@@ -100,7 +100,7 @@ def _chosen(estimate: Estimate) -> Rescheduled:
     found = _candidates(pipeline)
     if not found or not found[0][2].ran:  # nothing to set them beside
         return same
-    able = [(before + row.step - own.step, row, stages) for row, stages, own in found if row.ran and row.fits]
+    able = [(row.step, row, stages) for row, stages, own in found if row.ran and row.fits and row.step < own.step]
     step, row, stages = min(able, key=lambda each: each[0], default=(before, None, ""))
     if row is None or step >= before * (1 - 1e-9):
         return Rescheduled(estimate, same.schedule, before, before, same.memory, tried=len(found))

@@ -206,8 +206,9 @@ def auto_text(auto: Auto) -> str:
     best, changed = auto.best, [row for row in auto.rows if row.changed]
     if not changed:
         tried = sum(row.tried for row in auto.rows)
+        late = f"; {auto.skipped} of the layouts were not tried for want of time" if auto.skipped else ""
         return paragraph(f"schedule auto: nothing changed; none of {tried} schedules tried on {len(auto.rows)} layouts"
-                         " is faster and fits")
+                         f" is faster and fits{late}")
     lines = [f"schedule auto: best {show(best.step, 's')} ({short(best.estimate.layout)}"
              + (f": {best.sentence()})" if best.changed else ", as planned)")]
     lines += [

@@ -84,7 +84,7 @@ def test_what_is_wrong_with_a_layer_is_one_sentence(capsys, more, says):
 
 def test_a_plan_with_schedules_chosen(capsys):
     arguments = ["plan", "train", "llama-3.1-70b", "--cluster", "dgx-h100", "--gpus", "64", "--global-batch", "64",
-                 "--seq-len", "4096", "--fix", "pp4", "--top", "2"]
+                 "--seq-len", "4096", "--fix", "pp4 vpp1", "--top", "2"]
     document = json.loads(printed(capsys, [*arguments, "--schedule", "auto", "--json"]))
     plain = json.loads(printed(capsys, [*arguments, "--json"]))
     assert document["layouts"] == plain["layouts"] and "schedule" not in plain

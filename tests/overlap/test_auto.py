@@ -11,7 +11,7 @@ def plan(model="llama-3.1-70b", gpus=64, batch=64, **more):
 
 
 def test_no_layout_gets_worse_and_changes_fit():
-    made = plan(fix="pp4")
+    made = plan(fix="pp4 vpp1")
     auto = reschedule(made.estimates)
     capacity = made.job.cluster.accelerator.memory
     assert len(auto.rows) == len(made.estimates) and auto.best.step <= float(made.best.step_time)
