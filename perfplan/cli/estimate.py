@@ -111,6 +111,7 @@ def serve(
     weights: serving.Weights = "",
     kv: serving.Kv = "",
     routing_skew: options.Skew = 1.0,
+    routing: options.Routing = "",
     drafts: Annotated[
         int, typer.Option("--drafts", metavar="N", help="Draft tokens per step of speculative decoding or MTP.")
     ] = 0,
@@ -128,6 +129,7 @@ def serve(
     from perfplan.catalog import Catalog
     from perfplan.catalog.check import refuse_unused
     from perfplan.cli.launch import deployed, known_framework
+    from perfplan.placement.skew import skew_at
     from perfplan.report import Output
     from perfplan.report.serving import DEPLOYMENT_COLUMNS, deployment_document, deployment_row, deployment_text
     from perfplan.serving.deploy import deployment, serving_job
@@ -136,10 +138,12 @@ def serve(
 
     source, output = Catalog(catalog or (), settings or ()), Output(csv, json, save)
     known_framework(launch, source, "serving")
-    job = serving_job(model, cluster, source, engine=engine, weights=weights, kv=kv, routing_skew=routing_skew,
+    parsed = ServingLayout.parse(layout)
+    skew = skew_at(source.model(model), routing, parsed.ep, routing_skew)
+    job = serving_job(model, cluster, source, engine=engine, weights=weights, kv=kv, routing_skew=skew,
                       drafts=drafts, acceptance=acceptance)
     refuse_unused(source)
-    found = deployment(job, ServingLayout.parse(layout), tokens(isl), tokens(osl),
+    found = deployment(job, parsed, tokens(isl), tokens(osl),
                        concurrency=concurrency, batch=batch, rate=rate_of(rate) if rate else None,
                        bands=source.bands())
     flags = deployed(found, launch, source)

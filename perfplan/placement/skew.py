@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from perfplan.catalog.specs import Model, Moe
-from perfplan.errors import SpecError
+from perfplan.errors import Indivisible, SpecError
 from perfplan.placement.read import read_routing
 from perfplan.placement.routing import Routing
 from perfplan.placement.score import rho
 from perfplan.placement.synthetic import generate, parse_synthetic
 
-__all__ = ["routing_of", "skews"]
+__all__ = ["routing_of", "skew_at", "skews"]
 
 
 def routing_of(model: Model, text: str) -> Routing:
@@ -49,3 +49,16 @@ def skews(routing: Routing) -> tuple[tuple[int, float], ...]:
         weights = routing.loads * ranks / routing.loads.sum(axis=1, keepdims=True)
         found.append((ranks, float(rho(weights, placed, ranks).mean())))
     return tuple(found)
+
+
+def skew_at(model: Model, text: str, ranks: int, given: float = 1.0) -> float:
+    """The skew of a routing at one width of the group; `given` where no routing is named."""
+    if not text:
+        return given
+    if given != 1:
+        raise SpecError(f"routing skew {given:g} and routing {text!r} both tell the load; give one")
+    table = dict(skews(routing_of(model, text)))
+    if ranks not in table:
+        allowed = ", ".join(map(str, table))
+        raise Indivisible(f"ep={ranks} does not divide the experts of {model.id}; it may be {allowed}")
+    return table[ranks]

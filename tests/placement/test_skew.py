@@ -5,7 +5,7 @@ import pytest
 from perfplan.api import estimate_train, plan_train
 from perfplan.catalog import Catalog
 from perfplan.errors import SpecError
-from perfplan.placement.skew import routing_of, skews
+from perfplan.placement.skew import routing_of, skew_at, skews
 
 JOB = {"cluster": "dgx-h100", "global_batch": 64, "seq_len": 4096}
 
@@ -40,3 +40,12 @@ def test_bad_routing_is_one_sentence(changes, words):
         estimate_train("mixtral-8x7b", layout="dp8 ep8 zero1", **JOB, **changes)
     with pytest.raises(SpecError, match="no routed experts"):
         routing_of(Catalog().model("llama-3-8b"), "synthetic")
+
+
+def test_the_skew_of_a_serving_layout():
+    model = Catalog().model("mixtral-8x7b")
+    assert skew_at(model, "", 8, 1.2) == 1.2
+    assert skew_at(model, "synthetic:tokens=500", 8) > 1
+    for ranks, given, words in ((3, 1.0, "may be 1, 2, 4, 8"), (8, 1.2, "give one")):
+        with pytest.raises(SpecError, match=words):
+            skew_at(model, "synthetic:tokens=500", ranks, given)
