@@ -103,7 +103,8 @@ def test_a_long_run_becomes_the_sustained_clock(tmp_path, capsys):
     words = ["calibrate", "gemm", "--measured", str(path), "--accelerator", "h100-sxm"]
     assert run([*words, "--save", str(folder / "h100-sxm.yaml")]) == 0
     chip = Catalog([tmp_path / "mine"]).accelerator("h100-sxm")
-    assert chip.sustained["bf16"] == 0.9021 and chip.sustained["any"] == 0.8714
+    assert chip.sustained["bf16"] == 0.9021
+    assert chip.sustained["any"] == Catalog().accelerator("h100-sxm").sustained["any"]
     assert chip.kernels["gemm"]["bf16"].compute == pytest.approx(0.5, rel=0.01)
 
 
