@@ -36,6 +36,8 @@ __all__ = ["LATENCY_FILES", "SERVING_FILES", "Pricer", "ServingValidation", "lis
 SERVING_FILES = ("serving_measured.csv",)
 LATENCY_FILES = ("serving_latency_measured.csv",)
 REQUESTS = 500  # of one run of an online test (README of the measurements: 500 requests per run)
+TIGHT: dict[str, Any] = {"memory_basis": "free", "memory_fraction": 0.98, "context": 0.5 * 2**30, "token_budget": 2048}
+"""Memory settings of a run that does not fit by the engine's defaults."""
 ALONE = "pcie-box"  # cluster of accelerators that have none
 ENGINES = {"atom": "qserve", "quarot": "qserve", "pytorch": "vllm", "deepseek_inhouse": "sglang"}
 """Engines without an entry of their own -> whose policies and host times they are given."""
@@ -78,7 +80,11 @@ class Pricer:
             return _alone(job, layout, run), layout
         if run.isl is None or run.osl is None:
             raise Unsupported("isl or osl not stated")
-        return _loaded(job, layout, run, run.isl, run.osl), layout
+        try:
+            return _loaded(job, layout, run, run.isl, run.osl), layout
+        except Infeasible:  # it ran: its memory was set tighter than the engine's default
+            job = replace(job, engine=replace(job.engine, **TIGHT))
+            return _loaded(job, layout, run, run.isl, run.osl), layout
 
     def predict(self, run: Run) -> float:
         """The figure of the run, in its metric."""
