@@ -403,7 +403,7 @@ class EngineFields(_Part):
     windows: bool | None = None
     first: Duration | None = None
     routed: Duration | None = None
-    idle_experts: Fraction | None = None
+    idle_experts: dict[str, Fraction] | None = None
     reads: dict[str, Annotated[float, Quantity("1", 1e-3, 1.5)]] | None = None
     source: str | None = None
     notes: tuple[str, ...] = ()
@@ -438,7 +438,7 @@ class EngineFile(_File):
     windows: bool = True
     first: Duration = 0.0
     routed: Duration = 0.0
-    idle_experts: Fraction = 0.0
+    idle_experts: dict[str, Fraction] = {}
     reads: dict[str, Annotated[float, Quantity("1", 1e-3, 1.5)]] = {}
     releases: dict[str, EngineFields] = Field(
         {}, description="how a release begins, /FAMILY or /CHIP may follow -> what it does differently")

@@ -404,9 +404,9 @@ class Engine:
     unit_rate: most bytes per second that one unit of the chip draws in its decode kernels, 0 = no such limit [B/s];
     products: fraction of the dense peak that decode attention on the vector units reaches, 0 = it uses the catalog's;
     first: time of a request before its prompt runs, for the server and its tokens, that delays no other request [s];
-    routed: time of a layer with routed experts beyond its kernels [s]; idle_experts: share of the experts without
-    tokens whose weights its kernels read all the same [1]; windows: whether caches and kernels use the sliding windows
-    of a model, else all layers keep and read everything;
+    routed: time of a layer with routed experts beyond its kernels [s]; idle_experts: number format -> share of the
+    experts without tokens whose weights its kernels read all the same [1]; windows: whether caches and kernels use the
+    sliding windows of a model, else all layers keep and read everything;
     no_evict: whether a request is admitted only if the cache holds it at its full length;
     compute: fraction of the matrix rate of the catalog's kernels that its prompts reach [1]; burst: share of the
     requests of a closed loop that arrive together [1]; waiting: requests that wait for a place in the batch [1].
@@ -440,7 +440,7 @@ class Engine:
     windows: bool = True
     first: float = 0.0
     routed: float = 0.0
-    idle_experts: float = 0.0
+    idle_experts: Mapping[str, float] = field(default_factory=dict)
     kernels: Library | None = None  # the collective library, loaded
     source: str = ""
     notes: tuple[str, ...] = ()

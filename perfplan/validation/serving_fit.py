@@ -67,7 +67,10 @@ def fit_engine(runs: Sequence[Run], catalog: Catalog) -> dict[str, float]:
 
 
 def _with(engine: Engine, values: Mapping[str, float]) -> Engine:
-    return replace(engine, waiting=0.0, **values)  # type: ignore[arg-type]
+    plain: dict[str, Any] = {name: value for name, value in values.items() if name != "idle_experts"}
+    if "idle_experts" in values:
+        plain["idle_experts"] = {"fp8-block": values["idle_experts"]}
+    return replace(engine, waiting=0.0, **plain)
 
 
 def _others(runs: Sequence[Run], engine: str, release: str, model: str) -> list[Run]:
