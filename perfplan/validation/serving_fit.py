@@ -30,6 +30,7 @@ CONSTANTS = {
 PRIOR = 0.03  # weight of a factor of e away from the start, against log residuals
 SCALE = 0.15  # log residual from which a row counts less
 MOST = 90  # figures of one fit: more of one release say the same
+LEAST = 20  # figures of a release that a fit of its own needs
 BAD = 3.0  # log residual of a row that has no finite prediction
 WEIGHT = {"ttft": 0.6}  # first tokens wait for queues that nobody reports
 
@@ -74,9 +75,10 @@ def _with(engine: Engine, values: Mapping[str, float]) -> Engine:
 
 
 def _others(runs: Sequence[Run], engine: str, release: str, model: str) -> list[Run]:
-    """Runs of other models by the release; by any release of the engine where there are none."""
+    """Runs of other models by the release; by any release of the engine where there are fewer than LEAST."""
     same = [run for run in runs if run.engine == engine and run.model != model]
-    return [run for run in same if run.release == release] or same
+    released = [run for run in same if run.release == release]
+    return released if len(_thin(released)) >= LEAST else same
 
 
 def left_out_models(files: Sequence[str | Path] = (), *, catalog: Catalog | None = None) -> ServingValidation:
