@@ -221,7 +221,8 @@ def _mlp(p: Pricing, part: str, width: float, gated: bool) -> Any:
 def routed_time(p: Pricing, moe: Moe, rows: Any, met: Any, here: Any, inner: Any) -> Any:
     """Time of the routed experts of one rank in one layer [s]. rows: token copies computed; met: experts that some
     token reaches, of those `here`; inner: width of an expert on the rank."""
-    used, seen = met + p.job.engine.idle_experts.get(p.job.weights.id, 0.0) * (here - met), moe.latent or p.job.model.hidden
+    idle = p.job.engine.idle_experts.get(p.job.weights.id, 0.0)
+    used, seen = met + idle * (here - met), moe.latent or p.job.model.hidden
     up = product(p, "experts", rows, inner * (2 if moe.gated else 1), seen, here, used)
     down = product(p, "experts", rows, seen, inner, here, used)
     return p.job.engine.routed + up + down + stream(p, WIDE * rows * inner * (3 if moe.gated else 2))
