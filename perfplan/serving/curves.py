@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["POINTS", "Curve", "curve", "curves", "resident_context"]
 
 POINTS = 25  # batch sizes priced
-_MIXES, _LENGTHS = 6, 24  # batches and lengths at which prompts are priced beside decodes
+_SAME = 1 + 1e-9
+_MIXES, _LENGTHS = 5, 16  # batches and lengths at which prompts are priced beside decodes
 FINE = 121  # batch sizes that a curve has, between them by interpolation
 HALF = 0.5  # of the step in progress is left, on average, when a request arrives
 
@@ -203,9 +204,12 @@ def _beside(
     return found
 
 
-def curve(job: ServingJob, layout: ServingLayout, workload: Workload, hit: float = 0.0) -> Curve | None:
+def curve(
+    job: ServingJob, layout: ServingLayout, workload: Workload, hit: float = 0.0, twin: Curve | None = None
+) -> Curve | None:
     """The curve of one instance, or None where not one of the longest requests of the workload fits. hit: share of the
-    prompt tokens that need no computing, as their prefix is in the cache."""
+    prompt tokens that need no computing, as their prefix is in the cache; twin: the curve of a smaller token budget,
+    whose decode steps are the same."""
     import numpy
 
     longest = workload.isl.longest + workload.osl.longest
@@ -224,15 +228,20 @@ def curve(job: ServingJob, layout: ServingLayout, workload: Workload, hit: float
     fullest = job.imbalance if layout.adp > 1 else 1.0  # all ranks step with the fullest, which the cache has to hold
     held = max(held / fullest, 1.0)
     coarse, net = _batches(held), network(job, layout)
-    priced = whole(decode_step(job, net, layout, coarse * fullest, context))
     batch = numpy.unique(numpy.concatenate((coarse, numpy.geomspace(coarse[0], coarse[-1], FINE))))
+    if twin is not None and held <= twin.batch[-1] * _SAME:
+        step, beside = (numpy.interp(batch, twin.batch, column) for column in (twin.step, twin.beside))
+    else:
+        priced = whole(decode_step(job, net, layout, coarse * fullest, context))
+        step = numpy.interp(batch, coarse, numpy.maximum.accumulate(priced))
+        beside = _beside(job, net, layout, workload, coarse, batch, context)
     lengths, budget = workload.isl.values, job.engine.token_budget
     chunked, fresh = job.engine.chunked, numpy.maximum(lengths * (1 - hit), 1.0)
     return Curve(
         job,
         layout,
         batch,
-        numpy.interp(batch, coarse, numpy.maximum.accumulate(priced)),
+        step,
         lengths,
         numpy.broadcast_to(_prompts(job, net, layout, fresh, lengths * hit), lengths.shape),
         ceil_div(fresh, budget) if chunked else numpy.ones_like(lengths),
@@ -241,7 +250,7 @@ def curve(job: ServingJob, layout: ServingLayout, workload: Workload, hit: float
         max(workload.osl.mean - 1, 1e-9) / float(drafted_tokens(job.acceptance, job.drafts)),
         held,
         context,
-        _beside(job, net, layout, workload, coarse, batch, context),
+        beside,
         float(paged_cache(room, mean)) * context if mean else float("inf"),
         hit,
     )
@@ -249,11 +258,16 @@ def curve(job: ServingJob, layout: ServingLayout, workload: Workload, hit: float
 
 def curves(jobs: list[ServingJob], workload: Workload, most: int, hit: float = 0.0) -> Iterator[Curve | None]:
     """The curve of every legal instance of at most `most` accelerators; None for one that does not fit."""
-    for job in jobs:
-        for gpus in range(1, most + 1):
-            for layout in legal(job.model, gpus):
-                if layout.dp == 1:
-                    yield curve(job, layout, workload, hit)
+    for gpus in range(1, most + 1):
+        for layout in legal(jobs[0].model, gpus):
+            if layout.dp > 1:
+                continue
+            twins: dict[str, Curve] = {}
+            for job in sorted(jobs, key=lambda one: one.engine.token_budget):
+                found = curve(job, layout, workload, hit, twins.get(job.kv))
+                if found is not None:
+                    twins[job.kv] = found
+                yield found
 
 
 def with_budget(job: ServingJob, budget: int) -> ServingJob:
