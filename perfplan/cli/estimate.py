@@ -93,11 +93,12 @@ def train(
 
 @app.command("serve")
 def serve(
-    model: options.Model,
     cluster: options.Cluster,
-    layout: serving.LayoutText,
     isl: serving.Isl,
     osl: serving.Osl,
+    model: options.ModelOrLine = "",
+    layout: serving.LayoutText = "",
+    line: options.ServeFrom = ("", ""),
     concurrency: Annotated[
         int | None, typer.Option("--concurrency", metavar="N", show_default=False, help="Requests in flight.")
     ] = None,
@@ -107,7 +108,12 @@ def serve(
     rate: Annotated[
         str, typer.Option("--rate", metavar="R/s", show_default=False, help="Requests that arrive per second.")
     ] = "",
-    engine: serving.Engine = "trtllm",
+    engine: Annotated[
+        str,
+        typer.Option("--engine", metavar="ID[-RELEASE]", show_default=False,
+                     help="Serving engine of the catalog, such as trtllm-0.17; the engine of --from, or trtllm, unless"
+                          " given."),
+    ] = "",
     weights: serving.Weights = "",
     kv: serving.Kv = "",
     routing_skew: options.Skew = 1.0,
@@ -128,24 +134,23 @@ def serve(
     """Tell what a deployment delivers: TTFT, TPOT, tokens per second, by op. Without a load all requests are queued."""
     from perfplan.catalog import Catalog
     from perfplan.catalog.check import refuse_unused
-    from perfplan.cli.launch import deployed, known_framework
-    from perfplan.placement.skew import skew_at
+    from perfplan.cli.launch import deployed, known_framework, served_line
+    from perfplan.export.served import served_job
     from perfplan.report import Output
     from perfplan.report.serving import DEPLOYMENT_COLUMNS, deployment_document, deployment_row, deployment_text
-    from perfplan.serving.deploy import deployment, serving_job
-    from perfplan.serving.layout import ServingLayout
+    from perfplan.serving.deploy import deployment
     from perfplan.serving.words import rate_of, tokens
 
     source, output = Catalog(catalog or (), settings or ()), Output(csv, json, save)
     known_framework(launch, source, "serving")
-    parsed = ServingLayout.parse(layout)
-    skew = skew_at(source.model(model), routing, parsed.ep, routing_skew)
-    job = serving_job(model, cluster, source, engine=engine, weights=weights, kv=kv, routing_skew=skew,
-                      drafts=drafts, acceptance=acceptance)
+    read = served_line(line, model, source)
+    job, parsed = served_job(
+        model, cluster, layout, read, source, length=tokens(isl) + tokens(osl), engine=engine, weights=weights, kv=kv,
+        routing=routing, routing_skew=routing_skew, drafts=drafts, acceptance=acceptance)
     refuse_unused(source)
     found = deployment(job, parsed, tokens(isl), tokens(osl),
                        concurrency=concurrency, batch=batch, rate=rate_of(rate) if rate else None,
                        bands=source.bands())
     flags = deployed(found, launch, source)
-    document = deployment_document(found) | flags.document()
+    document = deployment_document(found) | flags.document(read)
     output.emit(deployment_text(found) + flags.text, [deployment_row(found)], DEPLOYMENT_COLUMNS, document)

@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from perfplan.catalog import Catalog
     from perfplan.export.flags import LaunchFlags
     from perfplan.export.launched import Launched
+    from perfplan.export.served import Served
     from perfplan.serving.deploy import Deployment
     from perfplan.serving.plan import ServePlan
     from perfplan.training.estimate import Estimate
 
-__all__ = ["Shown", "deployed", "planned", "flags_for", "from_line", "known_framework", "line_document"]
+__all__ = ["Shown", "deployed", "planned", "flags_for", "from_line", "known_framework", "line_document",
+           "served_line"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Shown:
 
         return "".join(f"\n\n{flags_text(each)}" for each in self.flags)
 
-    def document(self, read: Launched | None = None) -> dict[str, Any]:
+    def document(self, read: Launched | Served | None = None) -> dict[str, Any]:
         """What a document for machines has besides: flags written, and a line read."""
         from perfplan.report.launch import flags_document
 
@@ -38,7 +40,7 @@ class Shown:
         return ({"launch": found if len(found) > 1 else found[0]} if found else {}) | line_document(read)
 
 
-def line_document(read: Launched | None) -> dict[str, Any]:
+def line_document(read: Launched | Served | None) -> dict[str, Any]:
     """What a document for machines says of a launch line that was read."""
     from perfplan.report.launch import read_document
 
@@ -83,4 +85,16 @@ def from_line(pair: tuple[str, str], model: str, gpus: int | None, catalog: Cata
 
     read = read_launch(*pair, model=model, gpus=gpus, catalog=catalog)
     print(read_text(read), file=sys.stderr)
+    return read
+
+
+def served_line(pair: tuple[str, str], model: str, catalog: Catalog) -> Served | None:
+    """The serving launch line that --from gives, None without one; what was made of it goes to standard error."""
+    if not pair[0]:
+        return None
+    from perfplan.export.served import served
+    from perfplan.report.launch import served_text
+
+    read = served(catalog, *pair, model=model)
+    print(served_text(read), file=sys.stderr)
     return read

@@ -38,6 +38,7 @@ __all__ = [
     "Rank",
     "Save",
     "SeqLen",
+    "ServeFrom",
     "ServeLaunch",
     "Settings",
     "Routing",
@@ -69,6 +70,16 @@ From = Annotated[
         show_default=False,
         help="Take layout, batch, precision and, without MODEL, the architecture from a launch line of megatron-lm;"
         " what was read and what was not is told on standard error.",
+    ),
+]
+ServeFrom = Annotated[
+    tuple[str, str],
+    typer.Option(
+        "--from",
+        metavar="ENGINE 'LINE'",
+        show_default=False,
+        help="Take model, layout, formats and limits from a launch line of vllm, sglang or tensorrt-llm, such as"
+        " 'vllm serve MODEL --tensor-parallel-size 4'; what was read and what was not is told on standard error.",
     ),
 ]
 Launch = Annotated[

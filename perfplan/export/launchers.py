@@ -20,14 +20,15 @@ TAKES = ("switch", "number", "word", "words")
 STYLES = ("flags", "assignments", "python", "json", "yaml")
 PHASES = ("training", "serving")
 KEYS = ("id", "name", "release", "phase", "style", "engine", "source", "read_on", "sections", "flags", "implied",
-        "recipe", "defaults", "ignored", "ignored_runner", "unmodelled", "architecture")
+        "recipe", "defaults", "ignored", "ignored_runner", "unmodelled", "architecture", "commands", "underscores")
 
 
 @dataclass(frozen=True)
 class Flag:
     """How one fact is written. takes: switch, number, word or words; words: perfplan's word -> the framework's; off: a
-    switch whose absence means true; also: older spellings; runner: it belongs to the program that starts the ranks;
-    always: a switch that is written out when off too."""
+    switch whose absence means true; also: other spellings; reads: the framework's words -> perfplan's, beyond `words`;
+    runner: it is read only, as flags of the program that starts the ranks are; always: a switch that is written out
+    when off too."""
 
     fact: str
     name: str
@@ -37,12 +38,14 @@ class Flag:
     also: tuple[str, ...] = ()
     runner: bool = False
     always: bool = False
+    reads: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Launcher:
     """One framework's table. phase: training or serving; engine: what the catalog calls it, if it serves; implied:
-    facts that follow from the flags; recipe: facts that the framework's own model file or recipe settles; ignored:
+    facts that follow from the flags; commands: words of its own before the model; underscores: whether flags may have
+    them for hyphens; recipe: facts that the framework's own model file or recipe settles; ignored:
     flags that cost nothing; unmodelled: flag -> what is priced instead; architecture: flags of models that flags cannot
     describe here."""
 
@@ -60,6 +63,8 @@ class Launcher:
     unmodelled: Mapping[str, str] = field(default_factory=dict)
     architecture: frozenset[str] = frozenset()
     engine: str = ""
+    commands: frozenset[str] = frozenset()
+    underscores: bool = False
 
     @property
     def spellings(self) -> Mapping[str, Flag]:
@@ -93,7 +98,8 @@ def launcher(catalog: Catalog, name: str, phase: str = "training") -> Launcher:
         sections=data.get("sections", {}), defaults=data.get("defaults", {}),
         ignored=_words(data, "ignored", where) | _words(data, "ignored_runner", where),
         unmodelled=data.get("unmodelled", {}), architecture=_words(data, "architecture", where),
-        engine=str(data.get("engine", "")))
+        engine=str(data.get("engine", "")), commands=_words(data, "commands", where),
+        underscores=flag(data.get("underscores", False), f"{where}, underscores"))
 
 
 def _words(data: Mapping[str, Any], key: str, where: str) -> frozenset[str]:
@@ -103,8 +109,9 @@ def _words(data: Mapping[str, Any], key: str, where: str) -> frozenset[str]:
 def _flag(fact: str, row: Any, where: str) -> Flag:
     if not isinstance(row, Mapping):
         raise CatalogError(f"{where} is no mapping of name and takes")
-    known_keys(row, ("name", "takes", "words", "off", "also", "runner", "always"), where)
-    words = {str(key): str(value) for key, value in row.get("words", {}).items()}
+    known_keys(row, ("name", "takes", "words", "off", "also", "runner", "always", "reads"), where)
+    words, reads = ({str(key): str(value) for key, value in row.get(part, {}).items()} for part in ("words", "reads"))
     switches = {name: flag(row.get(name, False), f"{where}, {name}") for name in ("off", "runner", "always")}
     takes = choice(required(row, "takes", where), TAKES, f"{where}, takes")
-    return Flag(fact, text(row, "name", where), takes, words, also=texts(row, "also", where), **switches)
+    return Flag(fact, text(row, "name", where), takes, words, also=texts(row, "also", where), reads=reads,
+                **switches)

@@ -39,18 +39,21 @@ def _split(text: str, table: Launcher) -> list[str]:
         raise SpecError(f"the {table.id} line is no shell line: {str(error).lower()}; close the quotes") from None
 
 
-def _is_flag(word: str) -> bool:
-    return word.startswith("--") and len(word) > 2
+def _is_flag(word: str, table: Launcher) -> bool:
+    if word.startswith("--"):
+        return len(word) > 2
+    return word.startswith("-") and word.partition("=")[0] in table.known
 
 
-def _pairs(words: list[str]) -> Iterator[tuple[str, list[str]]]:
+def _pairs(words: list[str], table: Launcher) -> Iterator[tuple[str, list[str]]]:
     """(flag, words up to the next one); words before the first flag come under the name ""."""
     name = ""
     values: list[str] = []
     for word in words:
-        if _is_flag(word):
+        if _is_flag(word, table):
             yield name, values
             name, equals, value = word.partition("=")
+            name = name.replace("_", "-") if table.underscores else name
             values = [value] if equals else []
         else:
             values.append(word)
@@ -63,7 +66,7 @@ def read_line(table: Launcher, text: str) -> Line:
     facts: dict[str, Fact] = {}
     seen: dict[str, str] = {}
     understood, ignored, unmodelled, unknown, architecture, loose = [], [], [], [], [], []
-    for name, values in _pairs(_split(text, table)):
+    for name, values in _pairs(_split(text, table), table):
         written = " ".join([name, *values])
         if not name:
             loose += values
@@ -114,10 +117,12 @@ def _number(name: str, value: str, table: Launcher) -> int:
 
 def _translated(row: Flag, name: str, value: str, table: Launcher) -> str:
     """perfplan's word for the framework's."""
+    if value in row.reads:
+        return row.reads[value]
     if not row.words:
         return value
     for mine, theirs in row.words.items():
         if value == theirs:
             return mine
-    known = tuple(row.words.values())
+    known = (*row.words.values(), *row.reads)
     raise SpecError(f"{name} {value} of the {table.id} line is not known or not modelled{offer(value, known)}")

@@ -21,7 +21,8 @@ def _facts(job: ServingJob, layout: ServingLayout, sequences: int, length: int, 
     """What a launch may say of an instance; defaults are left out."""
     routed = any(isinstance(kind.ffn, Moe) for kind in job.model.kinds)
     facts: dict[str, Fact] = {"heads_tp": layout.tp, "width": layout.width, "length": length,
-                              "token_budget": job.engine.token_budget}
+                              "token_budget": job.engine.token_budget,
+                              "all_token_budget": job.engine.token_budget * layout.adp}
     facts |= {"sequences": sequences, "all_sequences": sequences * layout.adp} if sequences else {}
     facts |= {name: size for name, size in (("pp", layout.pp), ("adp", layout.adp), ("dcp", layout.dcp)) if size > 1}
     if layout.adp > 1:
