@@ -326,7 +326,8 @@ def _recipe(catalog: Catalog, facts: Facts, table: Launcher) -> Recipe:
     if base == "fp32" and narrow:
         raise SpecError(f"the {table.id} line has {narrow} without --bf16; add it")
     recipe = catalog.recipe(narrow or base)
-    size = 2.0 if facts.get("reduce_bf16") else 4.0
+    half = base == "fp16" and not facts.get("reduce_fp32")  # Megatron reduces fp16 gradients as they are unless told
+    size = 2.0 if facts.get("reduce_bf16") or half else 4.0
     if recipe.wire["dp_reduce"] != size:
         recipe = replace(recipe, gradient=size, wire={**recipe.wire, "dp_reduce": size})
     if narrow and recipe.weight < 2 and not facts.get("fp8_weights"):
