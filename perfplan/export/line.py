@@ -39,18 +39,21 @@ def _split(text: str, table: Launcher) -> list[str]:
         raise SpecError(f"the {table.id} line is no shell line: {str(error).lower()}; close the quotes") from None
 
 
-def _is_flag(word: str, table: Launcher) -> bool:
+def _is_flag(word: str, table: Launcher, started: bool) -> bool:
+    """started: the program's own command lies behind, so that short flags are flags of its own."""
     if word.startswith("--"):
         return len(word) > 2
-    return word.startswith("-") and word.partition("=")[0] in table.known
+    return word.startswith("-") and (word.partition("=")[0] in table.known or (started and word[1:2].isalpha()))
 
 
 def _pairs(words: list[str], table: Launcher) -> Iterator[tuple[str, list[str]]]:
     """(flag, words up to the next one); words before the first flag come under the name ""."""
     name = ""
     values: list[str] = []
+    started = False
     for word in words:
-        if _is_flag(word, table):
+        started |= word.rpartition("/")[2] in table.commands
+        if _is_flag(word, table, started):
             yield name, values
             name, equals, value = word.partition("=")
             name = name.replace("_", "-") if table.underscores else name

@@ -77,6 +77,12 @@ def test_nothing_is_ignored_in_silence(capsys):
     assert "--max-num-seqs" in said.err
 
 
+def test_short_flags_behind_the_command_are_flags():
+    found = read("vllm", "mpirun -n 2 vllm serve llama-3.1-8b --port 80 -O3")
+    assert [flag for flag, _ in found.line.unknown] == ["-O3"] and found.model == "llama-3.1-8b"
+    assert found.line.words == ("mpirun", "-n", "2")
+
+
 def test_the_line_prices_as_its_options_do(capsys):
     more = [*LOAD, "--concurrency", "16", "--csv"]
     line = "vllm serve llama-3.1-70b -tp 4 --kv-cache-dtype fp8"
