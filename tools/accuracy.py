@@ -10,6 +10,7 @@ from statistics import fmean, median
 from typing import Any
 
 import left_out
+import left_out_serving
 import yaml
 
 from perfplan.catalog import Catalog
@@ -27,6 +28,8 @@ from perfplan.validation.left_out_kernels import left_out_experts, left_out_kern
 from perfplan.validation.rows import read_rows
 from perfplan.validation.runs import validate_training
 from perfplan.validation.score import Outcome, Score, score
+from perfplan.validation.serving import ServingValidation, validate_latency, validate_serving
+from perfplan.validation.serving_choice import Choice
 from perfplan.validation.steps import steps_of
 from perfplan.validation.tightness import tightness
 from perfplan.validation.training import Validation, dev_measurements
@@ -81,6 +84,8 @@ class Scores:
     bands: Sequence[BandScore]
     held: Mapping[str, Sequence[Outcome]]
     delta: Mapping[str, Sequence[DeltaScore]]
+    serving: ServingValidation
+    latency: ServingValidation
 
 
 def measure() -> Scores:
@@ -93,7 +98,7 @@ def measure() -> Scores:
     changes = {name: delta_scores(pairs(rows)) for name, rows in
                (("shipped", training.outcomes), ("left out", studies["source"]))}  # fmt: skip
     bands = band_scores(left_out.residuals(steps, "source"))
-    return Scores(training, files, bands, studies, changes)
+    return Scores(training, files, bands, studies, changes, validate_serving(), validate_latency())
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> str:
@@ -187,6 +192,62 @@ def held_scores(outcomes: Sequence[Outcome]) -> list[Score]:
     return [score(name, groups[name]) for name in sorted(groups)] + [score("all MoE rows", moe)]
 
 
+# ---------------------------------------------------------------- serving
+CHOICE = (
+    Column("name", "choice"), Column("groups"), Column("mean_regret", "mean regret", "%"),
+    Column("max_regret", "worst", "%"), Column("broken", "ceilings broken", "%"),
+)  # fmt: skip
+SERVED = """Engine constants fitted on these very rows (quality A), per engine release; null: the median of the slice.
+
+"""
+LATENCIES = """TTFT and TPOT with constants of each engine release fitted without the row's model:
+`python tools/left_out_serving.py`, stored in [left_out_serving.csv](left_out_serving.csv).
+
+"""
+RATES = dict.fromkeys(("trt090", "trt061", "lmd", "trt017", "trt014"), "output_tokens") | {"llcpp": "decode_tokens"}
+
+
+def latencies(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    """Left-out latencies by what they measure, dense models apart."""
+    catalog, found = Catalog(), left_out_serving.held(outcomes)
+    routed = {name: left_out_serving.routed(catalog, name) for name in map(left_out_serving.model_of, found)}
+    dense = [o for o in found if not routed[left_out_serving.model_of(o)]]
+    parts = {"ttft": found, "tpot": found, "ttft.dense": dense, "tpot.dense": dense}
+    return {name: [o for o in rows if o.slice.startswith(name[:4])] for name, rows in parts.items()}
+
+
+def latency_scores(outcomes: Sequence[Outcome]) -> str:
+    """Errors of left-out latencies."""
+    return markdown([asdict(score(name, rows)) for name, rows in latencies(outcomes).items()], LEFT)
+
+
+def served(validation: ServingValidation) -> str:
+    """Slices of a serving file, and what choosing by the predictions would have cost."""
+    return SERVED + slices(validation) + "\n\n" + markdown([asdict(one) for one in validation.choices], CHOICE)
+
+
+def _serving_figures(scores: Scores) -> dict[str, Figure]:
+    found: dict[str, Figure] = {}
+    for name, rows in latencies(scores.latency.outcomes).items():
+        one = score(name, rows)
+        note = f"the slice's median errs by {one.null_mape or 0:.0%} (mean), {one.null_median_ape or 0:.0%} (median)"
+        found |= {f"{name}.{how}": Figure(value, one.scored, note)
+                  for how, value in (("mape", one.mape), ("median", one.median_ape))}  # fmt: skip
+    for group, metric in RATES.items():
+        one = score(group, [o for o in scores.serving.outcomes if o.source == group and metric in o.metric])
+        note = f"in sample; the median of its slice errs by {one.null_median_ape or 0:.0%}"
+        found[f"serving.{group}"] = Figure(one.median_ape, one.scored, note)
+    return found | _choice_figures((*scores.serving.choices, *scores.latency.choices))
+
+
+def _choice_figures(choices: Sequence[Choice]) -> dict[str, Figure]:
+    width, ceiling = choices
+    note = "in sample"
+    return {"serving.width": Figure(width.mean_regret, width.groups, note),
+            "serving.ceiling": Figure(ceiling.mean_regret, ceiling.groups, note),
+            "serving.broken": Figure(ceiling.broken, ceiling.groups, note)}  # fmt: skip
+
+
 # ---------------------------------------------------------------- what a planner lives by
 def regret(outcomes: Sequence[Outcome]) -> str:
     """Regret of choosing a layout, in groups of at least 4 and 5 layouts."""
@@ -239,7 +300,7 @@ def figures(scores: Scores) -> dict[str, Figure]:
     for one in scores.delta["shipped"]:
         if one.source == "all":
             found |= _delta_figures(one, distinct[one.axis])
-    return found | _held_figures(scores) | _other_figures(scores)
+    return found | _held_figures(scores) | _other_figures(scores) | _serving_figures(scores)
 
 
 def _delta_figures(one: DeltaScore, once: DeltaScore) -> dict[str, Figure]:
@@ -350,6 +411,9 @@ def page(scores: Scores) -> str:
         "Noise floor": "Coefficient of variation of measured step times of one configuration (three readings or more):"
         f" an error below it says nothing.\n\n{noise(outcomes)}",
         **{name: f"Null: the data sheet.\n\n{slices(validation)}" for name, validation in scores.files.items()},
+        "Serving": served(scores.serving),
+        "Serving, latency": served(scores.latency),
+        "Serving, latency left out": LATENCIES + latency_scores(scores.latency.outcomes),
         "Gap to physics": "Bound over measured step time (`perfplan schedule gap`): what no layout and no schedule of"
         " the declared model can beat, from data sheets alone. A row above 100 % would refute the bound.\n\n"
         + markdown([asdict(one) for one in tightness(read_rows(dev_measurements()), Catalog())], TIGHTNESS),
