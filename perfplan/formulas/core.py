@@ -239,56 +239,63 @@ def total(symbol: str, unit: str, parts: dict[str, Any]) -> Any:
     return _record(spec, dict(parts), lambda: sum(float(part) for part in parts.values()))
 
 
-def _kind(*args: Any) -> str:
-    for arg in args:
-        module = type(arg).__module__
-        if module.startswith("sympy"):
-            return "sympy"
-        if module.startswith("numpy") and bool(getattr(arg, "ndim", False)):
-            return "numpy"
-    return "units" if any(hasattr(arg, "dimension") for arg in args) else "float"
+class _Libraries(dict[type, str]):
+    """Type of an argument -> whose functions take it, "" for plain numbers; each type is looked at once."""
+
+    def __missing__(self, of: type) -> str:
+        module = of.__module__.partition(".")[0]
+        column = module == "numpy" and of.__name__ == "ndarray"
+        self[of] = module if module == "sympy" or column else "units" if hasattr(of, "larger") else ""
+        return self[of]
+
+
+_LIBRARY = _Libraries()
 
 
 def maximum(a: Any, b: Any) -> Any:
     """The larger of two numbers, columns or symbols."""
-    kind = _kind(a, b)
-    if kind == "sympy":
-        import sympy
-
-        return sympy.Max(a, b, evaluate=False)
-    if kind == "numpy":
+    library = _LIBRARY[type(a)] or _LIBRARY[type(b)]
+    if not library:
+        return max(a, b)
+    if library == "numpy":
         import numpy
 
         return numpy.maximum(a, b)
-    return a.larger(b) if hasattr(a, "dimension") else b.larger(a) if hasattr(b, "dimension") else max(a, b)
+    if library == "sympy":
+        import sympy
+
+        return sympy.Max(a, b, evaluate=False)
+    return a.larger(b) if hasattr(a, "larger") else b.larger(a)
 
 
 def minimum(a: Any, b: Any) -> Any:
     """The smaller of two numbers, columns or symbols."""
-    kind = _kind(a, b)
-    if kind == "sympy":
-        import sympy
-
-        return sympy.Min(a, b, evaluate=False)
-    if kind == "numpy":
+    library = _LIBRARY[type(a)] or _LIBRARY[type(b)]
+    if not library:
+        return min(a, b)
+    if library == "numpy":
         import numpy
 
         return numpy.minimum(a, b)
-    return a.smaller(b) if hasattr(a, "dimension") else b.smaller(a) if hasattr(b, "dimension") else min(a, b)
+    if library == "sympy":
+        import sympy
+
+        return sympy.Min(a, b, evaluate=False)
+    return a.smaller(b) if hasattr(a, "smaller") else b.smaller(a)
 
 
 def ceil(a: Any) -> Any:
     """The smallest integer not below `a`."""
-    kind = _kind(a)
-    if kind == "sympy":
-        import sympy
-
-        return sympy.ceiling(a)
-    if kind == "numpy":
+    library = _LIBRARY[type(a)]
+    if library == "numpy":
         import numpy
 
         return numpy.ceil(a)
-    return a.ceiling() if hasattr(a, "dimension") else math.ceil(a)
+    if library == "sympy":
+        import sympy
+
+        return sympy.ceiling(a)
+    return a.ceiling() if library else math.ceil(a)
 
 
 def ceil_div(a: Any, b: Any) -> Any:
@@ -298,22 +305,21 @@ def ceil_div(a: Any, b: Any) -> Any:
 
 def log2(a: Any) -> Any:
     """Logarithm to base 2."""
-    kind = _kind(a)
-    if kind == "sympy":
-        import sympy
-
-        return sympy.log(a, 2)
-    if kind == "numpy":
+    library = _LIBRARY[type(a)]
+    if library == "numpy":
         import numpy
 
         return numpy.log2(a)
-    return a.logarithm() if hasattr(a, "dimension") else math.log2(a)
+    if library == "sympy":
+        import sympy
+
+        return sympy.log(a, 2)
+    return a.logarithm() if library else math.log2(a)
 
 
 def ln(a: Any) -> Any:
     """Natural logarithm."""
-    kind = _kind(a)
-    if kind == "sympy":
+    if _LIBRARY[type(a)] == "sympy":
         import sympy
 
         return sympy.log(a)
@@ -322,27 +328,27 @@ def ln(a: Any) -> Any:
 
 def exp(a: Any) -> Any:
     """e to the power `a`."""
-    kind = _kind(a)
-    if kind == "sympy":
-        import sympy
-
-        return sympy.exp(a)
-    if kind == "numpy":
+    library = _LIBRARY[type(a)]
+    if library == "numpy":
         import numpy
 
         return numpy.exp(a)
-    return a.exponential() if hasattr(a, "dimension") else math.exp(a)
+    if library == "sympy":
+        import sympy
+
+        return sympy.exp(a)
+    return a.exponential() if library else math.exp(a)
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
     """`a` where the condition holds, else `b`; both are evaluated, so keep both finite."""
-    kind = _kind(condition, a, b)
-    if kind == "sympy":
-        import sympy
-
-        return sympy.Piecewise((a, condition), (b, True), evaluate=False)
-    if kind == "numpy":
+    library = _LIBRARY[type(condition)] or _LIBRARY[type(a)] or _LIBRARY[type(b)]
+    if library == "numpy":
         import numpy
 
         return numpy.where(condition, a, b)
+    if library == "sympy":
+        import sympy
+
+        return sympy.Piecewise((a, condition), (b, True), evaluate=False)
     return a if condition else b

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from perfplan.catalog.specs import Cluster, Level
@@ -28,12 +28,19 @@ class Group:
     stride: Any
 
 
+@cache
+def _stretches(points: tuple[tuple[int, float], ...]) -> tuple[tuple[float, float, float], ...]:
+    """(log2 of its first ranks, its length in log2, what it adds) of every stretch between two points."""
+    ends = zip(points, points[1:], strict=False)
+    return tuple((log2(low), log2(high) - log2(low), last - first) for (low, first), (high, last) in ends)
+
+
 def interpolate(points: tuple[tuple[int, float], ...], ranks: Any) -> Any:
     """Fraction reached by `ranks` ranks, linear in log2(ranks) between the catalog's points, flat outside."""
     result: Any = points[0][1]
-    for (low, first), (high, last) in zip(points, points[1:], strict=False):
-        share = minimum(maximum((log2(maximum(ranks, 1)) - log2(low)) / (log2(high) - log2(low)), 0.0), 1.0)
-        result = result + share * (last - first)
+    doublings = log2(maximum(ranks, 1))
+    for low, length, rise in _stretches(points):
+        result = result + minimum(maximum((doublings - low) / length, 0.0), 1.0) * rise
     return result
 
 
