@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from perfplan.errors import Unsupported, offer
@@ -51,11 +52,14 @@ _ALIASES = {"awq": "int4", "gptq": "int4", "w4a16": "int4", "w4a8": "int4-int8",
 
 
 def number_format(name: str) -> Format:
-    """The format of that name or alias.
+    """The format of that name or alias; `4.25bpw` is ExLlamaV2's own format with so many bits per weight.
 
-    >>> number_format("awq").weight
-    0.53125
+    >>> number_format("awq").weight, number_format("4bpw").weight
+    (0.53125, 0.5)
     """
+    if bits := re.fullmatch(r"(\d+(?:\.\d+)?)bpw", name):
+        return Format(name, float(bits[1]) / 8, "fp16", head=0.75, otherwise="bf16",
+                      source="EXL2: bits per weight as named, the LM head in 6 bits (recalled)")
     found = FORMATS.get(_ALIASES.get(name, name))
     if found is None:
         raise Unsupported(f"weights in {name!r} are not modelled{offer(name, (*FORMATS, *_ALIASES))}")

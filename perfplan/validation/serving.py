@@ -27,7 +27,7 @@ from perfplan.serving.step import decode_step, network, whole
 from perfplan.validation.kernels import shipped, summary
 from perfplan.validation.score import Outcome
 from perfplan.validation.serving_choice import Choice, ceiling_choice, width_choice
-from perfplan.validation.serving_rows import METRICS, Run, cache_of, formats_of, layout_of, read_runs
+from perfplan.validation.serving_rows import METRICS, Run, cache_of, formats_of, layout_of, lengths_of, read_runs
 from perfplan.validation.training import Validation
 
 __all__ = ["LATENCY_FILES", "SERVING_FILES", "Pricer", "ServingValidation", "listed", "outcomes", "validate_latency",
@@ -76,15 +76,16 @@ class Pricer:
         job = self.job(run)
         layout = layout_of(run, job.model)
         check(job.model, layout)
+        isl, osl = lengths_of(run, self.catalog)
         if METRICS[run.metric] in ("decode", "prefill"):
-            return _alone(job, layout, run), layout
-        if run.isl is None or run.osl is None:
-            raise Unsupported("isl or osl not stated")
+            return _alone(job, layout, run, isl, osl), layout
+        if METRICS[run.metric] == "tpot" and osl < 2:
+            raise Unsupported("one output token has no time between tokens")
         try:
-            return _loaded(job, layout, run, run.isl, run.osl), layout
+            return _loaded(job, layout, run, isl, osl), layout
         except Infeasible:  # it ran: its memory was set tighter than the engine's default
             job = replace(job, engine=replace(job.engine, **TIGHT))
-            return _loaded(job, layout, run, run.isl, run.osl), layout
+            return _loaded(job, layout, run, isl, osl), layout
 
     def predict(self, run: Run) -> float:
         """The figure of the run, in its metric."""
@@ -92,15 +93,13 @@ class Pricer:
         return float(_figure(run, steady, layout))
 
 
-def _alone(job: ServingJob, layout: ServingLayout, run: Run) -> price.Steady:
-    """One sequence: decode over `osl` tokens from an empty cache, or a prompt of `isl` tokens."""
-    net, length = network(job, layout), run.isl or run.osl
-    if length is None:
-        raise Unsupported("context length not stated")
+def _alone(job: ServingJob, layout: ServingLayout, run: Run, isl: int, osl: int) -> price.Steady:
+    """One sequence: decode over `osl` tokens after a prompt of `isl`, or that prompt."""
+    net = network(job, layout)
     if METRICS[run.metric] == "decode":
-        parts = decode_step(job, net, layout, 1.0, (run.isl or 0) + (run.osl or 0) / 2)
+        parts = decode_step(job, net, layout, 1.0, isl + osl / 2)
         return price.Steady(0.0, whole(parts), 0.0, 1 / whole(parts), 1, parts, {})
-    parts = price.prompt_time(job, net, layout, length)
+    parts = price.prompt_time(job, net, layout, isl)
     return price.Steady(whole(parts), 0.0, 1 / whole(parts), 0.0, 1, {}, parts)
 
 
@@ -152,7 +151,7 @@ def listed(run: Run) -> str:
 def _outcome(run: Run, pricer: Pricer, usual: float) -> Outcome:
     layout = f"tp{run.tp} pp{run.pp}"
     one = Outcome(run.id, run.group, run.slice, run.group, (run.id,), run.metric, run.value, hardware=run.hardware,
-                  unsupported=listed(run), layout_text=layout)
+                  unsupported=listed(run), layout_text=layout, assumptions=run.assumed)
     if one.unsupported:
         return one
     if run.value <= 0:

@@ -1,7 +1,7 @@
 """Measurements of serving in: the schemas of `serving_measured.csv` and `serving_latency_measured.csv`, as `Run`s.
 
 A latency row gives two runs, one for TTFT and one for TPOT. What a field leaves open stays open: the rules that fill it
-are in `formats_of` and `layout_of`, and `Run.assumed` says which of them were used.
+are in `formats_of`, `lengths_of` and `layout_of`, and `Run.assumed` says which of them were used.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
+from perfplan.catalog import Catalog
 from perfplan.catalog.specs import Model, Moe
 from perfplan.errors import CatalogError, MissingField, Unsupported
 from perfplan.serving.layout import ServingLayout
+from perfplan.validation.assumptions import assumed
 
-__all__ = ["METRICS", "Run", "cache_of", "formats_of", "layout_of", "read_runs"]
+__all__ = ["METRICS", "Run", "cache_of", "formats_of", "layout_of", "lengths_of", "read_runs"]
 
 METRICS = {
     "ttft_ms": "ttft", "tpot_ms": "tpot", "itl_ms": "tpot", "output_tokens_per_s_total": "rate",
@@ -31,7 +33,8 @@ _NEEDED = ("group", "model_id", "hardware_id", "engine")
 
 @dataclass(frozen=True)
 class Run:
-    """One measured figure: fields as in the CSV, None or "" = not said there; value in the unit of `metric`."""
+    """One measured figure: fields as in the CSV, None or "" = not said there; value in the unit of `metric`;
+    spread: attention runs data parallel over the whole group, however wide that is."""
 
     id: str
     group: str
@@ -59,11 +62,19 @@ class Run:
     quality: str
     suspect: bool
     note: str
+    spread: bool = False
 
     @property
     def native(self) -> bool:
         """Whether the row leaves the format of its weights to the checkpoint."""
         return not self.weights
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What the row leaves open and a rule fills in, apart from the format of its weights."""
+        open_ = {"tp": self.tp, "isl": self.isl, "osl": self.osl}
+        needless = {"prefill": {"osl"}, "decode": {"isl"}}.get(METRICS[self.metric], set())
+        return tuple(f"{name} not stated" for name, value in open_.items() if value is None and name not in needless)
 
     @property
     def slice(self) -> str:
@@ -95,14 +106,16 @@ def _run(row: Mapping[str, str], metric: str, value: float, where: str, index: i
 
     kind = text("batch_kind") or "concurrency"
     quality = text("quality") or "A"
+    flag = _whole(row, "attention_dp", where) or 0  # a width among latencies, elsewhere whether it is so
+    spread = "moe_ep" not in row and flag == 1
     return Run(
         text("id") or f"row {index}", text("group"), text("model_id"), text("hardware_id"), text("engine"),
         text("engine_version"), text("weight_dtype"), text("kv_dtype"), text("act_dtype"),
         _whole(row, "n_accel", where), _whole(row, "tp", where), max(_whole(row, "pp", where) or 1, 1),
         _whole(row, "moe_ep" if "moe_ep" in row else "ep", where), max(_whole(row, "dp", where) or 1, 1),
-        max(_whole(row, "attention_dp", where) or 1, 1), _whole(row, "moe_tp", where), _whole(row, "isl", where),
+        max(flag, 1), _whole(row, "moe_tp", where), _whole(row, "isl", where),
         _whole(row, "osl", where), _whole(row, "batch", where), kind, _number(row, "qps", where), metric, value,
-        quality, text("suspect") not in ("", "0"), text("note"))
+        quality, text("suspect") not in ("", "0"), text("note"), spread)
 
 
 def _figures(row: Mapping[str, str], where: str) -> Iterator[tuple[str, float]]:
@@ -140,18 +153,27 @@ def read_runs(path: Path) -> list[Run]:
 
 
 _NARROW = re.compile(r"(nvfp4|mxfp4|fp8|awq|gptq|int4)", re.I)
+_BITS = re.compile(r"(\d+(?:\.\d+)?) bits per weight", re.I)
 _BLOCKED = ("fp8-block",)
+_LAYERED = ("llama_cpp", "exllamav2")  # engines that split a model over devices by layers
+WORKLOADS = {"sharegpt": "sharegpt"}  # name of a data set in a note -> workload of the catalog
+
+
+def _checkpoint(run: Run) -> str:
+    """Number format that the name of the row's checkpoint, or what its note says of the weights, tells; else ""."""
+    if bits := _BITS.search(run.note):
+        return f"{float(bits[1]):g}bpw"
+    named = re.search(r"(?:checkpoint|weights): ([^;]*)", run.note)
+    found = _NARROW.search(named[1]) if named else None
+    return found[1].lower() if found else ""
 
 
 def formats_of(run: Run, model: Model) -> str:
     """Number format of the weights: the row's, in blocks where the checkpoint has them; else the checkpoint's own."""
-    checkpoint = re.search(r"checkpoint: ([^;]*)", run.note)
-    named = _NARROW.search(checkpoint[1]) if checkpoint else None
+    named = _checkpoint(run)
     if not run.weights:
-        if named:
-            return "fp8-block" if named[1].lower() == "fp8" else named[1].lower()
-        return model.dtype
-    if run.weights == "fp8" and (model.dtype in _BLOCKED or (named is not None and named[1].lower() == "fp8")):
+        return ("fp8-block" if named == "fp8" else named) or model.dtype
+    if run.weights == "fp8" and (model.dtype in _BLOCKED or named == "fp8"):
         return "fp8-block"
     if run.weights == "int4" and run.inputs in ("int8", "int4"):
         return "int4-int8"
@@ -165,14 +187,45 @@ def cache_of(run: Run, weights: str) -> str:
     return "fp8" if run.engine == "trtllm" and weights in ("fp8", "nvfp4") else "bf16"
 
 
+def lengths_of(run: Run, catalog: Catalog) -> tuple[int, int]:
+    """(input, output) tokens: the row's, else the means of the data set that its note names, else as assumed.
+
+    The time to a first token hardly knows the output, a decode step of one sequence hardly its context.
+    """
+    isl, osl = run.isl, run.osl
+    if (isl is None or osl is None) and (name := next((n for n in WORKLOADS if n in run.note.lower()), "")):
+        workload = catalog.workload(WORKLOADS[name])
+        isl, osl = isl or round(workload.isl.mean), osl or round(workload.osl.mean)
+    kind = METRICS[run.metric]
+    if osl is None and (kind == "ttft" or run.metric == "decode_tokens_per_s"):
+        osl = assumed("output_tokens")
+    if isl is None and kind == "decode":
+        isl = 0
+    if isl is None or (osl is None and kind != "prefill"):
+        raise Unsupported("isl or osl not stated")
+    return isl, osl or 1
+
+
+def _widths(run: Run) -> tuple[int, int]:
+    """(tp, pp) of a run: those stated; all its accelerators where it does not say how they are used."""
+    if run.tp is not None:
+        return max(run.tp, 1), run.pp
+    if run.accelerators is None:
+        raise Unsupported("neither tp nor the number of accelerators is stated")
+    if run.engine in _LAYERED:
+        return 1, run.accelerators
+    return max(run.accelerators // (run.pp * run.dp * run.attention_dp), 1), run.pp
+
+
 def layout_of(run: Run, model: Model) -> ServingLayout:
-    """The layout of a run; widths that it leaves open are 1. Attention runs data parallel where the count says so."""
-    if run.tp is None:
-        raise Unsupported("tp not stated")
+    """The layout of a run; widths that it leaves open are 1. What the count says beyond the widths is data parallel:
+    attention where experts are shared, replicas where they are not."""
+    tp, pp = _widths(run)
     routed = any(isinstance(kind.ffn, Moe) for kind in model.kinds)
-    adp, ep = run.attention_dp, max(run.ep or 1, 1)
-    if routed and adp == 1 and run.accelerators and run.accelerators > run.tp * run.pp * run.dp:
-        adp = run.accelerators // (run.tp * run.pp * run.dp)
+    beyond = max((run.accelerators or 1) // (tp * pp * run.dp), 1)
     if not routed:
-        adp = ep = 1
-    return ServingLayout(run.tp, run.pp, ep, adp, 1, run.dp)
+        return ServingLayout(tp, pp, dp=run.dp * beyond)
+    ep = max(run.ep or 1, 1)
+    if run.spread:
+        return ServingLayout(1, pp, ep, tp * beyond, 1, run.dp)
+    return ServingLayout(tp, pp, ep, run.attention_dp if run.attention_dp > 1 else beyond, 1, run.dp)

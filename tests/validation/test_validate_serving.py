@@ -1,11 +1,15 @@
 """Runs of serving engines read, filled in by the stated rules, priced and scored; bad files told in one sentence."""
 
+import csv
+import random
+from dataclasses import replace
+
 import pytest
 
 from perfplan.catalog import Catalog
-from perfplan.errors import CatalogError, MissingField
+from perfplan.errors import CatalogError, MissingField, Unsupported
 from perfplan.validation.serving import LATENCY_FILES, SERVING_FILES, Pricer, outcomes, shipped, validate_latency
-from perfplan.validation.serving_rows import formats_of, layout_of, read_runs
+from perfplan.validation.serving_rows import METRICS, formats_of, layout_of, lengths_of, read_runs
 
 CATALOG = Catalog()
 HEAD = ("id,group,model_id,hardware_id,engine,engine_version,weight_dtype,isl,osl,batch,tp,attention_dp,moe_tp,moe_ep,"
@@ -77,6 +81,60 @@ def test_rows_without_a_format_take_the_checkpoints(tmp_path):
 def test_the_count_says_that_attention_is_data_parallel(tmp_path):
     runs = read_runs(write(tmp_path, "a,g,qwen3-235b-a22b,h200-sxm,vllm,,fp8,1024,128,8,2,,1,8,8,100,10,,src,0,"))
     assert str(layout_of(runs[0], CATALOG.model("qwen3-235b-a22b"))) == "tp2 ep8 adp4"
+
+
+def test_widths_that_a_row_leaves_open_come_from_its_accelerators(tmp_path):
+    run = replace(read_runs(write(tmp_path, row()))[0], tp=None)
+    dense, experts = CATALOG.model("llama-3.1-8b"), CATALOG.model("qwen3-235b-a22b")
+    assert str(layout_of(run, dense)) == "tp8"
+    assert str(layout_of(replace(run, engine="llama_cpp"), dense)) == "tp1 pp8", "split by layers"
+    assert str(layout_of(replace(run, tp=2), dense)) == "tp2 dp4", "replicas"
+    assert str(layout_of(replace(run, tp=8, ep=8, spread=True), experts)) == "tp1 ep8 adp8"
+    with pytest.raises(Unsupported, match="neither tp"):
+        layout_of(replace(run, accelerators=None), dense)
+
+
+def test_lengths_and_bits_that_only_the_note_tells(tmp_path):
+    run = replace(read_runs(write(tmp_path, row()))[0], isl=None, osl=None)
+    usual = CATALOG.workload("sharegpt")
+    found = lengths_of(replace(run, note="3000 ShareGPT-style requests"), CATALOG)
+    assert found == (round(usual.isl.mean), round(usual.osl.mean))
+    assert lengths_of(replace(run, metric="decode_tokens_per_s"), CATALOG) == (0, 128)
+    with pytest.raises(Unsupported, match="not stated"):
+        lengths_of(run, CATALOG)
+    bits = replace(run, weights="", note="weights: EXL2 4.25 bits per weight; group size -")
+    assert formats_of(bits, CATALOG.model("llama-7b")) == "4.25bpw"
+    assert formats_of(replace(bits, note="weights: GPTQ; group size 128"), CATALOG.model("llama-7b")) == "gptq"
+
+
+CHOICES = {
+    "model_id": ["llama-3.1-8b", "Qwen/Qwen3-0.6B", "deepseek-v3", "gpt-oss-120b", "mixtral-8x7b", "qwen3-next-80b-a3b",
+                 "nemotron-h-8b", "llama-2-7b"],
+    "hardware_id": ["h100", "h200-sxm", "b200-sxm", "a100-pcie", "l40s", "mi300x", "mi355x", "gb10", "rtx-4090", "v100",
+                    "tpu-v6e", "m2-ultra"],
+    "engine": IDS["engine"].split(), "engine_version": ["", "0.18.0", "1.2.0rc1", "0.11.2", "b4000"],
+    "weight_dtype": ["", "bf16", "fp16", "fp8", "nvfp4", "int4", "q4_k_m"], "kv_dtype": ["", "fp8", "int8"],
+    "act_dtype": ["", "int8", "bf16"], "tp": ["", "1", "2", "8"], "n_accel": ["8", "8", "16"], "pp": ["", "1", "2"],
+    "ep": ["", "8"], "dp": ["", "1"], "attention_dp": ["", "0", "1"], "isl": ["1", "128", "8192"],
+    "osl": ["1", "128", "4096"], "batch": ["1", "16", "500"],
+    "batch_kind": ["static", "concurrency", "max", "qps", "unknown"], "qps": ["", "2", "inf"], "metric": list(METRICS),
+}
+
+
+def test_rows_never_seen_are_scored_or_listed(tmp_path):
+    draws = random.Random(3)
+    rows = [{name: draws.choice(values) for name, values in CHOICES.items()} for _ in range(300)]
+    path = tmp_path / "unseen.csv"
+    with path.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, ["id", "group", *CHOICES, "value"])
+        writer.writeheader()
+        writer.writerows(one | {"id": i, "group": "g", "value": 1} for i, one in enumerate(rows))
+    found = outcomes(read_runs(path), Pricer(CATALOG))
+    assert len(found) == len(rows)
+    assert all(one.unsupported or one.predicted > 0 for one in found)
+    true = ("does not hold one request", "cannot run", "time between tokens", "without a number", "no finite figure")
+    assert not [one for one in found if one.unsupported and not any(reason in one.unsupported for reason in true)]
+    assert sum(not one.unsupported for one in found) > 150
 
 
 def test_suspect_rows_are_listed_not_scored(tmp_path):
