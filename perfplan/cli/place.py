@@ -47,7 +47,7 @@ Write = Annotated[
     str, typer.Option("--write", metavar="FILE", show_default=False, help="Write the placement into this file.")
 ]
 TimeLimit = Annotated[
-    float, typer.Option("--time-limit", metavar="S", help="Seconds after which a search or solver stops.")
+    float, typer.Option("--time-limit", metavar="S", help="Seconds for the whole answer: placing, bounding, judging.")
 ]
 
 

@@ -18,9 +18,8 @@ from perfplan.placement.score import Problem
 
 __all__ = ["load_bound", "lower_bound", "stay_bound"]
 
-_WORK = 2e10  # multiplications that all layers' subgradient steps may take, about: a few seconds
+_WORK = 5e10  # multiplications that all layers' subgradient steps may take, about: a few seconds
 _STEPS = 600
-_PATIENCE = 20.0  # s, at a machine that is busy with other things
 
 
 def _transport(moves: Array, size: int) -> tuple[Array, Array]:
@@ -54,8 +53,8 @@ def stay_bound(moves: Array, groups: int, reached: float, steps: int, end: float
     split, best, scale, stalled = np.zeros_like(moves), np.inf, 1.0, 0
     for _ in range(steps + 1):
         slack = moves - split - rows[:, None] - columns[None, :]
-        left, values, right = _beyond_mean(split, groups)
-        value = size * (rows.sum() + columns.sum() + values.sum()) + np.maximum(slack, 0).sum() + split.sum() / groups
+        singular, isometry = _beyond_mean(split, groups)
+        value = size * (rows.sum() + columns.sum() + singular) + np.maximum(slack, 0).sum() + split.sum() / groups
         stalled = 0 if value < best - 1e-9 else stalled + 1
         best = min(best, float(value))
         if time.monotonic() > end:
@@ -64,7 +63,7 @@ def stay_bound(moves: Array, groups: int, reached: float, steps: int, end: float
             scale, stalled = 0.7 * scale, 0
         ones = (slack > 0).astype(float)
         turn, by_row, by_column = (
-            1 / groups + size * left @ right - ones,
+            1 / groups + size * isometry - ones,
             size - ones.sum(axis=1),
             size - ones.sum(axis=0),
         )
@@ -74,13 +73,18 @@ def stay_bound(moves: Array, groups: int, reached: float, steps: int, end: float
     return min(best, float(moves.sum()))
 
 
-def _beyond_mean(table: Array, groups: int) -> tuple[Array, Array, Array]:
-    """The groups - 1 largest singular values of a table without its row and column means, with their vectors."""
+def _beyond_mean(table: Array, groups: int) -> tuple[float, Array]:
+    """(sum of the groups - 1 largest singular values of a table without its row and column means, the isometry between
+    their vectors), from the eigenvalues of the table times itself."""
+    from scipy.linalg import eigh
+
     inner = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
     if not inner.any():
-        return np.zeros((len(table), 1)), np.zeros(1), np.zeros((1, len(table)))
-    left, values, right = np.linalg.svd(inner)
-    return left[:, : groups - 1], values[: groups - 1], right[: groups - 1]
+        return 0.0, np.zeros_like(table)
+    last = len(table) - 1
+    squares, right = eigh(inner.T @ inner, subset_by_index=[last - groups + 2, last], check_finite=False)
+    values = np.sqrt(np.maximum(squares, 0.0))
+    return float(values.sum()), (inner @ right / np.maximum(values, 1e-9 * values.max())) @ right.T
 
 
 def load_bound(weights: Array, gpus: int) -> float:
@@ -100,9 +104,12 @@ def load_bound(weights: Array, gpus: int) -> float:
     return max(found)
 
 
-def lower_bound(problem: Problem, steps: int | None = None, staying: tuple[Array, Array] | None = None) -> float:
+def lower_bound(
+    problem: Problem, steps: int | None = None, staying: tuple[Array, Array] | None = None, end: float = np.inf
+) -> float:
     """Least objective that a placement can have. steps: of each layer's bound, as many as a few seconds allow unless
-    given; staying: what a placement keeps (on a GPU, on a node) after each layer, to aim at."""
+    given; staying: what a placement keeps (on a GPU, on a node) after each layer, to aim at; end: time
+    (`time.monotonic`) at which the steps stop, what is left until then shared by the layers."""
     experts, moves = problem.routing.experts, problem.moves
     tail = problem.load * float(np.mean([load_bound(w, problem.gpus) for w in problem.weights]))
     if not moves.any():
@@ -111,11 +118,13 @@ def lower_bound(problem: Problem, steps: int | None = None, staying: tuple[Array
     if not problem.flat:
         levels.append((problem.gpus // problem.per_node, problem.far - 1))
     if steps is None:
-        steps = min(_STEPS, int(_WORK / (len(moves) * len(levels) * 12 * experts**3)))
-        steps = steps if steps >= 30 else 0  # fewer would not pay
+        steps = min(_STEPS, int(_WORK / (len(moves) * len(levels) * 5 * experts**3)))
+        steps = steps if steps >= 10 else 0  # fewer would not pay
     aims = staying or (np.zeros(len(moves)), np.zeros(len(moves)))
-    cost, end = 0.0, time.monotonic() + _PATIENCE
+    cost, left = 0.0, len(moves) * len(levels)
     for (groups, weight), aim in zip(levels, aims, strict=False):
-        stays = sum(stay_bound(table, groups, float(kept), steps, end) for table, kept in zip(moves, aim, strict=True))
-        cost += weight * (float(moves.sum()) - stays)
+        for table, kept in zip(moves, aim, strict=True):
+            now = time.monotonic()
+            stays = stay_bound(table, groups, float(kept), steps, now + max(end - now, 0.0) / left)
+            cost, left = cost + weight * (float(table.sum()) - stays), left - 1
     return max(0.0, cost) + tail

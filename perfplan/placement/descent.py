@@ -10,7 +10,7 @@ import numpy as np
 from perfplan.placement.baselines import transport
 from perfplan.placement.bounds import load_bound
 from perfplan.placement.routing import Array, Whole
-from perfplan.placement.score import Problem, rho
+from perfplan.placement.score import Problem, rho, summed
 
 __all__ = ["Layer", "improve_layer", "linear_costs", "sweep"]
 
@@ -97,9 +97,9 @@ def linear_costs(problem: Problem, placed: Whole, layer: int) -> Array:
     """Cost of each expert of a layer on each GPU, its neighbours standing still."""
     cost = np.zeros((problem.routing.experts, problem.gpus))
     if layer > 0:
-        cost += problem.moves[layer - 1].T @ problem.hops[placed[layer - 1]]
+        cost += summed(problem.moves[layer - 1], placed[layer - 1], problem.gpus).T @ problem.hops
     if layer + 1 < len(placed):
-        cost += problem.moves[layer] @ problem.hops[placed[layer + 1]]
+        cost += summed(problem.moves[layer].T, placed[layer + 1], problem.gpus).T @ problem.hops
     return cost
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +19,8 @@ from perfplan.placement.search import search
 __all__ = ["METHODS", "Placed", "place", "rounds_for"]
 
 METHODS = ("auto", "exact", "search", "milp")
+_SEARCH = 0.7  # of the time limit; the rest is for the bound
+_SOLVER_START = 0.3  # of the time limit for the search that gives the solver its start
 _HALVINGS = 12  # of the price of balance, where its mean is limited
 
 
@@ -30,11 +33,18 @@ class Placed:
     certificate: Certificate
 
 
-def place(problem: Problem, method: str = "auto", rounds: int | None = None, time_limit: float = 60.0) -> Placed:
+def place(
+    problem: Problem,
+    method: str = "auto",
+    rounds: int | None = None,
+    time_limit: float = 60.0,
+    bounded: bool = True,
+) -> Placed:
     """The best placement for the objective of the problem.
 
     method: auto takes an exact one where there is one, else search; rounds: kicks of the search, by size unless given;
-    time_limit: seconds after which search or solver stop with what they have.
+    time_limit: seconds for the whole answer, part of them for the search, the rest for the bound or the solver, which
+    stop with what they have; bounded: whether a bound is wanted.
     """
     if method not in METHODS:
         raise Unsupported(f"method {method!r} is unknown{offer(method, METHODS)}")
@@ -47,19 +57,24 @@ def place(problem: Problem, method: str = "auto", rounds: int | None = None, tim
     if method == "exact" and count > STATES:
         raise Unsupported(f"a layer can be split in more than {STATES} ways: no exact method; use --method search")
     if method in ("auto", "exact") and problem.moves.any() and count <= STATES:
-        return _exact(problem, chain, count)
-    found = search(problem, rounds_for(problem) if rounds is None else rounds, time_limit)
+        return _exact(problem, chain, count, time_limit)
+    end = time.monotonic() + time_limit
+    share = _SOLVER_START if method == "milp" else _SEARCH if bounded else 1.0
+    found = search(problem, rounds_for(problem) if rounds is None else rounds, share * time_limit)
     if not np.isfinite(problem.objective(found.placed)):
         raise Infeasible(
             f"no placement was found with a balance of {min(problem.limit, problem.ceiling):g}: the best "
             f"packing reaches {problem.score(found.placed).balance:.4g} on average; allow more"
         )
     if method == "milp":
-        return _solved(problem, found.placed, time_limit)
+        return _solved(problem, found.placed, max(end - time.monotonic(), 0.1 * time_limit))
     words = f"multi-start search of {found.rounds} rounds"
     if found.rounds < found.planned:
         words += f" (stopped by the time limit; {found.planned} were planned)"
-    return _certified(problem, found.placed, words)
+    if bounded:
+        return _certified(problem, found.placed, words, end)
+    score = problem.score(found.placed)
+    return Placed(found.placed, score, Certificate(score.objective, -np.inf, words))
 
 
 def rounds_for(problem: Problem) -> int:
@@ -67,13 +82,13 @@ def rounds_for(problem: Problem) -> int:
     return int(min(1000, max(60, 1.6e6 / problem.routing.experts**2)))
 
 
-def _exact(problem: Problem, chain: bool, count: int) -> Placed:
+def _exact(problem: Problem, chain: bool, count: int, time_limit: float) -> Placed:
     if chain:
         words = f"{problem.routing.layers - 1} assignment problems in a chain"
         return _proven(problem, assignment_chain(problem), words)
     words = f"a shortest path through {count} splits of each layer"
     if np.isfinite(problem.limit):
-        return _priced(problem, words)
+        return _priced(problem, words, time_limit)
     return _proven(problem, partition_path(problem), words)
 
 
@@ -82,14 +97,17 @@ def _proven(problem: Problem, placed: Whole, words: str) -> Placed:
     return Placed(placed, score, Certificate(score.objective, score.objective, words))
 
 
-def _priced(problem: Problem, words: str) -> Placed:
+def _priced(problem: Problem, words: str, time_limit: float) -> Placed:
     """A limit of the mean balance: the price of balance that just keeps it, and the bound which that price proves."""
     free = replace(problem, limit=np.inf)
     first = partition_path(free)
     if np.isfinite(problem.objective(first)):
         return _proven(problem, first, words)
     low, high, kept, bound = 0.0, 64.0, None, -np.inf
+    end = time.monotonic() + time_limit
     for _ in range(_HALVINGS):
+        if kept is not None and time.monotonic() > end:
+            break
         price = high if kept is None else (low * high) ** 0.5 if low else high / 8
         placed = partition_path(replace(free, load=problem.load + price))
         score = free.score(placed)
@@ -105,7 +123,7 @@ def _priced(problem: Problem, words: str) -> Placed:
         raise Infeasible(
             f"no placement has a balance of {problem.limit:g} on average; {score.balance:.4g} is the least"
         )
-    refined = search(problem, 200, 10.0, [kept]).placed
+    refined = search(problem, 200, max(end - time.monotonic(), 0.1 * time_limit), [kept]).placed
     best = min((kept, refined), key=problem.objective)
     score = problem.score(best)
     return Placed(
@@ -124,10 +142,11 @@ def _staying(problem: Problem, placed: Whole) -> tuple[Array, Array]:
     return np.array(kept[0]), np.array(kept[1])
 
 
-def _certified(problem: Problem, placed: Whole, words: str) -> Placed:
+def _certified(problem: Problem, placed: Whole, words: str, end: float) -> Placed:
     score = problem.score(placed)
-    bound = lower_bound(problem, staying=_staying(problem, placed))
+    bound = lower_bound(problem, staying=_staying(problem, placed), end=end)
     by = "transportation and singular values" if problem.moves.any() else "what must share a GPU"
+    by += ", stopped by the time limit" * (time.monotonic() > end)
     return Placed(placed, score, Certificate(score.objective, bound, words, by))
 
 

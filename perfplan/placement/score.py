@@ -14,7 +14,7 @@ import numpy as np
 from perfplan.errors import Indivisible, OutOfRange, SpecError
 from perfplan.placement.routing import Array, Routing, Whole
 
-__all__ = ["OBJECTIVES", "Problem", "Score", "gpu_loads", "rho"]
+__all__ = ["OBJECTIVES", "Problem", "Score", "gpu_loads", "rho", "summed"]
 
 OBJECTIVES = ("traffic", "load", "joint", "latency")
 
@@ -139,6 +139,14 @@ class Score:
     balance: float
     worst: float
     layers: Array
+
+
+def summed(table: Array, row: Whole, gpus: int) -> Array:
+    """Rows of a table summed over the experts of each GPU: [GPU, column] from [expert, column]; row: GPU of each."""
+    from scipy import sparse
+
+    hot = sparse.csc_matrix((np.ones(len(row)), row, np.arange(len(row) + 1)), shape=(gpus, len(row)))
+    return np.asarray(hot @ table, dtype=float)
 
 
 def gpu_loads(loads: Array, placed: Whole, gpus: int) -> Array:

@@ -17,7 +17,7 @@ __all__ = ["Found", "search"]
 
 _POOL = 12
 _SEED = 5
-_MANY = 128  # experts for which few starts are taken
+_MANY = 128  # experts from which on the best start alone is improved
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,9 +118,10 @@ def search(problem: Problem, rounds: int, time_limit: float, extra: Iterable[Who
     pool: list[tuple[float, Whole]] = []
     for start in (*extra, *_starts(problem, draws)):
         placed = _feasible(problem, start.copy())
-        pool.append((problem.objective(placed), placed.copy()))
-        if time.monotonic() > end and np.isfinite(min(cost for cost, _ in pool)):
-            break
+        pool.append((problem.objective(placed), placed))
+    pool.sort(key=lambda one: one[0])
+    for _, start in pool[:1] if problem.routing.experts >= _MANY else pool.copy():
+        placed = start.copy()
         sweep(problem, placed, set(range(len(placed))), end)
         pool.append((problem.objective(placed), placed))
     pool.sort(key=lambda one: one[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from perfplan.training.network import Group
 __all__ = ["Option", "Request", "Study", "Verdict", "fetch", "study"]
 
 WORTH = 0.01  # of a step: gains below are not worth a change
+_JUDGED = 0.4  # of the time limit, for the placement by the first window of a trace that the verdict judges
 _BLOCKS = 8  # of the next window, for the error of the gain
 _SIGMAS = 2.0
 
@@ -30,8 +32,9 @@ _SIGMAS = 2.0
 @dataclass(frozen=True)
 class Request:
     """What is asked. objective: of OBJECTIVES; weight: of the balance in the joint one; balance, ceiling: largest mean
-    balance and largest balance of a layer; exchange: of EXCHANGES; method, rounds, time_limit: of the solver; evaluate:
-    file of a placement to score instead of searching; current: file of the placement in use, else contiguous."""
+    balance and largest balance of a layer; exchange: of EXCHANGES; method, rounds: of the solver; time_limit: of
+    search, bound and verdict together [s]; evaluate: file of a placement to score instead of searching; current: file
+    of the placement in use, else contiguous."""
 
     objective: str = "joint"
     weight: float = 1.0
@@ -130,19 +133,19 @@ def _candidates(step: Step, problem: Problem, request: Request) -> Iterator[Prob
         yield from (replace(problem, traffic=1.0, load=weight) for weight in (0.0, 0.25, 1.0, 4.0))
 
 
-def _solve(step: Step, problem: Problem, request: Request) -> Placed:
+def _solve(step: Step, problem: Problem, request: Request, seconds_left: float, bounded: bool = True) -> Placed:
+    """The best placement found in so many seconds, with a bound if one is wanted."""
     if request.objective != "latency":
-        return place(problem, request.method, request.rounds, request.time_limit)
+        return place(problem, request.method, request.rounds, seconds_left, bounded)
+    others = list(_candidates(step, problem, request))
+    each = seconds_left / len(others)
 
     def seconds(placed: Whole) -> float:
         return step.time(problem.routing, placed, request.exchange, problem.per_node).step
 
     found = [
         problem.contiguous(),
-        *(
-            place(one, request.method, request.rounds, request.time_limit).placed
-            for one in _candidates(step, problem, request)
-        ),
+        *(place(one, request.method, request.rounds, each, bounded=False).placed for one in others),
     ]
     best = min(found, key=seconds)
     bound = step.least(problem.routing) if request.exchange == EXCHANGES[0] else -np.inf
@@ -183,12 +186,14 @@ def study(step: Step, routing: Routing, request: Request, tick: Callable[[str], 
     if routing.transitions is not None:
         options.append(_option(step, problem, "greedy chain", greedy_chain(replace(problem, traffic=1.0))))
     tick("placing")
-    found = _solve(step, problem, request)
+    end = time.monotonic() + request.time_limit
+    found = _solve(step, problem, request, request.time_limit * (1 - _JUDGED if routing.trace is not None else 1))
     options.append(_option(step, problem, request.objective, found.placed))
     tick("judging")
 
     def again(window: Routing) -> Whole:
-        return _solve(step, replace(problem, routing=window), request).placed
+        left = max(end - time.monotonic(), 0.1 * request.time_limit)
+        return _solve(step, replace(problem, routing=window), request, left, bounded=False).placed
 
     return Study(
         step, problem, request, tuple(options), found.certificate, _verdict(step, routing, request, now, again)

@@ -92,4 +92,8 @@ def _pick(weights: Array, picks: int, draws: np.random.Generator) -> Whole:
     scores = np.log(np.maximum(weights, 1e-300)) + draws.gumbel(size=weights.shape)
     if picks == 1:
         return np.asarray(scores.argmax(axis=1)[:, None], dtype=np.int64)
-    return np.asarray(np.argsort(-scores, axis=1)[:, :picks], dtype=np.int64)
+    if picks == scores.shape[1]:
+        return np.asarray(np.argsort(-scores, axis=1), dtype=np.int64)
+    first = np.argpartition(-scores, picks, axis=1)[:, :picks]
+    order = np.argsort(-np.take_along_axis(scores, first, axis=1), axis=1)
+    return np.asarray(np.take_along_axis(first, order, axis=1), dtype=np.int64)

@@ -10,6 +10,7 @@ from perfplan.errors import Indivisible, Infeasible, OutOfRange, SpecError, Unsu
 from perfplan.placement import bounds
 from perfplan.placement.baselines import eplb_pack, greedy_chain, two_stage
 from perfplan.placement.bounds import load_bound, lower_bound
+from perfplan.placement.descent import linear_costs
 from perfplan.placement.exact import assignment_chain, partition_path, states
 from perfplan.placement.place import place
 from perfplan.placement.program import milp
@@ -104,6 +105,30 @@ def test_singular_values_improve_the_bound_of_the_transportation_problem():
     best = problem.objective(search(problem, 50, 20.0).placed)
     plain, better = (lower_bound(problem, steps) for steps in (0, 200))
     assert 1.02 * plain < better <= best
+
+
+def test_a_time_limit_stops_search_and_bound_and_both_say_so(shipped):
+    problem = Problem(shipped("64x8x8"), 8, 8)
+    found = place(problem, time_limit=1e-3)
+    assert "0 rounds (stopped by the time limit" in found.certificate.method
+    assert found.certificate.bounded_by.endswith("stopped by the time limit")
+    assert 0 < found.certificate.bound <= place(problem, rounds=2).certificate.bound
+    assert problem.objective(found.placed) <= problem.objective(greedy_chain(problem))
+
+
+def test_no_bound_is_made_where_none_is_wanted(shipped):
+    found = place(Problem(shipped("64x8x8"), 8, 8), rounds=2, bounded=False)
+    assert found.certificate.bound == -np.inf and found.certificate.gap == 1
+
+
+def test_linear_costs_are_those_of_the_objective(small):
+    problem = Problem(small(6, 3, 2), 3, 3)
+    placed = problem.contiguous()
+    costs = linear_costs(problem, placed, 1)
+    for row in layer_rows(6, 3):
+        moved = placed.copy()
+        moved[1] = row
+        assert problem.objective(moved) == pytest.approx(costs[np.arange(6), row].sum())
 
 
 def test_renaming_gpus_changes_nothing(shipped):
