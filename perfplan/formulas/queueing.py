@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfplan.formulas.core import exp, formula, ln, maximum, minimum
+from perfplan.formulas.core import exp, formula, ln, maximum, minimum, where
 
 __all__ = [
     "closed_loop_rate_bound",
@@ -25,6 +25,8 @@ __all__ = [
     "split_intra_response",
     "split_inter_response",
     "squared_variation",
+    "stretched_step_variance",
+    "uniform_sum_quantile",
     "wait_percentile",
     "wait_probability",
     "wait_tail",
@@ -290,3 +292,43 @@ def processor_sharing_response(utilisation: Any, service: Any) -> Any:
     0.4
     """
     return service / (1 - utilisation)
+
+
+@formula("u_p", "s", source="derived: the sum of two uniform times has a density shaped as a trapezoid")
+def uniform_sum_quantile(percentile: Any, first: Any, second: Any) -> Any:
+    """Time that `percentile`, at least one half, of the sums of two independent uniform times do not exceed.
+
+    percentile : share, from 0.5 [1]
+    first : longest of the one, shortest 0 [s]
+    second : longest of the other, shortest 0 [s]
+
+    Two alike give a triangle, of which half lies below the middle and 1/8 above one and a half:
+
+    >>> uniform_sum_quantile(0.5, 1.0, 1.0), uniform_sum_quantile(0.875, 1.0, 1.0), uniform_sum_quantile(0.9, 0.0, 2.0)
+    (1.0, 1.5, 1.8)
+    """
+    low, high = minimum(first, second), maximum(first, second)
+    flat = percentile * high + low / 2
+    falling = low + high - (2 * low * high * (1 - percentile)) ** 0.5
+    return where(2 * (1 - percentile) * high > low, flat, falling)
+
+
+@formula("Var_TPOT", "s*s", source="derived: compound Poisson arrivals over a stay; delay cycle; processor sharing")
+def stretched_step_variance(requests: Any, prompt: Any, slope: Any, stretch: Any, crowding: Any) -> Any:
+    """Variance over the requests of the mean time per token when requests that are alike arrive at random.
+
+    The prompts that come during a stay are a Poisson number with the mean of the requests in flight (Little); each
+    adds its time, and makes the stay longer, in which more come: the delay cycle of M/G/1 squares `stretch`. The batch
+    varies as the population of a processor-sharing queue, `crowding` times its mean; its average over a stay keeps two
+    thirds of that, and shares half of its arrivals with the prompts met.
+
+    requests : mean requests in flight [1]
+    prompt : time of a prompt over the decode steps of a request [s]
+    slope : what one more decode adds to a step [s]
+    stretch : mean step, prompts of others included, over the step without prompts [1]
+    crowding : step at that batch over the step of an empty batch [1]
+
+    >>> round(stretched_step_variance(100, 1e-4, 0, 2, 1) ** 0.5, 6), stretched_step_variance(100, 0.0, 0.0, 2.0, 3.0)
+    (0.002, 0.0)
+    """
+    return requests * stretch**2 * (prompt**2 + crowding * slope * (prompt + 2 * slope / 3))

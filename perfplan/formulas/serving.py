@@ -8,8 +8,7 @@ from perfplan.formulas.core import ceil_div, formula, maximum, minimum
 
 __all__ = ["attended_tokens", "burst_wait", "cached_bytes", "cached_pages", "closed_rate", "decode_stall",
            "drafted_tokens", "kv_head_share", "latent_bytes", "linear_state_bytes", "mamba_state_bytes",
-           "page_tokens", "paged_cache", "pool_of_free", "pool_of_total", "queued_time", "queueing_wait",
-           "touched_experts"]
+           "page_tokens", "paged_cache", "pool_of_free", "pool_of_total", "queued_time", "touched_experts"]
 
 _KV = "definition: one key and one value per token, head and layer (serving_power_edge.md section 2)"
 
@@ -258,19 +257,6 @@ def queued_time(waiting: Any, rate: Any) -> Any:
     0.5
     """
     return waiting / rate
-
-
-@formula("W_q", "s", source="Pollaczek-Khinchine with one kind of prompt (M/D/1)")
-def queueing_wait(rate: Any, service: Any) -> Any:
-    """Mean wait of prompts that arrive at random before one server; valid below saturation.
-
-    rate : arrivals [1/s]
-    service : time of one prompt [s]
-
-    >>> queueing_wait(5.0, 0.125)
-    0.10416666666666667
-    """
-    return rate * service**2 / (2 * (1 - rate * service))
 
 
 @formula("N_acc", "1", source="Leviathan et al. 2023, equation 1: tokens of a verification, each draft accepted alike")

@@ -34,6 +34,10 @@ DEPLOYMENT_COLUMNS = (
     Column("load"),
     Column("ttft", "TTFT", "s"),
     Column("tpot", "TPOT", "s"),
+    Column("ttft_p50", "TTFT p50", "s"),
+    Column("ttft_p99", "TTFT p99", "s"),
+    Column("tpot_p50", "TPOT p50", "s"),
+    Column("tpot_p99", "TPOT p99", "s"),
     Column("tokens_per_s", "tokens/s", "1"),
     Column("tokens_per_s_per_gpu", "tokens/s /GPU", "1"),
     Column("tokens_per_s_per_user", "tokens/s /user", "1"),
@@ -87,8 +91,9 @@ def deployment_row(one: Deployment) -> Row:
     """One line of a table of deployments."""
     steady = one.steady
     return {"layout": str(one.layout), "gpus": one.layout.world, "load": one.load, "ttft": float(steady.ttft),
-            "tpot": float(steady.tpot), "tokens_per_s": float(steady.tokens_per_s),
-            "tokens_per_s_per_gpu": one.tokens_per_s_per_gpu,
+            "tpot": float(steady.tpot), "ttft_p50": float(steady.ttft_at.p50), "ttft_p99": float(steady.ttft_at.p99),
+            "tpot_p50": float(steady.tpot_at.p50), "tpot_p99": float(steady.tpot_at.p99),
+            "tokens_per_s": float(steady.tokens_per_s), "tokens_per_s_per_gpu": one.tokens_per_s_per_gpu,
             "tokens_per_s_per_user": float(steady.tokens_per_s_per_user) if steady.tpot else None,
             "requests_per_s": float(steady.rate), "in_flight": float(steady.in_flight), "binding": steady.binding}
 
@@ -103,11 +108,16 @@ def _costs(one: Deployment) -> list[tuple[str, str]]:
     return [("per M tokens", f"{words[0]} at full board power, {words[1]} at the catalog's price")]
 
 
+def _spread(row: Row, name: str, band: tuple[float, float]) -> str:
+    mean, half, late, low, high = (show(value, "s") for value in (
+        row[name], row[f"{name}_p50"], row[f"{name}_p99"], *band))
+    return f"{mean} mean, {half} p50, {late} p99; band of the mean {low} to {high}"
+
+
 def deployment_text(one: Deployment) -> str:
     """One deployment for people: headline, the latency of a request by part, caveats."""
     job, row = one.job, deployment_row(one)
-    tpot, ttft = (f"{show(value, 's')}, band {show(low, 's')} to {show(high, 's')}" for value, (low, high) in (
-        (row["tpot"], one.band), (row["ttft"], one.first_band)))
+    tpot, ttft = (_spread(row, name, band) for name, band in (("tpot", one.band), ("ttft", one.first_band)))
     user = f", {show(row['tokens_per_s_per_user'], '1')} per user" if row["tokens_per_s_per_user"] else ""
     lines = [
         ("TTFT", ttft),
@@ -122,7 +132,8 @@ def deployment_text(one: Deployment) -> str:
     head = (f"{job.model.id} in {job.weights.id}, cache in {job.kv}, on {job.cluster.id}, {one.layout.world} x"
             f" {job.cluster.accelerator.id}, {job.engine.name}, {one.isl} + {one.osl} tokens, {one.load}")
     blocks = [paragraph(head) + f"\n{one.layout}", "\n".join(f"{name:<12} {words}" for name, words in lines),
-              parts_table(one.request, "s", "mean latency of a request", "in all")]
+              parts_table(one.request, "s", "mean latency of a request", "in all"),
+              paragraph(f"percentiles: {one.assumed}")]
     return "\n\n".join([*blocks, *(paragraph(f"caveat: {caveat}") for caveat in one.caveats)])
 
 
@@ -134,4 +145,4 @@ def deployment_document(one: Deployment) -> dict[str, Any]:
         "ttft_low_s": one.first_band[0], "ttft_high_s": one.first_band[1],
         "decode_step_s": {k: float(v) for k, v in one.steady.decode.items()},
         "prompt_s": {k: float(v) for k, v in one.steady.prompt.items()},
-        "request_s": dict(one.request), "caveats": one.caveats}
+        "request_s": dict(one.request), "percentiles": one.assumed, "caveats": one.caveats}

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["Deployment", "Room", "deployment", "room", "serving_job"]
 
 MILLION = 1e6
+_ARRIVAL = {
+    "requests/s": "requests that are all alike and come at random (Poisson), dealt out evenly",
+    "flight": "requests that are all alike, one coming as another ends, in bursts as fitted for the engine",
+    "queued": "requests that are all alike; TTFT from the start of the step in which one is admitted",
+    "batch": "one batch of requests that are all alike",
+}
 
 
 def serving_job(
@@ -108,6 +114,11 @@ class Deployment:
         return parts | first | {"waiting": float(self.steady.ttft) - own}
 
     @property
+    def assumed(self) -> str:
+        """What the percentiles of TTFT and TPOT take for granted."""
+        return f"{_ARRIVAL[self.load.split()[-1]]}; lengths that differ spread them further"
+
+    @property
     def _per_token(self) -> float:
         from perfplan.formulas.serving import drafted_tokens
 
@@ -159,7 +170,7 @@ def deployment(
     if concurrency is not None:
         steady, load = price.steady(job, layout, isl, osl, float(concurrency)), f"{concurrency} requests in flight"
     elif batch is not None:
-        steady, load = price.static_batch(job, layout, isl, osl, batch), f"one batch of {batch}"
+        steady, load = price.static_batch(job, layout, isl, osl, batch), f"{batch} requests in one batch"
     elif rate is not None:
         steady, load = price.at_rate(job, layout, isl, osl, rate), f"{rate:g} requests/s"
     else:

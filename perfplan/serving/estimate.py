@@ -14,6 +14,14 @@ from perfplan.formulas.core import ceil, ceil_div, maximum, minimum, where
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout
 from perfplan.serving.memory import pool, sequence_cache
+from perfplan.serving.spread import (
+    NEVER,
+    Percentiles,
+    closed_first_tokens,
+    closed_tokens,
+    open_first_tokens,
+    open_tokens,
+)
 from perfplan.serving.step import decode_step, network, prompt_step, whole
 from perfplan.training.network import Network
 
@@ -26,8 +34,8 @@ HALF = 0.5  # of the step in progress is left, on average, when a request arrive
 class Steady:
     """What one load gives. ttft: mean time to the first token [s]; tpot: mean time per further token [s]; rate:
     requests per second of all replicas [1/s]; tokens_per_s: generated, of all replicas; in_flight: requests in the
-    batches of one replica; decode, prompt: seconds by op of a decode step, and of the prompt of one request; binding:
-    what limits."""
+    batches of one replica; decode, prompt: seconds by op of a decode step, and of the prompt of one request; ttft_at,
+    tpot_at: what half and 99 of 100 requests do not exceed; binding: what limits."""
 
     ttft: Any
     tpot: Any
@@ -36,6 +44,8 @@ class Steady:
     in_flight: Any
     decode: dict[str, Any]
     prompt: dict[str, Any]
+    ttft_at: Percentiles = NEVER
+    tpot_at: Percentiles = NEVER
     binding: str = ""
 
     @property
@@ -115,11 +125,12 @@ def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurren
     tpot = where(osl > 1, stalled * steps / maximum(osl - 1, 1), 0.0)
     waiting = maximum(slots - active, 0.0) * layout.adp + engine.waiting
     ttft = engine.first + where(clump > 1, maximum(whole(alone), own), whole(alone))
-    ttft = ttft + HALF * step * minimum(others, 1.0)
-    ttft = ttft + formulas.burst_wait(others, own, engine.burst) + formulas.queued_time(waiting, rate)
+    residual, burst = step * minimum(others, 1.0), 2 * formulas.burst_wait(others, own, engine.burst)
+    ttft = ttft + HALF * residual + burst / 2 + formulas.queued_time(waiting, rate)
     total = rate * layout.dp
     binding = _binding(decode, prompt, steps, slots, active)
-    return Steady(ttft, tpot, total, total * osl, active * layout.adp, decode, prompt, binding)
+    spread = closed_first_tokens(ttft, residual, burst), closed_tokens(tpot, burst / maximum(osl - 1, 1))
+    return Steady(ttft, tpot, total, total * osl, active * layout.adp, decode, prompt, *spread, binding)
 
 
 def _binding(decode: dict[str, Any], prompt: dict[str, Any], steps: Any, slots: Any, active: Any) -> str:
@@ -150,9 +161,10 @@ def static_batch(job: ServingJob, layout: ServingLayout, isl: int, osl: int, bat
     steps = (osl - 1) / formulas.drafted_tokens(job.acceptance, job.drafts)
     once = whole(prompt) + steps * whole(decode)
     latency = rounds * once
-    return Steady(whole(prompt) + (rounds - 1) * once / 2, whole(decode) * steps / max(osl - 1, 1), batch / latency,
-                  batch * osl / latency, room * layout.adp, decode, {k: v / room for k, v in prompt.items()},
-                  _binding(decode, prompt, steps, per_rank, room))
+    ttft, tpot = whole(prompt) + (rounds - 1) * once / 2, whole(decode) * steps / max(osl - 1, 1)
+    spread = closed_first_tokens(ttft, 0.0, (rounds - 1) * once), closed_tokens(tpot, 0.0)
+    return Steady(ttft, tpot, batch / latency, batch * osl / latency, room * layout.adp, decode,
+                  {k: v / room for k, v in prompt.items()}, *spread, _binding(decode, prompt, steps, per_rank, room))
 
 
 def at_rate(job: ServingJob, layout: ServingLayout, isl: int, osl: int, rate: float) -> Steady:
@@ -168,13 +180,25 @@ def at_rate(job: ServingJob, layout: ServingLayout, isl: int, osl: int, rate: fl
     low, high = 1e-9, room * layout.adp * layout.dp
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (low, middle) if _flow(plain, layout, isl, osl, middle, room) > rate else (middle, high)
-    found = steady(plain, layout, isl, osl, max(high, 1e-9), room)
-    service = whole(found.prompt) / layout.adp
-    wait = formulas.queueing_wait(rate / layout.dp, service) if rate / layout.dp * service < 1 else float("inf")
-    return replace(found, ttft=found.ttft + wait, rate=rate, tokens_per_s=rate * osl)
+        low, high = (low, middle) if steady(plain, layout, isl, osl, middle, room).rate > rate else (middle, high)
+    return _arriving(plain, layout, isl, osl, rate, steady(plain, layout, isl, osl, max(high, 1e-9), room))
 
 
-def _flow(job: ServingJob, layout: ServingLayout, isl: int, osl: int, concurrency: float, room: float) -> float:
-    found = steady(job, layout, isl, osl, concurrency, room)
-    return float(concurrency / (found.ttft + (osl - 1) * found.tpot))
+def _arriving(job: ServingJob, layout: ServingLayout, isl: int, osl: int, rate: float, found: Steady) -> Steady:
+    """The closed loop `found` of that rate with the latencies of requests that come at random: each meets as many
+    others as there are on average."""
+    own, step, each = float(whole(found.prompt)), float(whole(found.decode)), rate / (layout.dp * layout.adp)
+    steps = max(osl - 1, 1) / float(formulas.drafted_tokens(job.acceptance, job.drafts))
+    calm, stretch = 1 / layout.adp, 1 / (1 - each * own)
+    batch = each * steps * step * stretch
+    empty = float(whole(decode_step(job, network(job, layout), layout, calm, isl + osl / 2)))
+    slope = max(step - empty, 0.0) / max(batch - calm, 1.0)
+    tpot = (step + slope * min(batch, 1.0)) * stretch * steps / max(osl - 1, 1) if osl > 1 else 0.0
+    group, pieces = _together(job, isl, float(job.engine.token_budget))
+    ttft, at = open_first_tokens(each, own, step * (osl > 1), group if pieces == 1 else 1 / pieces, job.engine.mixed,
+                                 batch)
+    first = job.engine.first
+    return replace(
+        found, ttft=first + ttft, tpot=tpot, ttft_at=Percentiles(first + at.p50, first + at.p99),
+        tpot_at=open_tokens(tpot, batch, own / steps, slope, stretch, step / empty), rate=rate,
+        tokens_per_s=rate * osl, in_flight=batch * layout.adp)

@@ -1,0 +1,94 @@
+"""Percentiles of requests that are all alike: exact limits, and the seeded event simulation."""
+
+import math
+
+import pytest
+
+from perfplan.catalog import Catalog
+from perfplan.errors import Infeasible
+from perfplan.formulas.queueing import general_wait, uniform_sum_quantile
+from perfplan.serving.deploy import deployment, serving_job
+from perfplan.serving.estimate import at_rate
+from perfplan.serving.layout import ServingLayout
+from perfplan.serving.simulate import Policy, poisson, simulate
+from perfplan.serving.spread import closed_first_tokens, closed_tokens, open_first_tokens, open_tokens
+
+SKIP = 0.15
+
+
+def waits_at_most(time, rate, service):
+    """Erlang's distribution of the wait in M/D/1."""
+    terms = ((rate * (k * service - time)) ** k / math.factorial(k) * math.exp(rate * (time - k * service))
+             for k in range(int(time / service) + 1))
+    return (1 - rate * service) * sum(terms)
+
+
+def test_prompts_without_decodes_wait_as_an_m_d_1_queue():
+    mean, at = open_first_tokens(2.0, 0.25, 0.0, 1.0, True, 0.0)
+    assert mean == pytest.approx(0.25 + general_wait(0.5, 0.25, 0), rel=0.005)
+    assert waits_at_most(at.p99 - 0.25, 2.0, 0.25) == pytest.approx(0.99, abs=0.002)
+    assert at.p50 == pytest.approx(0.25, rel=0.05), "half of the requests find the engine idle"
+
+
+def test_an_empty_engine_answers_within_a_step_and_the_prompt():
+    mean, at = open_first_tokens(1e-6, 0.1, 0.02, 4.0, True, 50.0)
+    assert mean == pytest.approx(0.1 + 0.02 + 0.01, rel=1e-3), "half of a step is left, the next has decode and prompt"
+    assert at.p50 == pytest.approx(mean, rel=0.02) and at.p99 == pytest.approx(0.14, rel=0.01)
+
+
+def test_prompts_beyond_the_budget_are_refused_in_one_sentence():
+    with pytest.raises(Infeasible, match="more than steps take up"):
+        open_first_tokens(10.0, 0.05, 0.1, 1.0, True, 20.0)
+
+
+@pytest.mark.parametrize("isl, osl, own, fixed, slope, budget, mixed", [
+    (1000, 200, 0.024, 0.008, 2e-5, 8192, True), (4000, 500, 0.3, 0.017, 1.6e-4, 8192, True),
+    (4000, 500, 0.3, 0.017, 1.6e-4, 2048, True), (2000, 100, 0.15, 0.017, 1e-4, 8192, False)])
+@pytest.mark.parametrize("load", [0.3, 0.6])
+def test_random_arrivals_as_simulated(isl, osl, own, fixed, slope, budget, mixed, load):
+    """Steps of `fixed` seconds, `slope` more for each decode, and `own` for a prompt."""
+    steps = osl - 1
+    rate = load / (own + steps * slope)
+    tpot = fixed / (1 - rate * own - rate * steps * slope)
+    batch, step, stretch = rate * steps * tpot, fixed + slope * rate * steps * tpot, 1 / (1 - rate * own)
+    mean, first = open_first_tokens(rate, own, step, (budget - batch) / isl, mixed, batch)
+    each = open_tokens(tpot, batch, own / steps, slope, stretch, step / fixed)
+    run = simulate(
+        Policy(100_000, budget, 1e12, mixed=mixed),
+        lambda decodes, context, prompt, past: (fixed + slope * decodes if decodes else 0.0) + own * prompt / isl,
+        poisson([(isl, osl)] * 4000, rate, seed=2))
+    assert mean == pytest.approx(run.mean("ttft", SKIP), rel=0.06)
+    assert first.p50 == pytest.approx(run.percentile("ttft", 0.5, SKIP), rel=0.12)
+    assert first.p99 == pytest.approx(run.percentile("ttft", 0.99, SKIP), rel=0.17)
+    assert each.p50 == pytest.approx(run.percentile("tpot", 0.5, SKIP), rel=0.08)
+    assert each.p99 == pytest.approx(run.percentile("tpot", 0.99, SKIP), rel=0.17)
+
+
+def test_a_closed_loop_spreads_uniformly_about_its_mean():
+    at = closed_first_tokens(1.0, 0.2, 0.0)
+    assert (at.p50, at.p99) == pytest.approx((1.0, 0.9 + 0.2 * 0.99))
+    assert closed_first_tokens(1.0, 0.2, 0.2).p99 < 0.8 + 0.4
+    assert closed_tokens(0.02, 0.01).p50 == 0.02 and closed_tokens(0.02, 0.01).p99 == pytest.approx(0.0249)
+    assert uniform_sum_quantile(0.99, 0.0, 0.0) == 0.0
+
+
+JOB = serving_job("llama-3.1-8b", "dgx-h100", Catalog(), engine="vllm")
+
+
+@pytest.mark.parametrize("load", [{"rate": 5.0}, {"concurrency": 32}, {"batch": 64}, {}])
+def test_percentiles_are_in_order_and_what_they_assume_is_said(load):
+    found = deployment(JOB, ServingLayout(), 1000, 200, **load)
+    steady = found.steady
+    assert 0 < steady.ttft_at.p50 <= steady.ttft_at.p99 and 0 < steady.tpot_at.p50 <= steady.tpot_at.p99
+    assert steady.ttft_at.p50 <= 1.1 * steady.ttft and steady.tpot_at.p50 <= 1.001 * steady.tpot
+    assert "requests that are all alike" in found.assumed
+
+
+def test_tails_grow_with_the_rate():
+    tails = [at_rate(JOB, ServingLayout(), 1000, 200, rate).ttft_at.p99 for rate in (2.0, 8.0, 14.0)]
+    assert tails == sorted(tails) and tails[2] > 1.5 * tails[0]
+
+
+def test_an_open_loop_obeys_little_s_law():
+    found = at_rate(JOB, ServingLayout(), 1000, 200, 8.0)
+    assert found.in_flight == pytest.approx(8.0 * 199 * found.tpot, rel=0.06)
