@@ -15,7 +15,9 @@ from functools import cached_property
 
 from perfplan.overlap.graph import Graph, Op
 
-__all__ = ["Block", "Recipe", "Segment", "Sharing", "Window", "build"]
+__all__ = ["COLLECTIVES", "Block", "Recipe", "Segment", "Sharing", "Window", "build"]
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "send")
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Sharing:
     def sentence(self) -> str:
         """The assumptions in words."""
         return ("assumed, not measured: linear sharing (operations that ask for D > 1 of a resource together run D"
-                f" times slower); collectives hold {self.communication_sms:.3g} of the SMs (DeepSeek-V3 report: 20 of"
+                f" times slower), or collectives keep their SMs and the rest shares what they leave, whichever is"
+                f" faster; collectives hold {self.communication_sms:.3g} of the SMs (DeepSeek-V3 report: 20 of"
                 f" 132), memory-bound kernels {self.memory_sms:.3g}, products all")
 
 
@@ -104,8 +107,8 @@ class Recipe:
     prefetch: int = 1
 
     def __str__(self) -> str:
-        """In words, such as "2 nano-batches, 4 chunks"."""
-        nano = f"{len(self.parts)} nano-batches of {'/'.join(f'{100 * part:.0f}' for part in self.parts)} %"
+        """In words, such as "nano-batches of 50/50 %, 4 chunks"."""
+        nano = f"nano-batches of {'/'.join(f'{100 * part:.0f}' for part in self.parts)} %"
         words = [nano] * (len(self.parts) > 1) + [f"{self.chunks} chunks"] * (self.chunks > 1)
         words += [f"{self.tiles} tiles"] * bool(self.tiles) + [f"prefetch {self.prefetch}"] * (self.prefetch != 1)
         return ", ".join(words) or "whole batch"

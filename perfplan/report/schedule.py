@@ -290,7 +290,7 @@ LAYER_COLUMNS = (
     Column("window", "window", "s"),
     Column("speedup", "speed-up", "1"),
     Column("exposed", "exposed links", "s"),
-    Column("bound", "no order is below", "s"),
+    Column("bound", "bound", "s"),
     Column("gap", "gap", "%"),
     Column("recipe", "cut into"),
     Column("flags", "note"),
@@ -302,7 +302,8 @@ def layer_rows(found: ScheduledLayer) -> list[Row]:
     whole = found.window.sequential
     rows: list[Row] = []
     for each in found.rows:
-        flag = "changes the model" if each.technique.changes else "hypothetical" if each.technique.ideal else ""
+        notes = {"changes model": bool(each.technique.changes), "hypothetical": each.technique.ideal,
+                 "SMs kept": each.kept}
         rows.append({
             "technique": each.technique.name,
             "window": each.time,
@@ -311,7 +312,7 @@ def layer_rows(found: ScheduledLayer) -> list[Row]:
             "bound": each.certificate.bound,
             "gap": each.certificate.gap,
             "recipe": str(each.recipe),
-            "flags": flag,
+            "flags": ", ".join(note for note, said in notes.items() if said),
         })
     return rows
 

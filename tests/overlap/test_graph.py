@@ -1,11 +1,13 @@
 """Graphs of operations: what cannot be one, bounds, and the event simulation under linear interference."""
 
+import math
 import random
 
 import pytest
 
 from perfplan.errors import OutOfRange, SpecError, UnknownName
 from perfplan.overlap.graph import Graph, Op, lower_bound
+from perfplan.overlap.order_search import Search
 from perfplan.overlap.simulate import list_schedule, simulate
 from perfplan.overlap.timeline import Span, Timeline, difference, usage
 
@@ -101,3 +103,26 @@ def test_the_difference_of_two_timelines_ends_with_the_whole():
     two = Timeline("b", (Span("x", 0, 4, kind="gemm"), Span("y", 4, 9, kind="all-reduce")))
     rows = difference(one, two)
     assert [(row["kind"], row["difference"]) for row in rows] == [("all-reduce", 5), ("gemm", 0), ("whole timeline", 5)]
+
+
+def test_collectives_that_keep_their_share_leave_the_rest_to_the_others():
+    send = Op("send", 1.0, {"scale-up": 1.0, "sm": 0.2}, kind="all-to-all")
+    graph = Graph.of([Op("product", 2.0, {"sm": 1.0}), send])
+    ends = {span.name: span.end for span in simulate(graph, {}, kept=("all-to-all",)).spans}
+    assert ends == pytest.approx({"send": 1.0, "product": 2.2})  # 0.8 of the product beside the send, 1.2 behind it
+    ends = {span.name: span.end for span in simulate(graph, {}).spans}
+    assert ends == pytest.approx({"send": 1.2, "product": 2.2})  # both 1.2 times slower, then 1.0 of the product
+
+
+def test_local_search_gets_no_longer_and_gives_the_same_order_twice():
+    ops = [Op("a", 2.0, {"sm": 1.0}), Op("send a", 6.0, {"scale-up": 1.0}, ("a",)),
+           Op("b", 3.0, {"sm": 1.0}), Op("send b", 4.5, {"scale-up": 1.0}, ("b",)),
+           Op("c", 0.4, {"sm": 1.0}, ("send b",)), Op("d", 5.0, {"sm": 1.0})]
+    graph = Graph.of(ops)
+    found = [Search(graph), Search(graph)]
+    before = found[0].time
+    for search in found:
+        search.improve(100, math.inf, 0.0)
+    assert lower_bound(graph).time <= found[0].time <= before <= list_schedule(graph).time
+    assert found[0].timeline() == found[1].timeline()
+    assert found[0].timeline().time == found[0].time == pytest.approx(12.9)

@@ -27,6 +27,12 @@ def serving(model, layout, phase, batch, context, cluster="dgx-h100", engine="tr
     return serving_window(job, ServingLayout.parse(layout), phase, batch, context, SHARES)
 
 
+def training(model, layout, seq=4096):
+    at = Layout.parse(layout)
+    job = training_job(model, cluster="dgx-h100", gpus=at.world, global_batch=at.world, seq_len=seq, catalog=shipped())
+    return training_window(job, at, SHARES)
+
+
 def simple(compute=10.0, reduce=4.0, overhead=0.0):
     def price(part):
         product = Segment("product", "gemm", compute * part + overhead, {"sm": 1.0})
@@ -58,14 +64,16 @@ WINDOWS = [
     lambda: serving("llama-3.1-70b", "tp8", "decode", 64, 1024),
     lambda: serving("llama-3.1-70b", "tp8", "prefill", 8, 1024),
     lambda: serving("deepseek-v3", "tp1 adp16 ep16", "decode", 1024, 2048, engine="sglang"),
+    lambda: serving("deepseek-v3", "tp1 adp16 ep16", "prefill", 32, 4096),
+    lambda: training("deepseek-v3", "ep64 dp64 mbs1"),
 ]
 
 
-@pytest.mark.parametrize("window", WINDOWS, ids=["decode", "prefill", "experts"])
+@pytest.mark.parametrize("window", WINDOWS, ids=["decode", "prefill", "experts", "experts prefill", "experts train"])
 def test_the_best_is_never_worse_than_a_named_one_and_near_its_bound(window):
     made = window()
     named = [scheduled(made, name) for name in PLAIN]
-    found = best(made, 2.0, named)
+    found = best(made, 60.0, named)
     assert found.time <= min(s.time for s in named) * (1 + 1e-12)
     assert found.certificate.gap <= 0.05
     assert found.time >= lower_bound(found.graph).time * (1 - 1e-9) >= found.certificate.bound * (1 - 1e-9)
