@@ -107,8 +107,8 @@ class Recipe:
     prefetch: int = 1
 
     def __str__(self) -> str:
-        """In words, such as "nano-batches of 50/50 %, 4 chunks"."""
-        nano = f"nano-batches of {'/'.join(f'{100 * part:.0f}' for part in self.parts)} %"
+        """In words, such as "nano 50/50 %, 4 chunks"."""
+        nano = f"nano {'/'.join(f'{100 * part:.0f}' for part in self.parts)} %"
         words = [nano] * (len(self.parts) > 1) + [f"{self.chunks} chunks"] * (self.chunks > 1)
         words += [f"{self.tiles} tiles"] * bool(self.tiles) + [f"prefetch {self.prefetch}"] * (self.prefetch != 1)
         return ", ".join(words) or "whole batch"

@@ -302,7 +302,7 @@ def layer_rows(found: ScheduledLayer) -> list[Row]:
     whole = found.window.sequential
     rows: list[Row] = []
     for each in found.rows:
-        notes = {"changes model": bool(each.technique.changes), "hypothetical": each.technique.ideal,
+        notes = {"other model": bool(each.technique.changes), "hypothetical": each.technique.ideal,
                  "SMs kept": each.kept}
         rows.append({
             "technique": each.technique.name,
