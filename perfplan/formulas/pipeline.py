@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfplan.formulas.core import formula, maximum, minimum
+from perfplan.formulas.core import ceil_div, formula, maximum, minimum
 
 __all__ = [
     "bubble_time",
@@ -15,6 +15,9 @@ __all__ = [
     "pipeline_latency",
     "pipeline_latency_interleaved",
     "steady_time",
+    "v_min_bubble",
+    "v_min_in_flight",
+    "zero_bubble_fill",
     "zero_bubble_h1_bubble",
 ]
 
@@ -82,6 +85,50 @@ def zero_bubble_h1_bubble(stages: Any, forward: Any, backward: Any, weights: Any
     7.0
     """
     return (stages - 1) * (forward + backward - 2 * weights)
+
+
+@formula("T_bub", "s", source="Qi et al. 2024: ZB-H2 (2401.10241), ZB-V (2405.15362) [derived, run]")
+def zero_bubble_fill(ranks: Any, forward: Any) -> Any:
+    """Idle time of a rank under ZB-H2 or ZB-V when all ranks meet at the end of the step: the way to the last rank.
+
+    Exact against event simulation where forward, input gradient and weight gradient take as long as each other and
+    there are at least 2p - 1 micro-batches; between its own first and last pass no rank idles.
+
+    ranks : pipeline ranks [1]
+    forward : forward of a micro-batch on a stage (ZB-H2), or on one of the two chunks of a rank (ZB-V) [s]
+
+    >>> zero_bubble_fill(8, 0.5)
+    3.5
+    """
+    return (ranks - 1) * forward
+
+
+@formula("T_bub", "s", source="Qi et al. 2024 (2405.15362), V-Min: 2/3 of 1F1B's bubble [count: derived, run]")
+def v_min_bubble(ranks: Any, unit: Any) -> Any:
+    """Idle time of a rank under V-Min, two chunks per rank, where all passes of a chunk take as long as each other.
+
+    Exact against event simulation from two ranks and as many micro-batches on. The blocks of neighbouring micro-batches
+    collide where three divides the ranks, which costs two passes more.
+
+    ranks : pipeline ranks, at least 2 [1]
+    unit : forward of a chunk, equal to either gradient [s]
+
+    >>> v_min_bubble(8, 0.5), v_min_bubble(9, 0.5), round(v_min_bubble(512, 0.5) / one_f_one_b_bubble(512, 1, 2), 3)
+    (13.5, 16.5, 0.666)
+    """
+    return (4 * ranks - 5 + 2 * (1 - minimum(ranks % 3, 1))) * unit
+
+
+@formula("n_flight", "1", source="Qi et al. 2024 (2405.15362), V-Min: a third of 1F1B's activations [derived, run]")
+def v_min_in_flight(ranks: Any) -> Any:
+    """Chunks, two to a stage of 1F1B, that a rank holds at its peak under V-Min.
+
+    ranks : pipeline ranks, at least 2 [1]
+
+    >>> v_min_in_flight(8), v_min_in_flight(512) / 1024
+    (8, 0.3359375)
+    """
+    return 2 * ceil_div(ranks + 2, 3)
 
 
 @formula("T_bub", "s", source="deepseek-ai/DualPipe README, table of schedules")

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from perfplan.errors import OutOfRange, UnknownName, offer
 from perfplan.overlap.dualpipe import dual_pipe
 from perfplan.overlap.passes import Part, Task
-from perfplan.overlap.zero_bubble import h_order, v_order
+from perfplan.overlap.pipeline import Passes, run
+from perfplan.overlap.zero_bubble import h_order, v_orders
 
 __all__ = ["SCHEDULES", "Order", "chunks_of", "known", "order"]
 
@@ -116,8 +117,11 @@ def _handcrafted(name: str, lead: int) -> Callable[[_Size], Order]:
 
 def _v_shaped(name: str) -> Callable[[_Size], Order]:
     def make(size: _Size) -> Order:
-        rows = v_order(size.ranks, size.micro_batches, name, size.times)
-        return Order(name, rows, _vee(size), frozenset({0}), splits=True)
+        listed = v_orders(size.ranks, size.micro_batches, name, size.times)
+        made = [Order(name, rows, _vee(size), frozenset({0}), splits=True) for rows in listed]
+        forward, inputs, weights = ([time] * 2 * size.ranks for time in size.times)
+        passes = Passes(forward, inputs, weights)
+        return min(made, key=lambda order: run(order, passes).time) if len(made) > 1 else made[0]
 
     return make
 
@@ -198,7 +202,8 @@ def order(
 ) -> Order:
     """The order of a schedule by name, for so many ranks, micro-batches and (interleaved only) chunks per rank.
 
-    times: of forward, gradient of inputs and of weights, to which ZB-V fits its order; the others do not look at them.
+    times: of forward, gradient of inputs and of weights, to which ZB-V and V-Half fit their order; the others do not
+    look at them.
     """
     kind = SCHEDULES[known(name)]
     size = _Size(ranks, micro_batches, chunks, times)

@@ -12,12 +12,12 @@ from itertools import permutations, product
 
 from perfplan.overlap.passes import Part, Task
 
-__all__ = ["h_order", "v_order"]
+__all__ = ["h_order", "v_orders"]
 
 Placed = tuple[str, int, int]
 """(kind, stage, time) of one pass of the block."""
 
-_OFFSETS = {"v-min": (1, 1, 1, 1), "v-half": (1, 2, 1, 2), "zb-v": (3, 3, 3, 3)}
+_OFFSETS = {"v-min": (1, 1, 1, 1), "v-half": (1, 2, 1, 2)}
 # steps between neighbouring ranks of: forward down, forward back, backward down, backward back
 
 
@@ -62,15 +62,23 @@ def _v_block(ranks: int, offsets: Sequence[int], turns: Sequence[int], rank: int
             ("W", far, late[0]), ("W", rank, late[1])]
 
 
-def v_order(
+def v_orders(
     ranks: int, micro_batches: int, name: str, times: Sequence[float] = (1.0, 1.0, 1.0)
-) -> tuple[tuple[Task, ...], ...]:
-    """V-Min, V-Half or ZB-V: the block with the shortest turns in which no two passes collide on any rank.
+) -> list[tuple[tuple[Task, ...], ...]]:
+    """Orders of ZB-V, V-Half or V-Min, of which the shortest is to be taken.
 
-    ZB-V has no memory to save and is listed instead, for the `times` of forward and of the two gradients.
+    ZB-V is listed, for the `times` of forward and of the two gradients, with as many chunks held as under 1F1B. V-Min
+    is its block; V-Half is its block, or listed with about half of 1F1B's chunks.
     """
     if name == "zb-v":
-        return _Listed(ranks, micro_batches, 2 * ranks, times).orders()
+        return [_Listed(ranks, micro_batches, 2 * ranks, times).orders()]
+    room = [min(ranks + more, 2 * ranks) for more in (3, 4, 5)] if name == "v-half" else []
+    listed = [_Listed(ranks, micro_batches, most, (1.0, 1.0, 1.0)).orders() for most in dict.fromkeys(room)]
+    return [_block_order(ranks, micro_batches, name), *listed]
+
+
+def _block_order(ranks: int, micro_batches: int, name: str) -> tuple[tuple[Task, ...], ...]:
+    """The block with the shortest turns in which no two passes collide on any rank, repeated."""
     for turns in sorted(product(range(1, 7), repeat=3), key=lambda turns: (sum(turns), turns)):
         blocks = [_v_block(ranks, _OFFSETS[name], turns, rank) for rank in range(ranks)]
         if all(blocks):
@@ -79,18 +87,27 @@ def v_order(
 
 
 class _Rank:
-    """What one rank of the V has done: passes by chunk, weight gradients that it owes, chunks held."""
+    """What one rank of the V has done: passes by chunk, weight gradients that it owes, chunks held (all, and of the way
+    back)."""
 
     def __init__(self) -> None:
-        self.now, self.held = 0.0, 0
+        self.now, self.held, self.back = 0.0, 0, 0
         self.forward, self.backward = [0, 0], [0, 0]
         self.owed: list[tuple[int, int]] = []
         self.tasks: list[Task] = []
 
 
+_URGENCY = {("B", 0): 0, ("F", 1): 1, ("F", 0): 2, "needed": 3, ("B", 1): 4, "owed": 5}
+# at one time: (pass, chunk), a weight gradient without which a forward has no room, one that can wait
+
+
 class _Listed:
-    """List scheduling of a V with at most `most` chunks held on a rank: whatever can start first; at one time input
-    gradients first, then forward passes (the way back before the way down, room kept for it), then weight gradients."""
+    """List scheduling of a V with at most `most` chunks held on a rank: whatever can start first, at one time by
+    urgency. A rank keeps as many places as it has ranks before it, and one, for the way back.
+
+    With equal times, `most` twice the ranks and at least that many micro-batches, no rank idles between its first and
+    last pass.
+    """
 
     def __init__(self, ranks: int, micro_batches: int, most: int, times: Sequence[float]) -> None:
         self.ranks, self.micro_batches, self.most = ranks, micro_batches, most
@@ -111,37 +128,50 @@ class _Listed:
         return tuple(tuple(row.tasks) for row in self.rows)
 
     def _best(self, rank: int) -> tuple[float, int, Part] | None:
-        return min(self._options(rank), default=None)
-
-    def _options(self, rank: int) -> list[tuple[float, int, Part]]:
-        """(earliest time, urgency, pass) of all that a rank could do next."""
-        row, last = self.rows[rank], 2 * self.ranks - 1
-        found = []
-        for chunk, stage in ((1, last - rank), (0, rank)):
-            i = row.backward[chunk]
-            before = Part("F", i, stage) if stage == last else Part("B", i, stage + 1)
-            if i < row.forward[chunk] and before in self.done:
-                found.append((max(row.now, self.done[before]), 0, Part("B", i, stage)))
-            i = row.forward[chunk]
-            reserved = row.forward[0] - row.forward[1] + (1 if chunk == 0 else -1)
-            if i < self.micro_batches and row.held + 1 + reserved <= self.most:
-                start = 0.0 if stage == 0 else self.done.get(Part("F", i, stage - 1))
-                if start is not None:
-                    found.append((max(row.now, start), 2 - chunk, Part("F", i, stage)))
+        """(earliest time, urgency, pass) of what a rank does next, None if it has to wait for another."""
+        row, stages = self.rows[rank], (rank, 2 * self.ranks - 1 - rank)
+        found, needed = [], False
+        for chunk in (1, 0):
+            backward, forward = self._backward(row, chunk, stages[chunk]), self._forward(row, chunk, stages[chunk])
+            if backward:
+                found.append((backward[0], _URGENCY["B", chunk], backward[1]))
+            if forward and self._room(row, chunk, rank):
+                found.append((forward[0], _URGENCY["F", chunk], forward[1]))
+            elif forward:
+                needed |= forward[0] <= row.now + self.times["W"] * (1 + 1e-9)
         if row.owed:
-            found.append((row.now, 3, Part("W", *row.owed[0])))
-        return found
+            found.append((row.now, _URGENCY["needed" if needed else "owed"], Part("W", *row.owed[0])))
+        return min(found, default=None)
+
+    def _backward(self, row: _Rank, chunk: int, stage: int) -> tuple[float, Part] | None:
+        i = row.backward[chunk]
+        before = Part("F", i, stage) if stage == 2 * self.ranks - 1 else Part("B", i, stage + 1)
+        if i == row.forward[chunk] or before not in self.done:
+            return None
+        return max(row.now, self.done[before]), Part("B", i, stage)
+
+    def _forward(self, row: _Rank, chunk: int, stage: int) -> tuple[float, Part] | None:
+        i = row.forward[chunk]
+        start = self.done.get(Part("F", i, stage - 1), None if stage else 0.0)
+        return None if i == self.micro_batches or start is None else (max(row.now, start), Part("F", i, stage))
+
+    def _room(self, row: _Rank, chunk: int, rank: int) -> bool:
+        """Whether a rank may hold one more chunk, places for the way back being kept while there is something due."""
+        due = row.forward[0] - row.forward[1] + 1
+        kept = min(max(rank + 1 - row.back, 0), due) if chunk == 0 else 0
+        return row.held + 1 + kept <= self.most
 
     def _take(self, rank: int, part: Part, at: float) -> None:
         row, chunk = self.rows[rank], int(part.stage >= self.ranks)
         row.now = self.done[part] = at + self.times[part.kind]
         row.tasks.append((part,))
-        if part.kind == "F":
-            row.forward[chunk] += 1
-            row.held += 1
-        elif part.kind == "B":
+        if part.kind == "B":
             row.backward[chunk] += 1
             row.owed.append((part.micro, part.stage))
+            return
+        if part.kind == "F":
+            row.forward[chunk] += 1
         else:
             row.owed.pop(0)
-            row.held -= 1
+        step = 1 if part.kind == "F" else -1
+        row.held, row.back = row.held + step, row.back + step * chunk

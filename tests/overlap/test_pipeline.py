@@ -100,19 +100,39 @@ def test_numbers_of_the_reference():
     assert run(order("1f1b", 8, 32), Passes(heavy, [2 * x for x in heavy], [0] * 8)).time == pytest.approx(139.5)
 
 
-@pytest.mark.parametrize(("name", "stages", "share"), [("v-min", 1 / 3, 1.5), ("v-half", 1 / 2, 1.5), ("zb-v", 1, 0)])
-def test_v_shaped_schedules_hold_their_share_of_activations(name, stages, share):
-    for p in (2, 3, 4, 7, 8, 16):
-        ran = run(order(name, p, 2 * p), equal(2 * p, 0.5, 0.5, 0.5))
-        assert max(ran.in_flight) / 2 <= stages * p + share
-        assert ran.bubble < forms.one_f_one_b_bubble(p, 1, 2)
+@pytest.mark.parametrize("name", ["zb-h2", "zb-v"])
+def test_no_rank_idles_in_its_own_span_under_zb_h2_and_zb_v(name):
+    chunks = SCHEDULES[name].chunks
+    for rng, p, (unit, _, _) in instances(7):
+        m = rng.randint(2 * p - 1, 4 * p)
+        ran = run(order(name, p, m, chunks, (unit, unit, unit)), equal(chunks * p, unit, unit, unit))
+        assert ran.idle_inside == pytest.approx(0, abs=1e-9)
+        assert ran.bubble == pytest.approx(forms.zero_bubble_fill(p, unit), abs=1e-9)
+        assert max(ran.in_flight) == (2 * p - 1 if name == "zb-h2" else 2 * p)  # two chunks of ZB-V make a stage
 
 
-def test_zero_bubble_h2_leaves_no_rank_idle_in_its_own_span():
-    for p in range(2, 9):
-        ran = run(order("zb-h2", p, 2 * p), equal(p, 1, 1, 1))
-        assert ran.idle_inside == pytest.approx(0)
-        assert max(ran.in_flight) == 2 * p - 1
+def test_v_min_inside_its_domain():
+    for rng, less, (unit, _, _) in instances(8):
+        p = less + 1
+        ran = run(order("v-min", p, rng.randint(p, 4 * p)), equal(2 * p, unit, unit, unit))
+        assert ran.bubble == pytest.approx(forms.v_min_bubble(p, unit), abs=1e-9)
+        assert max(ran.in_flight) == forms.v_min_in_flight(p)
+
+
+@pytest.mark.parametrize("p", range(2, 17))
+def test_v_half_has_at_most_half_of_the_bubble_with_about_half_of_the_activations(p):
+    ran = run(order("v-half", p, 2 * p), equal(2 * p, 0.5, 0.5, 0.5))
+    assert ran.bubble <= forms.one_f_one_b_bubble(p, 1, 2) / 2
+    assert max(ran.in_flight) <= min(p + 5, 2 * p)
+
+
+@pytest.mark.parametrize("name", ["zb-v", "v-half", "v-min"])
+def test_v_shaped_schedules_keep_their_memory_whatever_the_passes_take(name):
+    most = {"zb-v": lambda p: 2 * p, "v-half": lambda p: p + 5, "v-min": forms.v_min_in_flight}[name]
+    for rng, less, times in instances(9):
+        p = less + 1
+        ran = run(order(name, p, rng.randint(1, 2 * p), 2, tuple(times)), equal(2 * p, *times))
+        assert max(ran.in_flight) <= most(p)
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
