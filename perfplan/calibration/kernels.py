@@ -24,10 +24,10 @@ __all__ = ["BYTES", "WEIGHT_ONLY", "Rate", "attention_columns", "clean", "expert
 
 # bytes per element of the operands, scale factors included (OCP MX and NVFP4: one scale byte per block; fp8-block:
 # one fp32 scale per 128 activations)
-BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "fp8-block": 1.0 + 4 / 128, "int8": 1.0, "int4": 0.5,
-         "nvfp4": 0.5 + 1 / 16, "mxfp8": 1 + 1 / 32, "mxfp4": 0.5 + 1 / 32}
+BYTES = {"fp32": 4.0, "tf32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "fp8-block": 1.0 + 4 / 128, "int8": 1.0,
+         "int4": 0.5, "nvfp4": 0.5 + 1 / 16, "mxfp8": 1 + 1 / 32, "mxfp4": 0.5 + 1 / 32}
 WEIGHT_ONLY = {"int4": "fp16"}  # weights alone are narrow, the products run in the other format
-OUTPUT = {"fp32": 4.0}  # bytes per element written; every other dtype writes 16-bit outputs
+OUTPUT = {"fp32": 4.0, "tf32": 4.0}  # bytes per element written; every other dtype writes 16-bit outputs
 START = {"compute": (0.02, 0.6, 1.0), "memory": (0.05, 0.75, 1.0), "overhead": (1e-8, 5e-6, 1e-3)}
 HALF = {"half": (1.0, 300.0, 1e5)}
 # with a loop along the inner dimension; no measured stream of these chips reads faster than 0.95 of the data sheet

@@ -11,9 +11,21 @@ from collections.abc import Iterator
 from perfplan.catalog.specs import Accelerator, Kernel
 from perfplan.errors import Unsupported
 
-__all__ = ["kernel_of", "plain_dtype", "variant"]
+__all__ = ["kernel_of", "plain_dtype", "same_units", "variant"]
 
-_NEXT = {"fp16": ("bf16",), "bf16": ("fp16",)}
+_NEXT = {"fp16": ("bf16",), "bf16": ("fp16",), "fp8-block": ("fp8",), "mxfp8": ("fp8-block", "fp8"),
+         "mxfp4": ("nvfp4",), "tf32": ("fp32",)}
+_SAME_UNITS = {"fp8-block": ("fp8",), "mxfp8": ("fp8",), "nvfp4": ("fp4",), "mxfp4": ("fp4", "nvfp4"),
+               "bf16": ("fp16",), "fp16": ("bf16",), "tf32": ("fp32",)}
+
+
+def same_units(dtype: str) -> tuple[str, ...]:
+    """Formats whose dense peak is that of `dtype`, itself first: the same matrix units at the same rate.
+
+    >>> same_units("mxfp8"), same_units("int8")
+    (('mxfp8', 'fp8'), ('int8',))
+    """
+    return (dtype, *_SAME_UNITS.get(dtype, ()))
 
 
 def plain_dtype(key: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from perfplan.catalog.constants import same_units
 from perfplan.catalog.specs import Attention, Cluster, Engine, Kernel, Model
 from perfplan.errors import OutOfRange, Unsupported
 from perfplan.serving.attention import cached_width
@@ -14,8 +15,6 @@ from perfplan.training.job import constants
 __all__ = ["PLAIN", "ServingJob", "unmodelled"]
 
 PLAIN = FORMATS["bf16"]
-_SAME_UNITS = {"fp8-block": ("fp8",), "mxfp8": ("fp8",), "nvfp4": ("fp4",), "mxfp4": ("fp4", "nvfp4"),
-               "bf16": ("fp16",), "fp16": ("bf16",), "tf32": ("fp32",)}
 _BITS = ("bf16", "fp16")
 
 
@@ -50,14 +49,14 @@ class ServingJob:
     def units(self) -> str:
         """Number format that the products of quantised weights run in on this accelerator."""
         have = self.cluster.accelerator.peak
-        if self.weights.otherwise and not any(name in have for name in _names(self.weights.units)):
+        if self.weights.otherwise and not any(name in have for name in same_units(self.weights.units)):
             return self.weights.otherwise
         return self.weights.units
 
     def peak(self, dtype: str) -> float:
         """Dense peak of the dtype at the clock that a long run sustains [FLOP/s]."""
         chip = self.cluster.accelerator
-        for name in _names(dtype):
+        for name in same_units(dtype):
             if name in chip.peak:
                 return chip.peak[name] * chip.sustained.get(name, chip.sustained.get("any", 1.0))
         if dtype in _BITS:  # no 16-bit peak is stated: that of another format, by its width
@@ -75,10 +74,6 @@ class ServingJob:
             if not others:
                 raise
             return next(iter(others.values()))
-
-
-def _names(dtype: str) -> tuple[str, ...]:
-    return (dtype, *_SAME_UNITS.get(dtype, ()))
 
 
 def unmodelled(job: ServingJob) -> tuple[str, ...]:

@@ -262,19 +262,28 @@ def _micro_batch(row: Row, dp: int, framework: Framework, notes: Assumed) -> int
     return per_rank
 
 
-def _sharding(row: Row, replicas: int) -> str:
+def _kept(row: Row, notes: Assumed) -> str:
+    """The sharding of a row: under a pipeline frameworks gather weights once a step and reduce gradients once."""
+    if (row.pp or 1) > 1 and row.sharding in ("zero2", "zero3", "hsdp"):
+        notes.add(f"{row.sharding} under a pipeline priced as zero1: weights gathered, gradients reduced once a step")
+        return "zero1"
+    return row.sharding
+
+
+def _sharding(row: Row, replicas: int, notes: Assumed) -> str:
     """The layout token; a degree that is not the whole group of replicas becomes explicit widths."""
-    degree = row.sharding_degree
-    if row.sharding == "hsdp":
+    degree, sharding = row.sharding_degree, _kept(row, notes)
+    if sharding == "hsdp":
         if degree is None:
-            raise Unsupported("sharding_degree not stated")
+            degree = _divided(replicas, replicas // min(row.accel_per_node or replicas, replicas), "ranks of a node")
+            notes.add(f"sharding degree {degree}: within a node")
         return "zero3" if degree == replicas else f"hsdp{degree}"
     names = {"none": "zero0", "zero1": "zero1", "zero2": "zero2", "zero3": "zero3"}
-    if row.sharding not in names:
-        raise Unsupported(f"sharding {row.sharding} is not modelled yet")
-    if row.sharding == "none" or degree is None or degree in (replicas, row.dp):
-        return names[row.sharding]
-    return {"zero1": f"w1-g1-o{degree}", "zero2": f"w1-g{degree}-o{degree}", "zero3": f"hsdp{degree}"}[row.sharding]
+    if sharding not in names:
+        raise Unsupported(f"sharding {sharding} is not modelled yet")
+    if sharding == "none" or degree is None or degree in (replicas, row.dp):
+        return names[sharding]
+    return {"zero1": f"w1-g1-o{degree}", "zero2": f"w1-g{degree}-o{degree}", "zero3": f"hsdp{degree}"}[sharding]
 
 
 def _recompute(row: Row, framework: Framework, notes: Assumed) -> tuple[str, ...]:
@@ -332,7 +341,7 @@ def _layouts(row: Row, framework: Framework, moe: bool, notes: Assumed) -> tuple
     mbs = _micro_batch(row, dp, framework, notes)
     base = Layout.parse(
         f"tp{tp} sp{_sequence_parallel(row, framework, notes)} cp{cp} pp{pp} vpp{row.vpp or 1} ep{ep}"
-        f" etp{etp} dp{dp} mbs{mbs} {_sharding(row, dp * cp)} off={_offload(row, notes)}"
+        f" etp{etp} dp{dp} mbs{mbs} {_sharding(row, dp * cp, notes)} off={_offload(row, notes)}"
     )
     choices = _recompute(row, framework, notes)
     return tuple(replace(base, recompute=Layout.parse(f"rc={choice}").recompute) for choice in choices)

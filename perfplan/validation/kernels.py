@@ -32,7 +32,7 @@ from perfplan.calibration.readers import read_experts, read_kernels
 from perfplan.calibration.routing import is_routing
 from perfplan.calibration.tables import coarse
 from perfplan.catalog import Catalog
-from perfplan.catalog.constants import kernel_of
+from perfplan.catalog.constants import kernel_of, same_units
 from perfplan.catalog.files import packaged_root
 from perfplan.errors import MissingField, PerfplanError, Unsupported
 from perfplan.serving.attention import decode_kernel, plain_decode
@@ -96,7 +96,7 @@ def _constants(chip: Accelerator, kind: str, dtype: str, software: str = "", kv_
 
 
 def _rate(chip: Accelerator, dtype: str) -> Rate:
-    peak = chip.peak.get(WEIGHT_ONLY.get(dtype, dtype))
+    peak = next((chip.peak[name] for name in same_units(WEIGHT_ONLY.get(dtype, dtype)) if name in chip.peak), None)
     if peak is None or dtype not in BYTES:
         raise Unsupported(f"{chip.id} states no dense peak in {dtype}")
     return Rate(peak, chip.memory_bandwidth)
@@ -276,8 +276,14 @@ def validate_kernels(measured: Sequence[str | Path] = (), *, catalog: Catalog | 
 
 
 # ---------------------------------------------------------------------------------------------------- experts
+def _units(chip: Accelerator, dtype: str) -> str:
+    """The format that the products of experts run in: 16 bits for narrow weights that the chip has no units for."""
+    narrow = dtype in ("int4", "mxfp4") and not any(name in chip.peak for name in same_units(dtype))
+    return "bf16" if narrow else dtype
+
+
 def _experts(chip: Accelerator, dtype: str, software: str, rows: pd.DataFrame) -> Priced:
-    kernel, rate = _constants(chip, "experts", dtype, software), _rate(chip, dtype)
+    kernel, rate = _constants(chip, "experts", _units(chip, dtype), software), _rate(chip, _units(chip, dtype))
     columns = expert_columns(rows, dtype)
     plain = {name: getattr(kernel, name) for name in ("compute", "memory", "overhead", "half", "around", "each")}
     return np.asarray(expert_model(rate)(columns, plain), dtype=float), _sheet(rate, columns)

@@ -184,7 +184,8 @@ def test_no_micro_batch_but_one_sequence_per_rank(catalog, row):
 
 def test_a_partial_shard_degree_becomes_widths(catalog, row):
     assert build(catalog, row, sharding_degree=2).layouts[0].sharding == "w1-g1-o2"
-    assert build(catalog, row, sharding="hsdp", sharding_degree=2).layouts[0].sharding == "hsdp2"
+    whole = {"sharding": "hsdp", "sharding_degree": 2, "pp": 1, "dp": 8}
+    assert build(catalog, row, **whole).layouts[0].sharding == "hsdp2"
 
 
 def test_unknown_models_are_named(catalog, row):
@@ -220,3 +221,15 @@ def test_offload_of_a_row(catalog, row, changes, tokens):
     base = {"offload": "activations", "recompute": "none", "note": ""}
     case = build(catalog, row, **(base | changes))
     assert str(case.layouts[0]).endswith(tokens)
+
+
+def test_sharded_weights_under_a_pipeline_are_gathered_once_a_step(catalog, row):
+    case = build(catalog, row, sharding="zero3", sharding_degree=None, pp=2, dp=4)
+    assert case.layouts[0].pp == 2
+    assert "zero1" in str(case.layouts[0])
+    assert any("gathered" in word for word in case.assumptions)
+
+
+def test_hybrid_sharding_of_no_stated_degree_stays_in_a_node(catalog, row):
+    case = build(catalog, row, sharding="hsdp", sharding_degree=None, tp=1, pp=1, dp=16, accel_per_node=8)
+    assert "hsdp8" in str(case.layouts[0])

@@ -138,3 +138,16 @@ def test_a_stream_alone_is_faster_than_one_in_a_step(tmp_path):
     (one,) = validate_kernels([csv(tmp_path / "mine.csv", stream)]).outcomes
     table = Catalog().accelerator("a100-sxm-80gb").kernels["stream"]
     assert one.predicted == pytest.approx(table["any@alone"].memory * 2039) and table["any"].memory < 0.7
+
+
+def test_formats_on_the_units_of_another_format_have_a_price(tmp_path):
+    path = tmp_path / "formats.csv"
+    head = "id,engine,dtype,tokens,hidden_size,moe_ffn_hidden_size,experts_per_token,experts,moe_tp,moe_ep,distribution"
+    shape = "256,2880,2880,4,128,1,4,balanced"
+    rows = [f"{chip}{dtype},trtllm,{dtype},{shape},{chip},90\n" for chip in ("h100-sxm", "b200-sxm", "mi355x")
+            for dtype in ("bf16", "mxfp4", "mxfp8", "fp8-block", "int4") if (chip, dtype) != ("h100-sxm", "mxfp8")]
+    path.write_text(head + ",hardware_id,latency_us\n" + "".join(rows))
+    found = {one.id: one.predicted for one in validate_experts([path]).outcomes if not one.unsupported}
+    assert len(found) == len(rows)
+    for chip in ("h100-sxm", "b200-sxm", "mi355x"):
+        assert found[f"{chip}mxfp4"] < found[f"{chip}bf16"], "a quarter of the weights are read"
