@@ -164,8 +164,8 @@ def _plain(value: Any) -> Any:
 
 
 FORMULAS: dict[str, Formula] = {}
-_open_node: ContextVar[Node | None] = ContextVar("open_node", default=None)
-_stand_in: ContextVar[Callable[[Formula, dict[str, Any]], Any] | None] = ContextVar("stand_in", default=None)
+_watch: ContextVar[Callable[[Formula, dict[str, Any]], Any] | None] = ContextVar("watch", default=None)
+"""What a call of a formula is handed to instead of its body: a recorder, or what stands in for it."""
 
 
 def node_of(value: Any) -> Node | None:
@@ -174,37 +174,40 @@ def node_of(value: Any) -> Node | None:
 
 
 @contextmanager
+def _watched(watch: Callable[[Formula, dict[str, Any]], Any]) -> Iterator[None]:
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
+
+
+@contextmanager
 def tracing() -> Iterator[Node]:
     """Record every formula call inside the block below the yielded root node."""
     root = Node(Formula("root", "", "", "", lambda: None), {})
-    token = _open_node.set(root)
-    try:
+    with _watched(_recorder(root)):
         yield root
-    finally:
-        _open_node.reset(token)
 
 
 @contextmanager
 def standing_in(make: Callable[[Formula, dict[str, Any]], Any]) -> Iterator[None]:
     """Let every formula call inside the block return `make(formula, arguments)`: how an expression names its parts."""
-    token = _stand_in.set(make)
-    try:
+    with _watched(make):
         yield
-    finally:
-        _stand_in.reset(token)
 
 
-def _record(spec: Formula, arguments: dict[str, Any], compute: Callable[[], Any]) -> Value:
-    parent = _open_node.get()
-    node = Node(spec, arguments, children=[n for a in arguments.values() if (n := node_of(a)) is not None])
-    token = _open_node.set(node)
-    try:
-        node.value = float(compute())
-    finally:
-        _open_node.reset(token)
-    if parent is not None:
+def _recorder(parent: Node) -> Callable[[Formula, dict[str, Any]], Value]:
+    """Runs a formula and records it below `parent`, and the formulas that it calls below itself."""
+
+    def record(spec: Formula, arguments: dict[str, Any]) -> Value:
+        node = Node(spec, arguments, children=[n for a in arguments.values() if (n := node_of(a)) is not None])
+        with _watched(_recorder(node)):
+            node.value = float(spec.body(**{name: _plain(value) for name, value in arguments.items()}))
         parent.children.append(node)
-    return Value(node.value, node)
+        return Value(node.value, node)
+
+    return record
 
 
 def formula(symbol: str, unit: str, *, source: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -216,13 +219,10 @@ def formula(symbol: str, unit: str, *, source: str) -> Callable[[Callable[..., A
 
         @wraps(body)
         def call(*args: Any, **kwargs: Any) -> Any:
-            make, recording = _stand_in.get(), _open_node.get() is not None
-            if make is None and not recording:
+            watch = _watch.get()
+            if watch is None:
                 return body(*args, **kwargs)
-            arguments = dict(zip(names, args, strict=False)) | kwargs
-            if make is not None:
-                return make(spec, arguments)
-            return _record(spec, arguments, lambda: body(**{k: _plain(v) for k, v in arguments.items()}))
+            return watch(spec, dict(zip(names, args, strict=False)) | kwargs)
 
         FORMULAS[spec.name] = spec
         call.formula = spec  # type: ignore[attr-defined]
@@ -233,10 +233,10 @@ def formula(symbol: str, unit: str, *, source: str) -> Callable[[Callable[..., A
 
 def total(symbol: str, unit: str, parts: dict[str, Any]) -> Any:
     """Sum of named parts, recorded as one quantity in trace mode."""
-    if _open_node.get() is None:
+    watch = _watch.get()
+    if watch is None:
         return sum(parts.values())
-    spec = Formula("total", symbol, unit, "sum of the parts", lambda **terms: sum(terms.values()))
-    return _record(spec, dict(parts), lambda: sum(float(part) for part in parts.values()))
+    return watch(Formula("total", symbol, unit, "sum of the parts", lambda **terms: sum(terms.values())), dict(parts))
 
 
 class _Libraries(dict[type, str]):
