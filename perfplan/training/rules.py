@@ -10,7 +10,7 @@ from perfplan.catalog.specs import Attention, LinearAttention, Mamba, Moe
 from perfplan.training.job import ORDERS, Job
 from perfplan.training.layout import Layout, block
 
-__all__ = ["KEY_RULES", "ROW_RULES", "RULES", "Limits", "Rule", "limits", "redundant"]
+__all__ = ["DEGREE_RULES", "KEY_RULES", "RULES", "SHARDING_RULES", "Limits", "Rule", "limits", "redundant"]
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ KEY_RULES = (
 )
 """Rules about the axes that layer costs depend on."""
 
-ROW_RULES = (
+DEGREE_RULES = (
     Rule("accelerators", "tp*cp*pp*dp = {world} needs more than the {gpus} accelerators", _world),
     Rule("global batch", "global batch {batch} is not a multiple of mbs*dp = {mbs}*{dp}", _batch),
     Rule(
@@ -226,6 +226,10 @@ ROW_RULES = (
         "order tp-cp-pp-dp with experts needs ep*etp = {ep}*{etp} to be tp*cp = {tp}*{cp}, or pp1",
         _experts_inside,
     ),
+)
+"""Rules about the degrees of a whole layout."""
+
+SHARDING_RULES = (
     Rule("sharding width", "a sharding width does not divide the dp*cp = {dp}*{cp} replicas", _widths_divide),
     Rule("hpz width", "hpz needs weights sharded over a larger multiple of its ranks", _secondary),
     Rule("quantised collectives", "qwz needs sharded weights and qgz sharded gradients", _quantised),
@@ -242,7 +246,7 @@ ROW_RULES = (
         _pipeline_sharding,
     ),
 )
-"""Rules about whole layouts."""
+"""Rules about how widely the state of a whole layout is sharded."""
 
 
 def redundant(offered: tuple[tuple[int, int, int], ...]) -> Rule:
@@ -262,4 +266,4 @@ def redundant(offered: tuple[tuple[int, int, int], ...]) -> Rule:
 
 _ALL = 1 << 30  # stands for "all replicas" where widths are compared
 
-RULES = (*KEY_RULES, *ROW_RULES)
+RULES = (*KEY_RULES, *DEGREE_RULES, *SHARDING_RULES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
@@ -15,13 +14,11 @@ from perfplan.catalog.specs import Moe
 from perfplan.errors import BadLayout
 from perfplan.training.job import Job
 from perfplan.training.layout import CP_KINDS, Layout, block, parse_tokens
-from perfplan.training.rules import KEY_RULES, Limits, limits
+from perfplan.training.rules import KEY_RULES, limits
 
-__all__ = ["VARIANT", "Axes", "Keys", "declare", "keys", "restrict"]
+__all__ = ["Axes", "declare", "keys", "largest_dp", "restrict"]
 
-VARIANT = ("cp_kind", "recompute", "offload")
-"""Key axes whose values are not numbers."""
-_KEY_AXES = ("tp", "sp", "cp", "ep", "etp", "mbs", *VARIANT)
+_KEY_AXES = ("tp", "sp", "cp", "ep", "etp", "mbs", "cp_kind")
 
 
 @dataclass(frozen=True)
@@ -58,20 +55,6 @@ class Axes:
         """The space on one line; axes that are off unless asked for only where they are on."""
         shown = [axis.name for axis in fields(self) if getattr(self, axis.name) != axis.default]
         return " ".join(f"{name}:{len(getattr(self, name))}" for name in shown)
-
-
-@dataclass(frozen=True)
-class Keys:
-    """Columns of the axes that layer costs depend on, one row per surviving combination. code: index of the
-    `VARIANT` axes in `variants`."""
-
-    columns: dict[str, Any]
-    code: Any
-    variants: tuple[tuple[Any, ...], ...]
-
-    def __len__(self) -> int:
-        """Surviving combinations."""
-        return len(self.code)
 
 
 def _doubling(limit: int) -> tuple[int, ...]:
@@ -134,48 +117,26 @@ def restrict(axes: Axes, fix: str = "", forbid: str = "") -> Axes:
     return axes
 
 
-def keys(job: Job, axes: Axes, rejected: Counter[str]) -> Keys:
-    """Combinations of the key axes that no rule about them alone rejects; `rejected` counts whole layouts by rule."""
-    each = axes.size // math.prod(len(getattr(axes, name)) for name in _KEY_AXES)
-    variants = tuple(product(*(getattr(axes, name) for name in VARIANT)))
-    degrees = [np.array(getattr(axes, name), dtype=np.int64) for name in ("tp", "sp", "cp", "ep", "etp", "mbs")]
-    kinds = np.array([CP_KINDS.index(variant[0]) for variant in variants])
-    grid = np.meshgrid(*degrees, np.arange(len(variants)), indexing="ij")
-    columns = dict(zip(("tp", "sp", "cp", "ep", "etp", "mbs"), (axis.ravel() for axis in grid[:-1]), strict=True))
-    code = grid[-1].ravel()
-    columns["cp_code"] = kinds[code]
-    columns, code = _filter(job, limits(job), columns, code, rejected, each)
-    return Keys(columns, code, variants)
-
-
-def _filter(job: Job, limit: Limits, columns: dict[str, Any], code: Any, rejected: Counter[str], each: int) -> Any:
+def keys(job: Job, axes: Axes, rejected: Counter[str]) -> dict[str, Any]:
+    """Columns of the axes that layer costs depend on, recomputation and offload aside: one row per combination that no
+    rule about them alone rejects, cp_kind as its place in `CP_KINDS`. `rejected` counts whole layouts by rule."""
+    values = {name: getattr(axes, name) for name in _KEY_AXES} | {"cp_kind": list(map(CP_KINDS.index, axes.cp_kind))}
+    grid = np.meshgrid(*(np.array(each, dtype=np.int64) for each in values.values()), indexing="ij")
+    columns = {name: column.ravel() for name, column in zip(values, grid, strict=True)}
+    each = axes.size // math.prod(map(len, values.values()))
+    limit = limits(job)
     for rule in KEY_RULES:
-        names = {name: column for name, column in columns.items() if name != "cp_code"}
-        bad = np.broadcast_to(rule.broken(job, limit, Layout(**names, cp_kind=columns["cp_code"])), code.shape)
+        bad = np.broadcast_to(rule.broken(job, limit, Layout(**columns)), columns["tp"].shape)
         if bad.any():
             rejected[rule.name] += int(bad.sum()) * each
-            keep = ~bad
-            columns, code = {name: column[keep] for name, column in columns.items()}, code[keep]
-    return columns, code
+            columns = {name: column[~bad] for name, column in columns.items()}
+    return columns
 
 
-def splits(axes: Axes) -> Iterator[tuple[int, int]]:
-    """Every (pp, vpp) of the space."""
-    for pp in axes.pp:
-        for vpp in axes.vpp:
-            yield pp, vpp
-
-
-def largest_dp(job: Job, ranks: Any, mbs: Any, divisors: Sequence[int]) -> Any:
-    """The largest dp that fits `job.gpus` beside `ranks` others and divides the batch into micro-batches."""
-    room = np.minimum(job.gpus // ranks, job.global_batch // mbs)
-    table = np.array(divisors, dtype=np.int64)
-    return np.where(job.global_batch % mbs == 0, _largest_divisor(table, room, job.global_batch // mbs), 0)
-
-
-def _largest_divisor(table: Any, room: Any, quotient: Any) -> Any:
-    """For each row the largest entry of `table` that is at most `room` and divides `quotient`; 0 if there is none."""
+def largest_dp(job: Job, ranks: Any, mbs: Any) -> Any:
+    """The largest dp that fits `job.gpus` beside `ranks` others and divides the batch into micro-batches, else 0."""
+    room, quotient = np.minimum(job.gpus // ranks, job.global_batch // mbs), job.global_batch // mbs
     best = np.zeros_like(room)
-    for divisor in table:
-        best = np.where((divisor <= room) & (quotient % divisor == 0), divisor, best)
-    return best
+    for dp in _divisors(job.global_batch, job.gpus):
+        best = np.where((dp <= room) & (quotient % dp == 0), dp, best)
+    return np.where(job.global_batch % mbs == 0, best, 0)

@@ -25,6 +25,7 @@ __all__ = [
     "MEMORY_PARTS",
     "Pieces",
     "Replicas",
+    "fullest",
     "memory",
     "replicas",
     "send_time",
@@ -378,3 +379,12 @@ def memory(job: Job, layout: Layout, pieces: Pieces, split: Sequence[Stage]) -> 
         fullest = {name: where(fuller, part, fullest[name]) if fullest else part for name, part in parts.items()}
         most = maximum(size, most)
     return fullest
+
+
+def fullest(job: Job, layout: Layout, pieces: Pieces, split: Sequence[Stage]) -> Any:
+    """Memory of the fullest pipeline rank [B]: the sum of what `memory` gives."""
+    groups = replicas(job, layout)
+    most: Any = -1.0
+    for stage in split:
+        most = maximum(total("M_stage", "B", _stage_memory(job, layout, pieces, stage, groups)), most)
+    return most
