@@ -17,7 +17,13 @@ def replicate(
     cluster: options.Cluster,
     ep: Ep,
     redundant: Annotated[
-        int, typer.Option("--redundant", metavar="R", show_default=False, help="Slots of a layer beyond its experts.")
+        str,
+        typer.Option(
+            "--redundant",
+            metavar="R|R,R,...|auto",
+            show_default=False,
+            help="Slots of a layer beyond its experts; several, or auto, are swept: step and memory of each, the knee.",
+        ),
     ],
     loads: Annotated[
         str,
@@ -58,20 +64,43 @@ def replicate(
     """Replicate hot experts: EPLB's plan beside better ones with equal and unequal split, their gaps and step times."""
     from perfplan.catalog import Catalog
     from perfplan.catalog.check import refuse_unused
+    from perfplan.errors import Unsupported
     from perfplan.placement.outputs import written
-    from perfplan.placement.replicated import choose, replicated
+    from perfplan.placement.replicated import amounts, choose, replicated, sweep
     from perfplan.placement.step import PHASES, Step, routed_layers
     from perfplan.placement.study import fetch
     from perfplan.report import Output
     from perfplan.report.files import write as write_file
-    from perfplan.report.placement import CHOICE_COLUMNS, choice_rows, replicated_document, replicated_text
+    from perfplan.report.placement import (
+        CHOICE_COLUMNS,
+        SWEEP_COLUMNS,
+        choice_rows,
+        replicated_document,
+        replicated_text,
+        sweep_document,
+        sweep_rows,
+        sweep_text,
+    )
     from perfplan.serving.deploy import serving_job
 
     source, output = Catalog(catalog or (), settings or ()), Output(csv, json, save)
     job = serving_job(model, cluster, source, engine=engine, weights=weights)
     refuse_unused(source)
     step = Step(job, ep, phase, tokens or PHASES.get(phase, 1), context)
-    found = replicated(step, fetch(job, loads, synthetic), redundant, groups)
+    wanted = amounts(redundant, step.moe.experts, ep)
+    routing = fetch(job, loads, synthetic)
+    if len(wanted) > 1:
+        if policy or groups > 1:
+            raise Unsupported(
+                "a sweep compares the best plans with equal shares: give one --redundant with --policy or --groups"
+            )
+        swept = sweep(step, routing, wanted)
+        if write:
+            table = swept.knee.choice.plan.slots
+            write_file(write, written(form, table, ep, routed_layers(job), len(job.model.layers)))
+        output.emit(sweep_text(swept), sweep_rows(swept), SWEEP_COLUMNS, sweep_document(swept))
+        return
+    found = replicated(step, routing, wanted[0], groups)
     chosen = choose(found, policy)
     if write:
         write_file(write, written(form, chosen.plan.slots, ep, routed_layers(job), len(job.model.layers)))

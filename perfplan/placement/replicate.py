@@ -25,6 +25,7 @@ __all__ = [
     "check_slots",
     "eplb",
     "equal_split",
+    "even_plans",
     "fractional_split",
     "max_loads",
     "plans",
@@ -344,10 +345,23 @@ def plans(loads: Array, slots: int, gpus: int, nodes: int = 1, groups: int = 1) 
             rows = [_by_node(row, slots, gpus, nodes, groups, method) for row in loads]
             found.append(_plan(f"{name} by node", rows, nothing, least[even]))
     best = [equal_split(row, slots, gpus) for row in loads]
+    found.append(_even_plan(best, least[True]))
     split = [fractional_split(row, slots, gpus, table) for row, (table, _, _) in zip(loads, best, strict=True)]
-    proven = np.array([float(certain) for _, _, certain in best])
-    found.append(_plan("equal split", [(table, shares) for table, shares, _ in best], proven, least[True]))
     return [*found, _plan("fractional split", split, nothing, least[False])]
+
+
+def even_plans(loads: Array, slots: int, gpus: int) -> list[Plan]:
+    """EPLB's global plan and the better one with equal shares."""
+    least = np.array([_least(row, slots, gpus, True) for row in loads])
+    table = eplb(loads, slots, gpus)
+    shares = np.stack([_even(row, loads.shape[1]) for row in table])
+    first = Plan("EPLB global", table, shares, np.zeros(len(loads)), least)
+    return [first, _even_plan([equal_split(row, slots, gpus) for row in loads], least)]
+
+
+def _even_plan(rows: list[tuple[Whole, Array, bool]], least: Array) -> Plan:
+    proven = np.array([float(certain) for _, _, certain in rows])
+    return _plan("equal split", [(table, shares) for table, shares, _ in rows], proven, least)
 
 
 def _plan(name: str, rows: list[tuple[Whole, Array]], proven: Array, least: Array) -> Plan:

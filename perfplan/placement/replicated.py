@@ -1,4 +1,5 @@
-"""`replicate` in one call: loads in, the plans of all policies with the step that each makes out."""
+"""`replicate` in one call: loads in; the plans of all policies with the step that each makes, or a sweep of how many
+redundant slots there are, with the step and the memory of each."""
 
 from __future__ import annotations
 
@@ -6,13 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perfplan.errors import Unsupported, offer
+from perfplan.errors import OutOfRange, SpecError, Unsupported, offer
 from perfplan.optimize.certificate import Certificate
-from perfplan.placement.replicate import Plan, check_slots, plans
+from perfplan.placement.replicate import Plan, check_slots, even_plans, plans
 from perfplan.placement.routing import Array, Routing
 from perfplan.placement.step import Step, Timed
 
-__all__ = ["Choice", "Replicated", "choose", "replicated"]
+__all__ = ["KNEE", "Choice", "Replicated", "Sweep", "Swept", "amounts", "choose", "replicated", "sweep"]
+
+KNEE = 0.01  # of a step: what more slots save must be more than this to be worth their memory
+_AUTO = (0, 1, 2, 3, 4, 6, 8)  # redundant slots of a GPU that `auto` sweeps
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,3 +85,72 @@ def choose(found: Replicated, policy: str) -> Choice:
         return found.choices[names.index(policy)]
     even = [choice for choice in found.choices[1:] if not choice.plan.name.startswith("fractional")]
     return min(even, key=lambda choice: choice.certificate.objective)
+
+
+# ---------------------------------------------------------------- how many redundant slots
+@dataclass(frozen=True, eq=False)
+class Swept:
+    """An amount of redundant slots: the quickest plan with equal shares. memory: weights of the redundant slots
+    on a GPU [B]; next: step on the second half of a trace with the plan of the first [s], None without a trace."""
+
+    redundant: int
+    slots: int
+    choice: Choice
+    memory: float
+    next: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """Amounts of redundant slots side by side. knee: the fewest after which no more of them saves another KNEE of a
+    step, on the next window where there is one."""
+
+    step: Step
+    routing: Routing
+    rows: tuple[Swept, ...]
+    knee: Swept
+
+
+def amounts(text: str, experts: int, gpus: int) -> tuple[int, ...]:
+    """Redundant slots that a text asks for: a number, several with commas, or `auto`.
+
+    >>> amounts("0,16,32", 256, 16), amounts("auto", 8, 4)
+    ((0, 16, 32), (0, 4, 8, 12, 16, 24))
+    """
+    if text.strip() == "auto":
+        least = -experts % gpus
+        return tuple(least + gpus * n for n in _AUTO if least + gpus * n <= experts * (gpus - 1))
+    try:
+        found = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise SpecError(f"--redundant {text!r} is no number of slots; write 32, 0,16,32,64 or auto") from None
+    for redundant in found:
+        check_slots(experts, gpus, redundant)
+    return found
+
+
+def sweep(step: Step, routing: Routing, wanted: tuple[int, ...]) -> Sweep:
+    """The quickest plan with equal shares for each amount of redundant slots, what it costs, and the knee."""
+    if not wanted:
+        raise OutOfRange("a sweep needs an amount of redundant slots; write --redundant 0,16,32,64 or auto")
+    rows = tuple(_swept(step, routing, redundant) for redundant in wanted)
+    times = [row.choice.time.step if row.next is None else row.next for row in rows]
+    knee = next(i for i, time in enumerate(times) if min(times[i:]) >= time * (1 - KNEE))
+    return Sweep(step, routing, rows, rows[knee])
+
+
+def _swept(step: Step, routing: Routing, redundant: int) -> Swept:
+    slots = check_slots(routing.experts, step.gpus, redundant)
+    plan = _quickest(step, routing, slots)
+    later, windows = None, routing.windows()
+    if windows is not None:
+        seen = _quickest(step, windows[0], slots).plan
+        later = step.time_slots(windows[1], seen.slots, seen.shares).step
+    memory = redundant / step.gpus * routing.layers * step.expert_bytes()
+    return Swept(redundant, slots // step.gpus, plan, memory, later)
+
+
+def _quickest(step: Step, routing: Routing, slots: int) -> Choice:
+    """Of the plans whose replicas share loads evenly, the one with the quickest step."""
+    found = (_choice(step, routing, plan) for plan in even_plans(routing.loads, slots, step.gpus))
+    return min(found, key=lambda choice: choice.time.step)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfplan.placement.replicated import Choice, Replicated
+from perfplan.placement.replicated import KNEE, Choice, Replicated, Sweep
+from perfplan.placement.routing import Routing
+from perfplan.placement.step import Step
 from perfplan.placement.study import Option, Study
 from perfplan.report.columns import Column, Row
 from perfplan.report.text import paragraph, table
@@ -13,12 +15,16 @@ from perfplan.units import show
 __all__ = [
     "CHOICE_COLUMNS",
     "OPTION_COLUMNS",
+    "SWEEP_COLUMNS",
     "choice_rows",
     "option_rows",
     "replicated_document",
     "replicated_text",
     "study_document",
     "study_text",
+    "sweep_document",
+    "sweep_rows",
+    "sweep_text",
 ]
 
 OPTION_COLUMNS = (
@@ -53,8 +59,7 @@ def option_rows(study: Study) -> list[Row]:
     return [_row(option) for option in study.options]
 
 
-def _head(study: Study) -> str:
-    step, routing = study.step, study.problem.routing
+def _routed(step: Step, routing: Routing) -> str:
     per = f", context {step.context}" if step.phase == "decode" else ""
     return (
         f"{step.job.model.id} on {step.job.cluster.id}, ep{step.gpus}: {routing.layers} layers x {routing.experts}"
@@ -75,7 +80,7 @@ def study_text(study: Study) -> str:
     """The report for people."""
     before, after = study.options[0], study.best
     verdict, objective = study.verdict, study.request.objective
-    lines = [paragraph(_head(study)), "", table(option_rows(study), OPTION_COLUMNS), ""]
+    lines = [paragraph(_routed(study.step, study.problem.routing)), "", table(option_rows(study), OPTION_COLUMNS), ""]
     if study.certificate is not None:
         lines.append(paragraph(f"{objective}: {study.certificate.sentence()}"))
     exchange = study.request.exchange
@@ -195,4 +200,70 @@ def replicated_document(found: Replicated, chosen: Choice) -> dict[str, Any]:
         "extra_weights_bytes": found.memory(),
         "physical_to_logical_map": chosen.plan.slots,
         "shares": chosen.plan.shares,
+    }
+
+
+# ---------------------------------------------------------------- how many redundant slots
+SWEEP_COLUMNS = (
+    Column("redundant", "redundant", ""),
+    Column("slots", "slots a GPU", ""),
+    Column("balance", "max/mean load", "1", 4),
+    Column("worst", "worst layer", "1", 4),
+    Column("gap", "gap", "%"),
+    Column("experts", "experts", "s"),
+    Column("exchange", "exchange", "s"),
+    Column("step", "step", "s"),
+    Column("next", "next window", "s"),
+    Column("memory", "memory", "B"),
+)
+
+
+def sweep_rows(found: Sweep) -> list[Row]:
+    """One row per amount of redundant slots."""
+    return [
+        {
+            "redundant": one.redundant,
+            "slots": one.slots,
+            "balance": one.choice.certificate.objective,
+            "worst": float(one.choice.balance.max()),
+            "gap": one.choice.certificate.gap,
+            "experts": one.choice.time.experts,
+            "exchange": one.choice.time.exchange,
+            "step": one.choice.time.step,
+            "next": one.next,
+            "memory": one.memory,
+        }
+        for one in found.rows
+    ]
+
+
+def sweep_text(found: Sweep) -> str:
+    """The report for people."""
+    knee, first = found.knee, found.rows[0]
+    window = "on the next window " if knee.next is not None else ""
+    pair = (first.choice.time.step, knee.choice.time.step) if knee.next is None else (first.next, knee.next)
+    words = (
+        f"knee: {knee.redundant} redundant slots a layer ({knee.slots} a GPU), by {knee.choice.plan.name}: a step takes"
+        f" {show(pair[1] or 0.0, 's')} {window}instead of {show(pair[0] or 0.0, 's')} with {first.redundant}, for"
+        f" {show(knee.memory, 'B')} of weights a GPU; no larger amount listed saves another {100 * KNEE:.0f} %"
+    )
+    lines = [paragraph(_routed(found.step, found.routing)), "", table(sweep_rows(found), SWEEP_COLUMNS), ""]
+    if knee is found.rows[-1] and len(found.rows) > 1:
+        words += "; it is the largest listed, so more may save more"
+    return "\n".join([*lines, paragraph(words)])
+
+
+def sweep_document(found: Sweep) -> dict[str, Any]:
+    """Everything, for machines."""
+    return {
+        "model": found.step.job.model.id,
+        "cluster": found.step.job.cluster.id,
+        "ep": found.step.gpus,
+        "phase": found.step.phase,
+        "tokens_per_gpu": found.step.tokens,
+        "routing": found.routing.source,
+        "amounts": sweep_rows(found),
+        "knee": found.knee.redundant,
+        "policy": found.knee.choice.plan.name,
+        "physical_to_logical_map": found.knee.choice.plan.slots,
     }

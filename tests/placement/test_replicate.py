@@ -8,9 +8,10 @@ import pytest
 
 from perfplan.catalog.files import packaged_root
 from perfplan.cli.main import run
-from perfplan.errors import Indivisible, OutOfRange
+from perfplan.errors import Indivisible, OutOfRange, SpecError
 from perfplan.placement.read import read_routing
 from perfplan.placement.replicate import check_slots, eplb, equal_split, fractional_split, max_loads, plans
+from perfplan.placement.replicated import amounts
 
 EXAMPLE = packaged_root() / "measurements" / "placement" / "moe_eplb_example.csv"
 
@@ -62,6 +63,31 @@ def test_renaming_experts_changes_no_load():
 def test_slots_that_do_not_fit(redundant, error, words):
     with pytest.raises(error, match=words):
         check_slots(256, 8, redundant)
+
+
+def test_amounts_of_slots_that_a_text_asks_for():
+    assert amounts("32", 256, 32) == (32,) and amounts("64,0,32,0", 256, 32) == (0, 32, 64)
+    assert amounts("auto", 6, 4) == (2, 6, 10, 14, 18)  # the first fills the GPUs, the last is below 3 copies of all
+    for text, error in (("many", SpecError), ("0,3", Indivisible), ("-32", OutOfRange)):
+        with pytest.raises(error):
+            amounts(text, 256, 32)
+
+
+def test_a_sweep_names_its_knee(capsys, tmp_path):
+    arguments = ["replicate", "mixtral-8x7b", "--cluster", "dgx-h100", "--ep", "4", "--synthetic", "tokens=500"]
+    written = tmp_path / "slots.json"
+    assert run([*arguments, "--redundant", "0,4,8", "--json", "--write", str(written)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    rows, knee = document["amounts"], document["knee"]
+    assert [row["redundant"] for row in rows] == [0, 4, 8] and rows[0]["memory"] == 0
+    assert rows[2]["memory"] == pytest.approx(2 * rows[1]["memory"])
+    assert rows[0]["balance"] > rows[1]["balance"] > 1
+    later = {row["redundant"]: row["next"] for row in rows}
+    assert min(time for amount, time in later.items() if amount >= knee) >= 0.99 * later[knee]
+    assert all(min(later.values()) < 0.99 * time for amount, time in later.items() if amount < knee)
+    assert np.shape(json.loads(written.read_text())["physical_to_logical_map"]) == (32, 8 + knee)
+    assert run([*arguments, "--redundant", "0,4", "--policy", "EPLB global"]) == 2
+    assert "one --redundant" in capsys.readouterr().err
 
 
 def test_the_command(capsys, tmp_path):
