@@ -185,15 +185,10 @@ def training_job(
 
 def _routed(job: Job, routing: str) -> Job:
     """The job with the skew of its routing at every width of the expert-parallel group."""
-    from perfplan.placement.skew import routing_of, skews
+    from perfplan.placement.skew import skewed
 
-    if job.routing_skew != 1:
-        raise SpecError(f"routing skew {job.routing_skew:g} and routing {routing!r} both tell the load; give one")
-    found = routing_of(job.model, routing)
-    table = skews(found)
-    shown = ", ".join(f"ep{ranks} {load:.2f}" for ranks, load in table if 1 < ranks <= 64)
-    words = f"experts in order, skew by {found.source}: {shown}; `perfplan place` finds better placements"
-    return replace(job, skews=table, caveats=(*job.caveats, words))
+    table, words = skewed(job.model, routing, job.routing_skew)
+    return replace(job, skews=table, caveats=(*job.caveats, *words))
 
 
 def _all_used(catalog: Catalog) -> None:
@@ -379,18 +374,29 @@ def schedule_pipeline(
 
 
 def plan_serve(
-    model: str | Path, *, cluster: str, gpus: int, catalog: Catalog | None = None, **wanted: Any
+    model: str | Path,
+    *,
+    cluster: str,
+    gpus: int,
+    routing: str = "",
+    routing_skew: float = 1.0,
+    catalog: Catalog | None = None,
+    **wanted: Any,
 ) -> ServePlan:
     """The best deployments for a workload under latency limits; see `perfplan plan serve`.
 
     workload: catalog id or path of a CSV, or isl and osl [tokens]; rate such as "12/s", or concurrency with think time;
     ttft, tpot: limits such as "40 ms", met by `percentile` of the requests; kv: formats of the cache to choose from;
-    engine, weights, objective, kinds, top as on the command line.
+    routing: a file of routing, or `synthetic`, that gives the skew of the experts at every ep; engine, weights,
+    objective, kinds, top as on the command line.
     """
+    from perfplan.placement.skew import skewed
     from perfplan.serving.planning import plan_by_name
 
     found = catalog or Catalog()
-    plan = plan_by_name(str(model), cluster=cluster, gpus=gpus, catalog=found, **wanted)
+    table, words = skewed(found.model(str(model)), routing, routing_skew)
+    plan = plan_by_name(str(model), cluster=cluster, gpus=gpus, catalog=found, routing_skew=routing_skew, skews=table,
+                        caveats=words, **wanted)
     _all_used(found)
     return plan
 

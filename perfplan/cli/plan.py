@@ -189,6 +189,7 @@ def serve(
         typer.Option("--prefix-hit", metavar="X", help="Share of the prompt tokens whose cache is there already."),
     ] = 0.0,
     routing_skew: options.Skew = 1.0,
+    routing: options.Routing = "",
     imbalance: Annotated[
         float,
         typer.Option("--imbalance", metavar="X", help="Sequences of the fullest attention rank over the mean."),
@@ -256,6 +257,7 @@ def serve(
         top=top,
         prefix_hit=prefix_hit,
         routing_skew=routing_skew,
+        routing=routing,
         imbalance=imbalance,
         drafts=drafts,
         acceptance=acceptance,

@@ -10,7 +10,7 @@ from perfplan.catalog.specs import Engine, Model, Moe
 from perfplan.errors import BadLayout, SpecError
 from perfplan.export.launchers import Facts, Flag, Launcher, launcher
 from perfplan.export.line import Line, read_line
-from perfplan.placement.skew import skew_at
+from perfplan.placement.skew import skewed
 from perfplan.serving.deploy import serving_job
 from perfplan.serving.formats import number_format
 from perfplan.serving.job import ServingJob
@@ -104,9 +104,9 @@ def served_job(
     if read:
         model, engine = model or read.model, read.engine(engine)
         weights, kv = read.agreed(weights, read.weights, "--weights"), read.agreed(kv, read.kv, "--kv")
-    skew = skew_at(catalog.model(model), routing, parsed.ep, routing_skew)
-    job = serving_job(model, cluster, catalog, engine=engine or "trtllm", weights=weights, kv=kv, routing_skew=skew,
-                      **settings)
+    table, words = skewed(catalog.model(model), routing, routing_skew)
+    job = serving_job(model, cluster, catalog, engine=engine or "trtllm", weights=weights, kv=kv, caveats=words,
+                      routing_skew=routing_skew, skews=table, **settings)
     return (read.applied(job, length) if read else job), parsed
 
 

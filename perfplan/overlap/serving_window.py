@@ -93,7 +93,7 @@ class _Layer:
         work = self.compute("experts", "gemm", self.times["experts"], self.weight_bytes(here))
         if self.times["ep"] > 0:
             group = Group(int(p.tp * p.adp), 1)
-            size = p.load.tokens / p.tp * (ffn.latent or hidden) * p.job.routing_skew
+            size = p.load.tokens / p.tp * (ffn.latent or hidden) * p.job.skew(p.ep)
             path = p.net.path(group)
             there = float(send_to_experts(path, DISPATCH, size * p.job.weights.inputs, ffn.top_k))
             back = float(send_to_experts(path, COMBINE, size * WIDE, ffn.top_k))

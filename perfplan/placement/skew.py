@@ -1,19 +1,23 @@
-"""What measured or made-up routing means for training: the load of the most loaded expert rank by width of a group."""
+"""What measured or made-up routing means for a job: the load of the most loaded expert rank by width of a group."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from perfplan.catalog.specs import Model, Moe
-from perfplan.errors import Indivisible, SpecError
+from perfplan.errors import SpecError
 from perfplan.placement.read import read_routing
 from perfplan.placement.routing import Routing
 from perfplan.placement.score import rho
 from perfplan.placement.synthetic import generate, parse_synthetic
 
-__all__ = ["routing_of", "skew_at", "skews"]
+__all__ = ["SAMPLE", "routing_of", "skewed", "skews"]
+
+SAMPLE = 2000
+"""Tokens that are routed to see the skew of made-up routing; placements take more."""
 
 
 def routing_of(model: Model, text: str) -> Routing:
@@ -25,7 +29,9 @@ def routing_of(model: Model, text: str) -> Routing:
     layers = sum(isinstance(model.kinds[kind].ffn, Moe) for kind in model.layers)
     word, _, settings = text.partition(":")
     if word == "synthetic":
-        return generate(parse_synthetic(settings), moe.experts, layers, moe.top_k)
+        setting = parse_synthetic(settings)
+        few = setting if "tokens" in settings else replace(setting, tokens=SAMPLE)
+        return generate(few, moe.experts, layers, moe.top_k)
     if not Path(text).is_file():
         raise SpecError(f"routing {text!r} is no file; name a trace, loads or counts, or write synthetic, or "
                         "synthetic:zipf=0.8,affinity=0.9,seed=1")
@@ -51,14 +57,14 @@ def skews(routing: Routing) -> tuple[tuple[int, float], ...]:
     return tuple(found)
 
 
-def skew_at(model: Model, text: str, ranks: int, given: float = 1.0) -> float:
-    """The skew of a routing at one width of the group; `given` where no routing is named."""
+def skewed(model: Model, text: str, given: float = 1.0) -> tuple[tuple[tuple[int, float], ...], tuple[str, ...]]:
+    """(skews of the routing that a text names, what there is to say of them); nothing where no routing is named.
+    given: skew that is given as a number, which excludes a routing."""
     if not text:
-        return given
+        return (), ()
     if given != 1:
         raise SpecError(f"routing skew {given:g} and routing {text!r} both tell the load; give one")
-    table = dict(skews(routing_of(model, text)))
-    if ranks not in table:
-        allowed = ", ".join(map(str, table))
-        raise Indivisible(f"ep={ranks} does not divide the experts of {model.id}; it may be {allowed}")
-    return table[ranks]
+    found = routing_of(model, text)
+    table = skews(found)
+    shown = ", ".join(f"ep{ranks} {load:.2f}" for ranks, load in table if 1 < ranks <= 64)
+    return table, (f"experts in order, skew by {found.source}: {shown}; `perfplan place` finds better placements",)

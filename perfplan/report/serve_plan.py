@@ -9,6 +9,7 @@ from perfplan.formulas.accounting import energy_used
 from perfplan.formulas.energy import price_per_million_tokens
 from perfplan.report.columns import Column, Row
 from perfplan.report.text import paragraph, table
+from perfplan.serving.job import assumed
 from perfplan.serving.plan import Flip, FrontPoint, ServePlan
 from perfplan.serving.pools import Candidate, Operating
 from perfplan.serving.replay import Replayed
@@ -41,6 +42,7 @@ _FLIP_COLUMNS = (
     Column("change", "with"),
     Column("goodput", "goodput of the plan", "1"),
     Column("gpus", "GPUs needed"),
+    Column("reached", "their goodput", "1"),
     Column("kind", "best kind"),
     Column("layout"),
 )
@@ -162,9 +164,14 @@ def _proof(plan: ServePlan) -> str:
 
 def _flip_rows(flips: Sequence[Flip]) -> list[Row]:
     return [
-        {"change": f.change, "goodput": f.goodput, "gpus": f.gpus or None, "kind": f.kind or "none", "layout": f.layout}
+        {"change": f.change, "goodput": f.goodput, "gpus": f.gpus or None, "reached": f.reached or None,
+         "kind": f.kind or "none", "layout": f.layout}
         for f in flips
     ]
+
+
+def _other_lengths(plan: ServePlan) -> str:
+    return "what other lengths" + (", or fewer assumptions," if assumed(plan.job) else "") + " would change"
 
 
 def serve_text(plan: ServePlan, runs: Sequence[Replayed] = ()) -> str:
@@ -176,7 +183,7 @@ def serve_text(plan: ServePlan, runs: Sequence[Replayed] = ()) -> str:
             paragraph(f"simulated: {runs[0].requests} requests, seed {runs[0].seed}, the same step times and policy")
         )
     if plan.flips:
-        blocks += ["", "what other lengths would change", table(_flip_rows(plan.flips), _FLIP_COLUMNS)]
+        blocks += ["", _other_lengths(plan), table(_flip_rows(plan.flips), _FLIP_COLUMNS)]
     notes = [paragraph(f"caveat: {caveat}") for caveat in plan.caveats]
     return "\n".join([paragraph(blocks[0]), *blocks[1:], *([""] if notes else []), *notes])
 

@@ -9,6 +9,7 @@ from perfplan.report.columns import Column, Row
 from perfplan.report.text import paragraph, table
 from perfplan.report.training import parts_table
 from perfplan.serving.deploy import Deployment, Room
+from perfplan.serving.estimate import Steady
 from perfplan.serving.memory import Fit
 from perfplan.units import show
 
@@ -45,6 +46,10 @@ DEPLOYMENT_COLUMNS = (
     Column("in_flight", "in flight", "1"),
     Column("binding", "binds"),
 )
+
+
+WITHOUT_COLUMNS = (Column("change", "with"), *(column for column in DEPLOYMENT_COLUMNS if column.key in (
+    "ttft", "tpot", "tokens_per_s", "tokens_per_s_per_gpu", "requests_per_s", "in_flight")))
 
 
 def _fit_row(one: Fit) -> Row:
@@ -89,13 +94,22 @@ def fit_document(room: Room) -> dict[str, Any]:
 
 def deployment_row(one: Deployment) -> Row:
     """One line of a table of deployments."""
-    steady = one.steady
-    return {"layout": str(one.layout), "gpus": one.layout.world, "load": one.load, "ttft": float(steady.ttft),
-            "tpot": float(steady.tpot), "ttft_p50": float(steady.ttft_at.p50), "ttft_p99": float(steady.ttft_at.p99),
+    return {"layout": str(one.layout), "gpus": one.layout.world, "load": one.load,
+            **_figures(one.steady, one.layout.world)}
+
+
+def _figures(steady: Steady, gpus: int) -> Row:
+    return {"ttft": float(steady.ttft), "tpot": float(steady.tpot),
+            "ttft_p50": float(steady.ttft_at.p50), "ttft_p99": float(steady.ttft_at.p99),
             "tpot_p50": float(steady.tpot_at.p50), "tpot_p99": float(steady.tpot_at.p99),
-            "tokens_per_s": float(steady.tokens_per_s), "tokens_per_s_per_gpu": one.tokens_per_s_per_gpu,
+            "tokens_per_s": float(steady.tokens_per_s), "tokens_per_s_per_gpu": float(steady.tokens_per_s) / gpus,
             "tokens_per_s_per_user": float(steady.tokens_per_s_per_user) if steady.tpot else None,
             "requests_per_s": float(steady.rate), "in_flight": float(steady.in_flight), "binding": steady.binding}
+
+
+def without_rows(one: Deployment) -> list[Row]:
+    """What going without each assumption would give, one row each."""
+    return [{"change": words, **_figures(steady, one.layout.world)} for words, steady in one.without]
 
 
 def _costs(one: Deployment) -> list[tuple[str, str]]:
@@ -134,6 +148,9 @@ def deployment_text(one: Deployment) -> str:
     blocks = [paragraph(head) + f"\n{one.layout}", "\n".join(f"{name:<12} {words}" for name, words in lines),
               parts_table(one.request, "s", "mean latency of a request", "in all"),
               paragraph(f"percentiles: {one.assumed}")]
+    if one.without:
+        rows = [{"change": "as given", **row}, *without_rows(one)]
+        blocks.append("what going without each assumption would give\n" + table(rows, WITHOUT_COLUMNS))
     return "\n\n".join([*blocks, *(paragraph(f"caveat: {caveat}") for caveat in one.caveats)])
 
 
@@ -145,4 +162,5 @@ def deployment_document(one: Deployment) -> dict[str, Any]:
         "ttft_low_s": one.first_band[0], "ttft_high_s": one.first_band[1],
         "decode_step_s": {k: float(v) for k, v in one.steady.decode.items()},
         "prompt_s": {k: float(v) for k, v in one.steady.prompt.items()},
-        "request_s": dict(one.request), "percentiles": one.assumed, "caveats": one.caveats}
+        "request_s": dict(one.request), "percentiles": one.assumed,
+        "without": [dict(row) for row in without_rows(one)], "caveats": one.caveats}

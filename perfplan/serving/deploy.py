@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from perfplan.catalog.specs import Moe
@@ -11,7 +11,7 @@ from perfplan.errors import MissingField, OutOfRange
 from perfplan.formulas.accounting import energy_used, money_spent
 from perfplan.serving import estimate as price
 from perfplan.serving.formats import number_format
-from perfplan.serving.job import ServingJob, unmodelled
+from perfplan.serving.job import ServingJob, assumed, unmodelled
 from perfplan.serving.layout import ServingLayout, check
 from perfplan.serving.memory import Fit, check_context, fit, fits, smallest
 from perfplan.serving.step import whole
@@ -39,14 +39,16 @@ def serving_job(
     engine: str = "trtllm",
     weights: str = "",
     kv: str = "",
+    caveats: tuple[str, ...] = (),
     **settings: Any,
 ) -> ServingJob:
-    """The job of these names. weights: number format, the checkpoint's own unless given; kv: 16 bits unless given."""
+    """The job of these names. weights: number format, the checkpoint's own unless given; kv: 16 bits unless given;
+    caveats: further ones; settings: the other fields of a job."""
     machine, found = catalog.cluster(cluster), catalog.model(model)
     release = catalog.engine(engine, "", machine.accelerator.family, machine.accelerator.id)
-    caveats = (*release.notes, *(() if weights else (f"weights in {found.dtype}, as the checkpoint has them",)))
+    own = (f"weights in {found.dtype}, as the checkpoint has them",) if not weights else ()
     return ServingJob(found, machine, release, number_format(weights or found.dtype), kv or "bf16",
-                      caveats=caveats, **settings)
+                      caveats=(*release.notes, *own, *caveats), **settings)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def room(job: ServingJob, gpus: int, context: int, users: int = 1, expected: int
 @dataclass(frozen=True)
 class Deployment:
     """One layout under one load: what it delivers, what it costs, whether it fits. band, first_band: interval of TPOT
-    and of TTFT [s]."""
+    and of TTFT [s]; without: what going without each assumption of the job would give."""
 
     job: ServingJob
     layout: ServingLayout
@@ -97,6 +99,7 @@ class Deployment:
     band: tuple[float, float]
     first_band: tuple[float, float]
     caveats: tuple[str, ...]
+    without: tuple[tuple[str, price.Steady], ...] = ()
 
     @property
     def tokens_per_s_per_gpu(self) -> float:
@@ -167,17 +170,22 @@ def deployment(
     for name, count in (("concurrency", concurrency), ("batch", batch)):
         if count is not None and not 1 <= count <= 1 << 20:
             raise OutOfRange(f"{name} is {count}, but must be between 1 and {1 << 20}")
-    if concurrency is not None:
-        steady, load = price.steady(job, layout, isl, osl, float(concurrency)), f"{concurrency} requests in flight"
-    elif batch is not None:
-        steady, load = price.static_batch(job, layout, isl, osl, batch), f"{batch} requests in one batch"
-    elif rate is not None:
-        steady, load = price.at_rate(job, layout, isl, osl, rate), f"{rate:g} requests/s"
-    else:
-        steady, load = price.saturated(job, layout, isl, osl), "all requests queued"
+
+    def under(one: ServingJob) -> tuple[price.Steady, str]:
+        if concurrency is not None:
+            return price.steady(one, layout, isl, osl, float(concurrency)), f"{concurrency} requests in flight"
+        if batch is not None:
+            return price.static_batch(one, layout, isl, osl, batch), f"{batch} requests in one batch"
+        if rate is not None:
+            return price.at_rate(one, layout, isl, osl, rate), f"{rate:g} requests/s"
+        return price.saturated(one, layout, isl, osl), "all requests queued"
+
+    steady, load = under(job)
+    less = tuple((words, under(replace(job, **plain))[0]) for words, plain in assumed(job))
     each, first, said = _bands(job, steady, bands)
     held = fit(job, layout, isl + osl, 1, isl + osl // 2)
-    return Deployment(job, layout, isl, osl, load, steady, held, each, first, job.caveats + unmodelled(job) + said)
+    return Deployment(job, layout, isl, osl, load, steady, held, each, first, job.caveats + unmodelled(job) + said,
+                      less)
 
 
 def _bands(job: ServingJob, steady: price.Steady, bands: Bands | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from perfplan.catalog.constants import same_units
 from perfplan.catalog.specs import Attention, Cluster, Engine, Kernel, Model
@@ -12,7 +13,7 @@ from perfplan.serving.formats import FORMATS, Format
 from perfplan.training.formats import WIDTH
 from perfplan.training.job import constants
 
-__all__ = ["PLAIN", "ServingJob", "unmodelled"]
+__all__ = ["PLAIN", "ServingJob", "assumed", "unmodelled"]
 
 PLAIN = FORMATS["bf16"]
 _BITS = ("bf16", "fp16")
@@ -21,8 +22,9 @@ _BITS = ("bf16", "fp16")
 @dataclass(frozen=True)
 class ServingJob:
     """weights: number format of the weights; kv: dtype of the cache; routing_skew: load of the most loaded expert rank
-    over the mean [1]; drafts, acceptance: draft tokens per step of speculative decoding or MTP, and the chance that one
-    is accepted; imbalance: sequences of the fullest attention rank over the mean [1]."""
+    over the mean [1]; skews: (ep, that load) where routing is known, instead of one routing_skew; drafts,
+    acceptance: draft tokens per step of speculative decoding or MTP, and the chance that one is accepted; imbalance:
+    sequences of the fullest attention rank over the mean [1]."""
 
     model: Model
     cluster: Cluster
@@ -34,6 +36,7 @@ class ServingJob:
     acceptance: float = 0.0
     imbalance: float = 1.0
     caveats: tuple[str, ...] = ()
+    skews: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         """Reject numbers outside their meaning and formats that the accelerator lacks."""
@@ -44,6 +47,10 @@ class ServingJob:
         for name in ("routing_skew", "imbalance"):
             if getattr(self, name) < 1:
                 raise OutOfRange(f"{name} is {getattr(self, name):g}, but the fullest rank over the mean is at least 1")
+
+    def skew(self, ep: int) -> float:
+        """Load of the most loaded of `ep` expert ranks over the mean; 1 where every rank has a share of all experts."""
+        return dict(self.skews).get(ep, self.routing_skew) if ep > 1 else 1.0
 
     @property
     def units(self) -> str:
@@ -74,6 +81,18 @@ class ServingJob:
             if not others:
                 raise
             return next(iter(others.values()))
+
+
+def assumed(job: ServingJob) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """What the job assumes of its traffic beyond lengths and arrivals: words for going without each, and the fields
+    that do so."""
+    every = (
+        ("experts loaded evenly", {"routing_skew": 1.0, "skews": ()}),
+        ("attention ranks filled evenly", {"imbalance": 1.0}),
+        ("no draft tokens", {"drafts": 0, "acceptance": 0.0}),
+    )
+    return tuple((words, plain) for words, plain in every
+                 if any(getattr(job, name) != value for name, value in plain.items()))
 
 
 def unmodelled(job: ServingJob) -> tuple[str, ...]:

@@ -233,7 +233,7 @@ def _moe(p: Pricing, moe: Moe) -> dict[str, Any]:
     width = p.tp * p.adp
     split = width / p.ep
     everyone = t * p.adp
-    rows = everyone * moe.top_k / p.ep * p.job.routing_skew
+    rows = everyone * moe.top_k / p.ep * p.job.skew(p.ep)
     here = moe.experts / p.ep
     met = minimum(touched_experts(moe.experts, moe.top_k, everyone) / p.ep, here)
     seen = moe.latent or hidden
@@ -247,7 +247,7 @@ def _moe(p: Pricing, moe: Moe) -> dict[str, Any]:
 
 def _ep_time(p: Pricing, moe: Moe) -> Any:
     """Dispatch and combine between attention-parallel groups; without them every rank has all tokens [s]."""
-    size = p.load.tokens / p.tp * (moe.latent or p.job.model.hidden) * p.job.routing_skew
+    size = p.load.tokens / p.tp * (moe.latent or p.job.model.hidden) * p.job.skew(p.ep)
     path = p.net.path(Group(p.tp * p.adp, 1))
     whole = send_to_experts(path, DISPATCH, size * p.job.weights.inputs, moe.top_k)
     return where(p.adp > 1, whole + send_to_experts(path, COMBINE, size * WIDE, moe.top_k), 0.0)

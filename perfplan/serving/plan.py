@@ -14,7 +14,8 @@ from typing import Any
 from perfplan.catalog.workloads import Lengths, Workload, fixed_workload, stretched
 from perfplan.errors import Infeasible, OutOfRange
 from perfplan.serving.curves import Curve, curve, curves, with_budget
-from perfplan.serving.job import ServingJob, unmodelled
+from perfplan.serving.job import ServingJob, assumed, unmodelled
+from perfplan.serving.layout import ServingLayout
 from perfplan.serving.pools import Candidate, Limits, Operating, Traffic, aggregated, disaggregated, moved, operating
 from perfplan.units import show
 
@@ -29,14 +30,16 @@ _TRIED = 8  # layouts of each kind that a change of the workload is tried on
 
 @dataclass(frozen=True)
 class Flip:
-    """What another workload would make of the plan. change: what differs; kind, layout, gpus: of its best
-    deployment, empty and 0 if there is none; goodput: of the plan's own deployment then [1/s]."""
+    """What another workload, or one assumption less, would make of the plan. change: what differs; kind, layout,
+    gpus: of its best deployment, empty and 0 if there is none; goodput: of the plan's own deployment
+    then, reached: of the best [1/s]."""
 
     change: str
     kind: str
     layout: str
     gpus: int
     goodput: float
+    reached: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,15 +186,18 @@ def _too_much(ranked: Sequence[Candidate], traffic: Traffic, gpus: int) -> Infea
     )
 
 
-def _changes(workload: Workload, arrivals: float) -> list[tuple[str, Workload, float]]:
+def _changes(job: ServingJob, workload: Workload, arrivals: float
+             ) -> list[tuple[str, Workload, float, dict[str, Any]]]:
+    """(words, workload, variation of arrivals, fields of the job) of each change."""
     alike = fixed_workload(round(workload.isl.mean), round(workload.osl.mean))
     return [
-        ("prompts twice as long", stretched(workload, 2, 1), arrivals),
-        ("prompts half as long", stretched(workload, 0.5, 1), arrivals),
-        ("outputs twice as long", stretched(workload, 1, 2), arrivals),
-        ("outputs half as long", stretched(workload, 1, 0.5), arrivals),
-        ("all requests alike, of mean lengths", alike, arrivals),
-        *([("arrivals at random (Poisson)", workload, 1.0)] if arrivals > 1.2 else []),
+        ("prompts twice as long", stretched(workload, 2, 1), arrivals, {}),
+        ("prompts half as long", stretched(workload, 0.5, 1), arrivals, {}),
+        ("outputs twice as long", stretched(workload, 1, 2), arrivals, {}),
+        ("outputs half as long", stretched(workload, 1, 0.5), arrivals, {}),
+        ("all requests alike, of mean lengths", alike, arrivals, {}),
+        *([("arrivals at random (Poisson)", workload, 1.0, {})] if arrivals > 1.2 else []),
+        *((words, workload, arrivals, plain) for words, plain in assumed(job)),
     ]
 
 
@@ -199,20 +205,33 @@ def _key(c: Curve) -> tuple[str, str, int]:
     return str(c.layout), c.job.kv, c.job.engine.token_budget
 
 
+def _pool(c: Curve) -> tuple[ServingLayout, str, int]:
+    return replace(c.layout, ep=1), c.job.kv, c.job.engine.token_budget
+
+
 def _flips(
-    ranked: Sequence[Candidate], workload: Workload, traffic: Traffic, limits: Limits, gpus: int, kinds: Sequence[str]
+    ranked: Sequence[Candidate],
+    every: Sequence[Curve],
+    workload: Workload,
+    traffic: Traffic,
+    limits: Limits,
+    gpus: int,
+    kinds: Sequence[str],
 ) -> tuple[Flip, ...]:
-    """The answer again under other lengths, among the layouts that were best under these."""
+    """The answer again under other lengths and with fewer assumptions, among the layouts that were best under these."""
     tried: dict[tuple[str, str, int], Curve] = {}
     for kind in kinds:
         for one in [c for c in ranked if c.kind == kind][:_TRIED]:
             for c in (one.prefill, one.decode):
                 tried[_key(c)] = c
+    pools = {_pool(c) for c in tried.values()}
+    alike = {_key(c): c for c in every if _pool(c) in pools}  # other ep, which even loads may make the better one
     found = []
-    for change, other, arrivals in _changes(workload, traffic.arrivals):
+    for change, other, arrivals, plain in _changes(ranked[0].decode.job, workload, traffic.arrivals):
         limit = next(iter(tried.values())).job.model.max_position or 0
         fitted = clipped(other, limit)
-        priced = {key: curve(c.job, c.layout, fitted, c.hit) for key, c in tried.items()}
+        these = alike if "skews" in plain else tried
+        priced = {key: curve(replace(c.job, **plain), c.layout, fitted, c.hit) for key, c in these.items()}
         again = [new for new in priced.values() if new is not None]
         load = replace(traffic, arrivals=arrivals)
         whole, _ = _search(again, fitted, load, limits, gpus, kinds) if again else ([], {})
@@ -222,7 +241,7 @@ def _flips(
         if prefill is not None and decode is not None:
             own = moved(ranked[0], prefill, decode, gpus, limits, load, fitted.isl.values)
         found.append(
-            Flip(change, best.kind, best.layout, best.gpus, own)
+            Flip(change, best.kind, best.layout, best.gpus, own, best.goodput)
             if best and best.feasible
             else Flip(change, "", "", 0, own)
         )
@@ -268,7 +287,7 @@ def plan(
         raise _too_much(ranked, traffic, gpus)
     shown = _shown(ranked, top)
     points = tuple(operating(one, min(one.needed, one.goodput), limits.share, traffic.arrivals) for one in shown)
-    flips = _flips(ranked, fitted, traffic, limits, gpus, kinds) if sensitivity else ()
+    flips = _flips(ranked, found, fitted, traffic, limits, gpus, kinds) if sensitivity else ()
     return ServePlan(
         job,
         fitted,

@@ -1,13 +1,16 @@
-"""Routing prices skew in training: by width of the expert group, from a file or made up."""
+"""Routing prices skew in training and serving: by width of the expert group, from a file or made up."""
 
 import pytest
 
-from perfplan.api import estimate_train, plan_train
+from perfplan.api import estimate_train, plan_serve, plan_train
 from perfplan.catalog import Catalog
 from perfplan.errors import SpecError
-from perfplan.placement.skew import routing_of, skew_at, skews
+from perfplan.placement.skew import routing_of, skewed, skews
 
 JOB = {"cluster": "dgx-h100", "global_batch": 64, "seq_len": 4096}
+
+
+MADE_UP = "synthetic:tokens=500,zipf=1.5"
 
 
 def test_skew_grows_with_the_width_of_the_group():
@@ -42,10 +45,21 @@ def test_bad_routing_is_one_sentence(changes, words):
         routing_of(Catalog().model("llama-3-8b"), "synthetic")
 
 
-def test_the_skew_of_a_serving_layout():
+def test_the_skew_of_served_experts():
     model = Catalog().model("mixtral-8x7b")
-    assert skew_at(model, "", 8, 1.2) == 1.2
-    assert skew_at(model, "synthetic:tokens=500", 8) > 1
-    for ranks, given, words in ((3, 1.0, "may be 1, 2, 4, 8"), (8, 1.2, "give one")):
-        with pytest.raises(SpecError, match=words):
-            skew_at(model, "synthetic:tokens=500", ranks, given)
+    assert skewed(model, "", 1.2) == ((), ())
+    table, words = skewed(model, "synthetic:tokens=500")
+    assert dict(table)[8] > 1 and "skew by synthetic routing" in words[0]
+    with pytest.raises(SpecError, match="give one"):
+        skewed(model, "synthetic", 1.2)
+
+
+def test_a_plan_to_serve_chooses_ep_under_the_skew():
+    wanted = {"cluster": "hgx-h200", "gpus": 8, "workload": "azure-conv", "rate": "9/s", "ttft": "2 s", "tpot": "50 ms",
+              "kinds": ("aggregated",)}
+    even, skew = (plan_serve("qwen3-235b-a22b", routing=text, **wanted) for text in ("", MADE_UP))
+    assert even.best.decode.layout.ep == 8 and skew.best.decode.layout.ep == 1, "each rank then has a share of all"
+    assert skew.best.goodput < even.best.goodput
+    flip = next(flip for flip in skew.flips if flip.change == "experts loaded evenly")
+    assert flip.reached == pytest.approx(even.best.goodput, rel=0.01) and " ep8 " in flip.layout
+    assert any("skew by synthetic routing" in caveat for caveat in skew.caveats)

@@ -1,5 +1,7 @@
 """What a deployment delivers: identities, limits and orders that hold whatever the constants are."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -120,3 +122,18 @@ def test_bad_loads():
         deployment(job(), ServingLayout(), 100, 100, concurrency=0)
     with pytest.raises(OutOfRange, match="context"):
         deployment(job(), ServingLayout(), 10**7, 100, concurrency=1)
+
+
+def test_what_each_assumption_costs_is_priced_by_going_without_it():
+    plain = job("qwen3-30b-a3b", engine="vllm")
+    skewed = job("qwen3-30b-a3b", engine="vllm", routing_skew=2.0, drafts=2, acceptance=0.6)
+    layout = ServingLayout(tp=2, adp=2, ep=4)
+    found = deployment(skewed, layout, 4000, 200, concurrency=64)
+    less = dict(found.without)
+    assert set(less) == {"experts loaded evenly", "no draft tokens"}
+    assert less["experts loaded evenly"].rate > found.steady.rate > 0
+    assert less["no draft tokens"].tpot > found.steady.tpot
+    assert not deployment(plain, layout, 4000, 200, concurrency=64).without
+    together = replace(layout, ep=1)
+    same = deployment(skewed, together, 4000, 200, concurrency=64)
+    assert dict(same.without)["experts loaded evenly"].rate == same.steady.rate, "every rank has a share of all"
