@@ -19,7 +19,8 @@ Trace = Annotated[
         "--trace",
         metavar="FILE",
         show_default=False,
-        help="How tokens were routed: a trace [token, layer] (CSV, npy, parquet), loads or transition counts (CSV).",
+        help="How tokens were routed: a trace [token, layer] (CSV, npy, parquet), loads (CSV, JSON of SGLang) or "
+        "transition counts (CSV).",
     ),
 ]
 Synthetic = Annotated[
@@ -41,7 +42,8 @@ Tokens = Annotated[
 ]
 Context = Annotated[int, typer.Option("--context", metavar="S", help="Tokens cached per sequence in decode.")]
 Form = Annotated[
-    str, typer.Option("--form", metavar="csv|sglang|vllm|exflow", help="Form of --write; see docs of the engine.")
+    str,
+    typer.Option("--form", metavar="csv|sglang|vllm|exflow", help="Form of --write; vllm: of vLLM's Ascend plug-in."),
 ]
 Write = Annotated[
     str, typer.Option("--write", metavar="FILE", show_default=False, help="Write the placement into this file.")

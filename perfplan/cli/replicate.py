@@ -24,7 +24,7 @@ def replicate(
             show_default=False,
             help="Slots of a layer beyond its experts; several, or auto, are swept: step and memory of each, the knee.",
         ),
-    ],
+    ] = "",
     loads: Annotated[
         str,
         typer.Option(
@@ -53,6 +53,15 @@ def replicate(
     context: Context = 4096,
     engine: serving.Engine = "sglang",
     weights: serving.Weights = "",
+    evaluate: Annotated[
+        str,
+        typer.Option(
+            "--evaluate",
+            metavar="FILE",
+            show_default=False,
+            help="Score the slots of this file (JSON of SGLang or of vLLM's Ascend plug-in) beside the plans.",
+        ),
+    ] = "",
     write: Write = "",
     form: Annotated[str, typer.Option("--form", metavar="sglang|vllm|csv", help="Form of --write.")] = "sglang",
     settings: options.Settings = None,
@@ -66,7 +75,7 @@ def replicate(
     from perfplan.catalog.check import refuse_unused
     from perfplan.errors import Unsupported
     from perfplan.placement.outputs import written
-    from perfplan.placement.replicated import amounts, choose, replicated, sweep
+    from perfplan.placement.replicated import asked, choose, replicated, sweep
     from perfplan.placement.step import PHASES, Step, routed_layers
     from perfplan.placement.study import fetch
     from perfplan.report import Output
@@ -87,7 +96,7 @@ def replicate(
     job = serving_job(model, cluster, source, engine=engine, weights=weights)
     refuse_unused(source)
     step = Step(job, ep, phase, tokens or PHASES.get(phase, 1), context)
-    wanted = amounts(redundant, step.moe.experts, ep)
+    wanted, given = asked(step, redundant, evaluate)
     routing = fetch(job, loads, synthetic)
     if len(wanted) > 1:
         if policy or groups > 1:
@@ -100,8 +109,8 @@ def replicate(
             write_file(write, written(form, table, ep, routed_layers(job), len(job.model.layers)))
         output.emit(sweep_text(swept), sweep_rows(swept), SWEEP_COLUMNS, sweep_document(swept))
         return
-    found = replicated(step, routing, wanted[0], groups)
-    chosen = choose(found, policy)
+    found = replicated(step, routing, wanted[0], groups, given)
+    chosen = choose(found, policy or (given[0] if given else ""))
     if write:
         write_file(write, written(form, chosen.plan.slots, ep, routed_layers(job), len(job.model.layers)))
     output.emit(replicated_text(found, chosen), choice_rows(found), CHOICE_COLUMNS, replicated_document(found, chosen))

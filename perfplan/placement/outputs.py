@@ -33,12 +33,25 @@ def physical(table: Whole, layers: Sequence[int], all_layers: int) -> list[list[
     return rows
 
 
+def _no_copies(table: Whole, gpus: int) -> None:
+    """Refuse two replicas of one expert on one GPU, for which an expert map has no place."""
+    rows = np.sort(table.reshape(-1, table.shape[1] // gpus), axis=1)
+    twice = np.argwhere(rows[:, 1:] == rows[:, :-1])
+    if len(twice):
+        row, slot = twice[0]
+        raise Unsupported(
+            f"layer {row // gpus} has expert {rows[row, slot]} twice on GPU {row % gpus}, which the form vllm cannot "
+            "say; use --form sglang or another --policy"
+        )
+
+
 def written(form: str, table: Whole, gpus: int, layers: Sequence[int], all_layers: int) -> str:
     """The text of a file. table: experts by slot [routed layer, slot]; layers: where these stand in the model.
 
-    csv: layer, expert, gpu; sglang: what `--init-expert-location` reads, and vLLM's `physical_to_logical_map` in one
-    list per layer; vllm: the expert map by layer and device that vLLM's Ascend plug-in reads (`expert_map_path`);
-    exflow: the GPU of each expert, a row per layer and a column per expert.
+    csv: layer, expert, gpu; sglang: what `--init-expert-location` reads (release 0.5.23), every layer of the model in
+    one list of experts by slot; vllm: the expert map by routed layer and device that vLLM's Ascend plug-in reads as
+    `expert_map_path` (vllm-ascend 0.23.0), as vLLM itself (0.33.0) takes no file; exflow: the GPU of each expert, a row
+    per layer and a column per expert.
     """
     if form not in FORMS:
         raise Unsupported(f"form {form!r} is unknown{offer(form, FORMS)}")
@@ -54,15 +67,16 @@ def written(form: str, table: Whole, gpus: int, layers: Sequence[int], all_layer
     if form == "sglang":
         return json.dumps({"physical_to_logical_map": physical(table, layers, all_layers)}) + "\n"
     if form == "vllm":
+        _no_copies(table, gpus)
         devices = [
             {
-                "layer_id": layer,
+                "layer_id": ordinal,
                 "device_count": gpus,
                 "device_list": [
                     {"device_id": g, "device_expert": row[g * size : (g + 1) * size].tolist()} for g in range(gpus)
                 ],
             }
-            for layer, row in zip(layers, table, strict=True)
+            for ordinal, row in enumerate(table)
         ]
         return json.dumps({"moe_layer_count": len(layers), "layer_list": devices}) + "\n"
     if table.shape[1] > int(table.max()) + 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,11 @@ import numpy as np
 from perfplan.errors import CatalogError, OutOfRange, SpecError, Unsupported
 from perfplan.placement.routing import Array, Routing, from_loads, from_trace, from_transitions
 
-__all__ = ["read_placement", "read_routing"]
+__all__ = ["cell_rows", "id_column", "load_npy", "number_rows", "read_routing"]
 
 _TRANSITIONS = ("layer", "from_expert", "to_expert", "tokens")
 _LOADS = ("layer", "expert", "load")
 _LONG = ("token", "layer", "expert")
-_PLACED = ("layer", "expert", "gpu")
 
 
 def read_routing(path: str | Path, experts: int | None = None) -> Routing:
@@ -25,37 +25,88 @@ def read_routing(path: str | Path, experts: int | None = None) -> Routing:
 
     CSV with columns layer, from_expert, to_expert, tokens: transition counts; layer, expert, load: loads; token, layer,
     expert: a trace; otherwise a trace with a row per token and a column per layer, whose cells hold one expert id, or
-    several with blanks between them. npy and parquet hold a trace [token, layer] or [token, layer, pick].
+    several with blanks between them. npy holds a trace [token, layer] or [token, layer, pick], parquet a table like one
+    of the CSV, or a trace whose cells are ids or lists of them. JSON holds `logical_count`, the loads of SGLang.
     """
     file = Path(path)
     if not file.is_file():
         raise CatalogError(f"there is no file {file}; name a trace, loads or transition counts")
     match file.suffix.lower():
         case ".npy":
-            return _trace(_npy(file), experts, str(file))
+            return _trace(load_npy(file), experts, str(file))
         case ".parquet":
-            return _trace(_parquet(file), experts, str(file))
+            return _parquet(file, experts)
+        case ".json":
+            return _counted(file, experts)
         case ".csv":
             return _csv(file, experts)
-    raise Unsupported(f"{file}: a file of routing is a .csv, .npy or .parquet")
+    raise Unsupported(f"{file}: a file of routing is a .csv, .npy, .parquet or .json")
 
 
-def _npy(file: Path) -> Any:
+def load_npy(file: Path) -> Any:
+    """The array of a file, which must hold numbers."""
     try:
         return np.load(file, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise CatalogError(f"{file} is no array of NumPy: {error}") from error
+        why = "its rows are ragged" if "Object arrays" in str(error) else str(error)
+        raise CatalogError(f"{file} is no array of numbers by NumPy: {why}") from error
 
 
-def _parquet(file: Path) -> Any:
+def _parquet(file: Path, experts: int | None) -> Routing:
+    """A table with the columns of one of the CSV forms, or a trace with a column per layer, of ids or lists of ids."""
     import pandas as pd
 
     try:
-        return pd.read_parquet(file).to_numpy()
+        frame = pd.read_parquet(file)
     except ImportError as error:
-        raise Unsupported(f"{file}: parquet needs pyarrow, which is not installed; save the trace as .npy") from error
+        raise Unsupported(
+            f"{file}: parquet needs pyarrow, which is not installed: pip install 'perfplan[operators]', or save the "
+            "trace as .npy"
+        ) from error
     except (ValueError, OSError) as error:
         raise CatalogError(f"{file} is no parquet table: {error}") from error
+    head = [str(name).lower() for name in frame.columns]
+    for names, read in _NAMED:
+        if set(names) <= set(head):
+            columns = [head.index(name) for name in names]
+            return read(_floats(frame.iloc[:, columns], names, file), experts, str(file))
+    cells = frame.to_numpy()
+    if cells.dtype == object:
+        cells = _stacked(cells, file)
+    return _trace(cells, experts, str(file))
+
+
+def _floats(frame: Any, names: Sequence[str], file: Path) -> Array:
+    try:
+        return np.asarray(frame.to_numpy(dtype=float), dtype=float)
+    except (ValueError, TypeError):
+        raise SpecError(f"{file}: a column of {', '.join(names)} holds something that is no number") from None
+
+
+def _stacked(cells: Any, file: Path) -> Any:
+    """Lists of ids in cells as an array [token, layer, pick]."""
+    rows = [[np.atleast_1d(cell) for cell in row] for row in cells]
+    counts = sorted({cell.size for row in rows for cell in row})
+    if len(counts) > 1:
+        raise SpecError(
+            f"{file}: the trace is ragged: some token has {counts[0]} experts in a layer, another {counts[-1]}; every "
+            "token takes the same number of experts in every layer"
+        )
+    return np.array(rows)
+
+
+def _counted(file: Path, experts: int | None) -> Routing:
+    """Loads as SGLang's recorder counts them: logical_count [layer, expert], or [step, layer, expert], in JSON."""
+    try:
+        counts = np.array(json.loads(file.read_text(encoding="utf-8"))["logical_count"], dtype=float)
+    except (ValueError, KeyError, TypeError) as error:
+        raise SpecError(f"{file} holds no logical_count [layer, expert], the loads that SGLang records") from error
+    counts = counts.sum(axis=0) if counts.ndim == 3 else counts
+    if counts.ndim != 2 or (experts and counts.shape[1] != experts):
+        shape = " x ".join(map(str, counts.shape))
+        raise SpecError(f"{file}: logical_count is a table of {shape}; it has a column for each of {experts} experts")
+    routed = counts[counts.sum(axis=1) != 0]  # layers without experts count nothing
+    return from_loads(routed, str(file))
 
 
 def _trace(ids: Any, experts: int | None, source: str) -> Routing:
@@ -65,7 +116,8 @@ def _trace(ids: Any, experts: int | None, source: str) -> Routing:
     return from_trace(ids, experts or (int(ids.max()) + 1 if whole else 1), source)
 
 
-def _lines(file: Path) -> list[list[str]]:
+def cell_rows(file: Path) -> list[list[str]]:
+    """Rows of a CSV without the empty ones."""
     try:
         with file.open(encoding="utf-8", newline="") as stream:
             rows = [[cell.strip() for cell in row] for row in csv.reader(stream) if row]
@@ -77,16 +129,16 @@ def _lines(file: Path) -> list[list[str]]:
 
 
 def _csv(file: Path, experts: int | None) -> Routing:
-    rows = _lines(file)
+    rows = cell_rows(file)
     head = [cell.lower() for cell in rows[0]]
-    for names, read in ((_TRANSITIONS, _transitions), (_LOADS, _loads), (_LONG, _long)):
+    for names, read in _NAMED:
         if set(names) <= set(head):
-            cells = _numbers(rows, [head.index(name) for name in names], file)
+            cells = number_rows(rows, [head.index(name) for name in names], file)
             return read(cells, experts, str(file))
     return _wide(rows, experts, file)
 
 
-def _numbers(rows: Sequence[Sequence[str]], columns: Sequence[int], file: Path) -> Array:
+def number_rows(rows: Sequence[Sequence[str]], columns: Sequence[int], file: Path) -> Array:
     """Cells of the named columns as numbers, and a sentence where one is none."""
     found = []
     for line, row in enumerate(rows[1:], start=2):
@@ -102,7 +154,7 @@ def _numbers(rows: Sequence[Sequence[str]], columns: Sequence[int], file: Path) 
     return np.array(found)
 
 
-def _index(column: Array, limit: int | None, what: str, source: str) -> Any:
+def id_column(column: Array, limit: int | None, what: str, source: str) -> Any:
     """A column of ids as whole numbers from 0 to limit - 1."""
     bad = (column != np.floor(column)) | (column < 0) | (column >= (limit if limit is not None else np.inf))
     if bad.any():
@@ -119,8 +171,8 @@ def _every_layer(table: Array, source: str) -> Array:
 
 
 def _transitions(cells: Array, experts: int | None, source: str) -> Routing:
-    layer = _index(cells[:, 0], None, "layer", source)
-    here, there = (_index(cells[:, i], experts, "expert", source) for i in (1, 2))
+    layer = id_column(cells[:, 0], None, "layer", source)
+    here, there = (id_column(cells[:, i], experts, "expert", source) for i in (1, 2))
     if not (np.isfinite(cells[:, 3]).all() and (cells[:, 3] >= 0).all()):
         raise OutOfRange(f"{source}: counts of tokens are finite and not below 0")
     size = experts or int(max(here.max(), there.max())) + 1
@@ -130,16 +182,16 @@ def _transitions(cells: Array, experts: int | None, source: str) -> Routing:
 
 
 def _loads(cells: Array, experts: int | None, source: str) -> Routing:
-    layer, expert = _index(cells[:, 0], None, "layer", source), _index(cells[:, 1], experts, "expert", source)
+    layer, expert = id_column(cells[:, 0], None, "layer", source), id_column(cells[:, 1], experts, "expert", source)
     table = np.zeros((layer.max() + 1, experts or int(expert.max()) + 1))
     np.add.at(table, (layer, expert), cells[:, 2])
     return from_loads(table, source)
 
 
 def _long(cells: Array, experts: int | None, source: str) -> Routing:
-    token, layer = (_index(cells[:, i], None, name, source) for i, name in enumerate(("token", "layer")))
+    token, layer = (id_column(cells[:, i], None, name, source) for i, name in enumerate(("token", "layer")))
     _, token = np.unique(token, return_inverse=True)
-    expert = _index(cells[:, 2], experts, "expert", source)
+    expert = id_column(cells[:, 2], experts, "expert", source)
     layers = int(layer.max()) + 1
     counts = np.bincount(token * layers + layer, minlength=(int(token.max()) + 1) * layers)
     if (counts != counts[0]).any():
@@ -186,43 +238,8 @@ def _reads(ids: Callable[[str], list[int]], row: Sequence[str]) -> bool:
         return False
 
 
-def read_placement(path: str | Path, layers: int, experts: int, gpus: int) -> Any:
-    """A placement [layer, expert] -> GPU from a CSV with columns layer, expert, gpu, or JSON as perfplan writes it."""
-    file = Path(path)
-    if not file.is_file():
-        raise CatalogError(f"there is no file {file}; name a placement, a CSV with columns layer, expert, gpu")
-    if file.suffix.lower() == ".json":
-        return _placed_json(file, layers, experts, gpus)
-    rows = _lines(file)
-    head = [cell.lower() for cell in rows[0]]
-    if not set(_PLACED) <= set(head):
-        raise SpecError(f"{file} has the columns {', '.join(head)}; a placement has {', '.join(_PLACED)}")
-    cells = _numbers(rows, [head.index(name) for name in _PLACED], file)
-    layer, expert, gpu = (
-        _index(cells[:, i], limit, name, str(file))
-        for i, (name, limit) in enumerate((("layer", layers), ("expert", experts), ("gpu", gpus)))
-    )
-    placed = np.full((layers, experts), -1)
-    placed[layer, expert] = gpu
-    if (placed < 0).any() or len(cells) != placed.size:
-        raise SpecError(
-            f"{file}: a placement has one row for each of {layers} layers x {experts} experts, not {len(cells)}"
-        )
-    return placed
-
-
-def _placed_json(file: Path, layers: int, experts: int, gpus: int) -> Any:
-    """SGLang's form: physical_to_logical_map [layer, slot], slots of a GPU side by side."""
-    import json
-
-    try:
-        table = np.array(json.loads(file.read_text(encoding="utf-8"))["physical_to_logical_map"], dtype=np.int64)
-    except (ValueError, KeyError, TypeError) as error:
-        raise SpecError(f"{file} holds no physical_to_logical_map [layer, slot]") from error
-    if table.shape != (layers, experts) or (np.sort(table, axis=1) != np.arange(experts)).any():
-        raise SpecError(
-            f"{file}: a placement without replicas has every one of {experts} experts once in each of {layers} layers"
-        )
-    placed = np.empty_like(table)
-    np.put_along_axis(placed, table, np.arange(experts)[None, :] // (experts // gpus), axis=1)
-    return placed
+_NAMED: tuple[tuple[tuple[str, ...], Callable[[Array, int | None, str], Routing]], ...] = (
+    (_TRANSITIONS, _transitions),
+    (_LOADS, _loads),
+    (_LONG, _long),
+)

@@ -27,6 +27,7 @@ __all__ = [
     "equal_split",
     "even_plans",
     "fractional_split",
+    "given_plan",
     "max_loads",
     "plans",
     "replica_counts",
@@ -350,12 +351,17 @@ def plans(loads: Array, slots: int, gpus: int, nodes: int = 1, groups: int = 1) 
     return [*found, _plan("fractional split", split, nothing, least[False])]
 
 
+def given_plan(name: str, table: Whole, loads: Array, gpus: int) -> Plan:
+    """Somebody's slots [layer, slot] as a plan whose replicas share loads evenly."""
+    least = np.array([_least(row, table.shape[1], gpus, True) for row in loads])
+    shares = np.stack([_even(row, loads.shape[1]) for row in table])
+    return Plan(name, table, shares, np.zeros(len(loads)), least)
+
+
 def even_plans(loads: Array, slots: int, gpus: int) -> list[Plan]:
     """EPLB's global plan and the better one with equal shares."""
     least = np.array([_least(row, slots, gpus, True) for row in loads])
-    table = eplb(loads, slots, gpus)
-    shares = np.stack([_even(row, loads.shape[1]) for row in table])
-    first = Plan("EPLB global", table, shares, np.zeros(len(loads)), least)
+    first = given_plan("EPLB global", eplb(loads, slots, gpus), loads, gpus)
     return [first, _even_plan([equal_split(row, slots, gpus) for row in loads], least)]
 
 

@@ -4,16 +4,18 @@ redundant slots there are, with the step and the memory of each."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from perfplan.errors import OutOfRange, SpecError, Unsupported, offer
 from perfplan.optimize.certificate import Certificate
-from perfplan.placement.replicate import Plan, check_slots, even_plans, plans
-from perfplan.placement.routing import Array, Routing
-from perfplan.placement.step import Step, Timed
+from perfplan.placement.given import read_slots
+from perfplan.placement.replicate import Plan, check_slots, even_plans, given_plan, plans
+from perfplan.placement.routing import Array, Routing, Whole
+from perfplan.placement.step import Step, Timed, routed_layers
 
-__all__ = ["KNEE", "Choice", "Replicated", "Sweep", "Swept", "amounts", "choose", "replicated", "sweep"]
+__all__ = ["KNEE", "Choice", "Replicated", "Sweep", "Swept", "amounts", "asked", "choose", "replicated", "sweep"]
 
 KNEE = 0.01  # of a step: what more slots save must be more than this to be worth their memory
 _AUTO = (0, 1, 2, 3, 4, 6, 8)  # redundant slots of a GPU that `auto` sweeps
@@ -59,8 +61,13 @@ def _choice(step: Step, routing: Routing, plan: Plan) -> Choice:
     )
 
 
-def replicated(step: Step, routing: Routing, redundant: int, groups: int = 1) -> Replicated:
-    """Plans of `redundant` slots more than experts in every layer; by node too where the group spans fast domains."""
+def replicated(
+    step: Step, routing: Routing, redundant: int, groups: int = 1, given: tuple[str, Whole] | None = None
+) -> Replicated:
+    """Plans of `redundant` slots more than experts in every layer; by node too where the group spans fast domains.
+
+    given: somebody's plan beside them, its name and experts by slot [layer, slot].
+    """
     domain = step.pricing.net.inner.size or step.gpus
     nodes = max(step.gpus // domain, 1)
     slots = check_slots(routing.experts, step.gpus, redundant, nodes if groups > 1 else 1, groups)
@@ -73,6 +80,8 @@ def replicated(step: Step, routing: Routing, redundant: int, groups: int = 1) ->
         routing.loads.sum(axis=1) / step.gpus,
     )
     found = [none, *plans(routing.loads, slots, step.gpus, nodes if groups > 1 else 1, groups)]
+    if given is not None:
+        found.append(given_plan(*given, routing.loads, step.gpus))
     return Replicated(step, routing, redundant, nodes, tuple(_choice(step, routing, plan) for plan in found))
 
 
@@ -127,6 +136,19 @@ def amounts(text: str, experts: int, gpus: int) -> tuple[int, ...]:
     for redundant in found:
         check_slots(experts, gpus, redundant)
     return found
+
+
+def asked(step: Step, redundant: str, evaluate: str = "") -> tuple[tuple[int, ...], tuple[str, Whole] | None]:
+    """(amounts of redundant slots, name and slots of the file to evaluate, if any): one of the two tells them."""
+    if not evaluate:
+        if not redundant:
+            raise SpecError("give --redundant, the slots of a layer beyond its experts: 32, 0,16,32,64 or auto")
+        return amounts(redundant, step.moe.experts, step.gpus), None
+    table = read_slots(evaluate, routed_layers(step.job), step.moe.experts, step.gpus)
+    more = table.shape[1] - step.moe.experts
+    if redundant and redundant != str(more):
+        raise SpecError(f"{evaluate} has {more} redundant slots a layer, --redundant is {redundant}; leave it out")
+    return (more,), (Path(evaluate).name, table)
 
 
 def sweep(step: Step, routing: Routing, wanted: tuple[int, ...]) -> Sweep:

@@ -12,8 +12,9 @@ import numpy as np
 from perfplan.errors import Indivisible, SpecError, Unsupported, offer
 from perfplan.optimize.certificate import Certificate
 from perfplan.placement.baselines import eplb_pack, greedy_chain, two_stage
+from perfplan.placement.given import read_placement
 from perfplan.placement.place import Placed, place
-from perfplan.placement.read import read_placement, read_routing
+from perfplan.placement.read import read_routing
 from perfplan.placement.routing import Routing, Whole, from_loads
 from perfplan.placement.score import OBJECTIVES, Problem, Score
 from perfplan.placement.step import EXCHANGES, Step, Timed, moe_of, routed_layers
@@ -171,7 +172,7 @@ def study(step: Step, routing: Routing, request: Request, tick: Callable[[str], 
         else request
     )
     problem = _problem(step, routing, known)
-    shape = (routing.layers, routing.experts, step.gpus)
+    shape = (routed_layers(step.job), routing.experts, step.gpus)
     now = read_placement(request.current, *shape) if request.current else problem.contiguous()
     options = [_option(step, problem, Path(request.current).name or "contiguous", now)]
     if request.evaluate:

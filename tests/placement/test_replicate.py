@@ -86,6 +86,11 @@ def test_a_sweep_names_its_knee(capsys, tmp_path):
     assert min(time for amount, time in later.items() if amount >= knee) >= 0.99 * later[knee]
     assert all(min(later.values()) < 0.99 * time for amount, time in later.items() if amount < knee)
     assert np.shape(json.loads(written.read_text())["physical_to_logical_map"]) == (32, 8 + knee)
+    assert run([*arguments, "--evaluate", str(written), "--csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("slots.json,")
+    assert run([*arguments, "--evaluate", str(written), "--redundant", "12"]) == 2
+    assert "leave it out" in capsys.readouterr().err
+    assert run(arguments) == 2 and "give --redundant" in capsys.readouterr().err
     assert run([*arguments, "--redundant", "0,4", "--policy", "EPLB global"]) == 2
     assert "one --redundant" in capsys.readouterr().err
 
