@@ -396,6 +396,8 @@ class EngineFields(_Part):
     eager: Annotated[float, Quantity("1", 0, 10)] | None = None
     compute: Annotated[float, Quantity("1", 1e-3, 2)] | None = None
     burst: Fraction | None = None
+    ahead: Number | None = None
+    stream: Duration | None = None
     waiting: Number | None = None
     unit_rate: Annotated[float, Quantity("B/s", 0, 1e12)] | None = None
     products: Fraction | None = None
@@ -431,6 +433,8 @@ class EngineFile(_File):
     eager: Annotated[float, Quantity("1", 0, 10)] = 1.0
     compute: Annotated[float, Quantity("1", 1e-3, 2)] = 1.0
     burst: Fraction = 0.0
+    ahead: Number = 0.0
+    stream: Duration = 0.0
     waiting: Number = 0.0
     unit_rate: Annotated[float, Quantity("B/s", 0, 1e12)] = 0.0
     products: Fraction = 0.0

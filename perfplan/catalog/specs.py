@@ -409,7 +409,9 @@ class Engine:
     sliding windows of a model, else all layers keep and read everything;
     no_evict: whether a request is admitted only if the cache holds it at its full length;
     compute: fraction of the matrix rate of the catalog's kernels that its prompts reach [1]; burst: share of the
-    requests of a closed loop that arrive together [1]; waiting: requests that wait for a place in the batch [1].
+    requests of a closed loop that arrive together [1]; ahead: steps with a neighbour's prompt that the prompt of a
+    request in a closed loop waits for [1]; stream: time that every user of a closed loop adds to first tokens, for all
+    go through one server [s]; waiting: requests that wait for a place in the batch [1].
     """
 
     id: str
@@ -433,6 +435,8 @@ class Engine:
     compute: float
     burst: float
     waiting: float = 0.0
+    ahead: float = 0.0
+    stream: float = 0.0
     reads: Mapping[str, float] = field(default_factory=dict)
     unit_rate: float = 0.0
     products: float = 0.0

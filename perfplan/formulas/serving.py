@@ -8,7 +8,8 @@ from perfplan.formulas.core import ceil_div, formula, maximum, minimum
 
 __all__ = ["attended_tokens", "burst_wait", "cached_bytes", "cached_pages", "closed_rate", "decode_stall",
            "drafted_tokens", "kv_head_share", "latent_bytes", "linear_state_bytes", "mamba_state_bytes",
-           "page_tokens", "paged_cache", "pool_of_free", "pool_of_total", "queued_time", "touched_experts"]
+           "page_tokens", "paged_cache", "pool_of_free", "pool_of_total", "queued_time", "touched_experts",
+           "turns_wait"]
 
 _KV = "definition: one key and one value per token, head and layer (serving_power_edge.md section 2)"
 
@@ -229,6 +230,23 @@ def burst_wait(others: Any, prompt: Any, burst: Any) -> Any:
     0.75
     """
     return burst * others * prompt / 2
+
+
+@formula("W_turn", "s", source="derived: requests that end one after another are replaced one after another")
+def turns_wait(ahead: Any, others: Any, prompt: Any) -> Any:
+    """Time that a prompt of a closed loop waits for steps that carry its neighbours' prompts.
+
+    Requests that began in successive steps end in successive steps, and so do the requests that take their places:
+    each finds the prompt of its neighbour under way, and one more where the scheduler launches a step ahead.
+
+    ahead : steps with a neighbour's prompt before its own [1]
+    others : other requests in flight [1]
+    prompt : time of one prompt [s]
+
+    >>> turns_wait(1.2, 15, 0.1), turns_wait(1.2, 0, 0.1)
+    (0.12, 0.0)
+    """
+    return ahead * minimum(others, 1) * prompt
 
 
 @formula("X", "1/s", source="derived: work of one cycle, every request one prompt and its decode steps (Little's law)")

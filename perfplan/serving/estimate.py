@@ -5,7 +5,7 @@ Lengths and concurrency may be NumPy columns except in `at_rate`, which solves f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from perfplan.errors import Infeasible, OutOfRange
@@ -35,7 +35,8 @@ class Steady:
     """What one load gives. ttft: mean time to the first token [s]; tpot: mean time per further token [s]; rate:
     requests per second of all replicas [1/s]; tokens_per_s: generated, of all replicas; in_flight: requests in the
     batches of one replica; decode, prompt: seconds by op of a decode step, and of the prompt of one request; ttft_at,
-    tpot_at: what half and 99 of 100 requests do not exceed; binding: what limits."""
+    tpot_at: what half and 99 of 100 requests do not exceed; binding: what limits; waits: seconds by cause, of which the
+    TTFT of a closed loop is the sum."""
 
     ttft: Any
     tpot: Any
@@ -47,6 +48,7 @@ class Steady:
     ttft_at: Percentiles = NEVER
     tpot_at: Percentiles = NEVER
     binding: str = ""
+    waits: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tokens_per_s_per_user(self) -> Any:
@@ -123,14 +125,15 @@ def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurren
     stalled = step + formulas.decode_stall(others, own, steps, engine.burst)
     rate = formulas.closed_rate(active * layout.adp, own / layout.adp, steps, step)
     tpot = where(osl > 1, stalled * steps / maximum(osl - 1, 1), 0.0)
-    waiting = maximum(slots - active, 0.0) * layout.adp + engine.waiting
-    ttft = engine.first + where(clump > 1, maximum(whole(alone), own), whole(alone))
     residual, burst = step * minimum(others, 1.0), 2 * formulas.burst_wait(others, own, engine.burst)
-    ttft = ttft + HALF * residual + burst / 2 + formulas.queued_time(waiting, rate)
-    total = rate * layout.dp
+    waits = {"server": engine.first, "streams": engine.stream * (concurrency / layout.dp), "prompt": whole(alone),
+             "ahead": formulas.turns_wait(engine.ahead, others, whole(alone)), "step": HALF * residual,
+             "burst": burst / 2, "place": formulas.queued_time(engine.waiting, rate),
+             "cache": formulas.queued_time(maximum(slots - active, 0.0) * layout.adp, rate)}
+    ttft, total = whole(waits), rate * layout.dp
     binding = _binding(decode, prompt, steps, slots, active)
     spread = closed_first_tokens(ttft, residual, burst), closed_tokens(tpot, burst / maximum(osl - 1, 1))
-    return Steady(ttft, tpot, total, total * osl, active * layout.adp, decode, prompt, *spread, binding)
+    return Steady(ttft, tpot, total, total * osl, active * layout.adp, decode, prompt, *spread, binding, waits)
 
 
 def _binding(decode: dict[str, Any], prompt: dict[str, Any], steps: Any, slots: Any, active: Any) -> str:
@@ -199,6 +202,6 @@ def _arriving(job: ServingJob, layout: ServingLayout, isl: int, osl: int, rate: 
                                  batch)
     first = job.engine.first
     return replace(
-        found, ttft=first + ttft, tpot=tpot, ttft_at=Percentiles(first + at.p50, first + at.p99),
+        found, ttft=first + ttft, tpot=tpot, waits={}, ttft_at=Percentiles(first + at.p50, first + at.p99),
         tpot_at=open_tokens(tpot, batch, own / steps, slope, stretch, step / empty), rate=rate,
         tokens_per_s=rate * osl, in_flight=batch * layout.adp)

@@ -14,6 +14,7 @@ from scipy.optimize import least_squares
 from perfplan.catalog import Catalog
 from perfplan.catalog.specs import Engine
 from perfplan.errors import PerfplanError
+from perfplan.validation.first_token_fit import fit_first_tokens
 from perfplan.validation.kernels import shipped
 from perfplan.validation.score import Outcome
 from perfplan.validation.serving import LATENCY_FILES, Pricer, ServingValidation, listed, outcomes, with_choices
@@ -24,7 +25,7 @@ __all__ = ["CONSTANTS", "fit_engine", "left_out_models"]
 CONSTANTS = {
     "step": (5e-4, 1e-5, 3e-2), "prompt": (2e-3, 1e-5, 8e-2), "sequence": (5e-6, 1e-8, 1e-3),
     "overhead": (0.6, 0.05, 3.0),
-    "eager": (0.8, 0.3, 3.0), "compute": (1.0, 0.5, 1.1), "burst": (0.2, 1e-3, 1.0), "first": (0.1, 1e-3, 0.4),
+    "eager": (0.8, 0.3, 3.0), "compute": (1.0, 0.5, 1.1),
     "routed": (1.2e-5, 1e-6, 5e-4), "idle_experts": (0.05, 1e-3, 1.0),
 }  # constant -> where a fit starts and how far it goes
 PRIOR = 0.03  # weight of a factor of e away from the start, against log residuals
@@ -32,12 +33,11 @@ SCALE = 0.15  # log residual from which a row counts less
 MOST = 90  # figures of one fit: more of one release say the same
 LEAST = 20  # figures of a release that a fit of its own needs
 BAD = 3.0  # log residual of a row that has no finite prediction
-WEIGHT = {"ttft": 0.6}  # first tokens wait for queues that nobody reports
 
 
 def _thin(runs: Sequence[Run]) -> list[Run]:
-    """At most MOST runs, evenly over the file."""
-    usable = [run for run in runs if not listed(run)]
+    """At most MOST runs with a TPOT, evenly over the file."""
+    usable = [run for run in runs if METRICS[run.metric] == "tpot" and not listed(run)]
     step = max(len(usable) / MOST, 1.0)
     return [usable[int(i * step)] for i in range(int(len(usable) / step))]
 
@@ -47,7 +47,7 @@ def _residual(run: Run, pricer: Pricer) -> float:
         value = float(np.log(pricer.predict(run) / run.value))
     except PerfplanError:
         return 0.0
-    return WEIGHT.get(METRICS[run.metric], 1.0) * (value if np.isfinite(value) else BAD)
+    return value if np.isfinite(value) else BAD
 
 
 def fit_engine(runs: Sequence[Run], catalog: Catalog) -> dict[str, float]:
@@ -71,7 +71,7 @@ def _with(engine: Engine, values: Mapping[str, float]) -> Engine:
     plain: dict[str, Any] = {name: value for name, value in values.items() if name != "idle_experts"}
     if "idle_experts" in values:
         plain["idle_experts"] = {"fp8-block": values["idle_experts"]}
-    return replace(engine, waiting=0.0, **plain)
+    return replace(engine, **({"burst": 0.12} | plain))
 
 
 def _others(runs: Sequence[Run], engine: str, release: str, model: str) -> list[Run]:
@@ -96,7 +96,9 @@ def left_out_models(files: Sequence[str | Path] = (), *, catalog: Catalog | None
         others = tuple(_thin(_others(runs, engine, release, model)))
         if others not in known:
             known[others] = fit_engine(others, source) if others else {n: v[0] for n, v in CONSTANTS.items()}
-        values = known[others]
+        peers = [run for run in runs if run.engine == engine and run.model != model]
+        pricer = Pricer(source, lambda one, values=known[others]: _with(one, values))  # type: ignore[misc]
+        values = known[others] | fit_first_tokens(peers, release, pricer)
         order += members
         found += outcomes(members, Pricer(source, lambda one, values=values: _with(one, values)))  # type: ignore[misc]
     return with_choices(order, found)
