@@ -29,6 +29,7 @@ from perfplan.training.why import Answer, why
 from perfplan.units import parse
 
 if TYPE_CHECKING:
+    from perfplan.export.served import Served
     from perfplan.serving.diagnose import Diagnosis
     from perfplan.serving.fleets import Provisioned
     from perfplan.serving.plan import ServePlan
@@ -374,12 +375,16 @@ def schedule_pipeline(
 
 
 def plan_serve(
-    model: str | Path,
+    model: str | Path = "",
     *,
     cluster: str,
     gpus: int,
     routing: str = "",
     routing_skew: float = 1.0,
+    engine: str = "",
+    weights: str = "",
+    kv: Sequence[str] = (),
+    launch: Served | None = None,
     catalog: Catalog | None = None,
     **wanted: Any,
 ) -> ServePlan:
@@ -387,16 +392,20 @@ def plan_serve(
 
     workload: catalog id or path of a CSV, or isl and osl [tokens]; rate such as "12/s", or concurrency with think time;
     ttft, tpot: limits such as "40 ms", met by `percentile` of the requests; kv: formats of the cache to choose from;
-    routing: a file of routing, or `synthetic`, that gives the skew of the experts at every ep; engine, weights,
+    routing: a file of routing, or `synthetic`, that gives the skew of the experts at every ep; launch: a serving
+    launch line, which says what model, engine, weights and kv leave out, and is the baseline to beat; engine, weights,
     objective, kinds, top as on the command line.
     """
+    from perfplan.export.served import against, planned_terms
     from perfplan.placement.skew import skewed
     from perfplan.serving.planning import plan_by_name
 
     found = catalog or Catalog()
-    table, words = skewed(found.model(str(model)), routing, routing_skew)
-    plan = plan_by_name(str(model), cluster=cluster, gpus=gpus, catalog=found, routing_skew=routing_skew, skews=table,
-                        caveats=words, **wanted)
+    name, terms = planned_terms(str(model), launch, engine, weights, kv)
+    table, words = skewed(found.model(name), routing, routing_skew)
+    plan = plan_by_name(name, cluster=cluster, gpus=gpus, catalog=found, routing_skew=routing_skew, skews=table,
+                        caveats=words, **terms, **wanted)
+    plan = against(plan, launch) if launch else plan
     _all_used(found)
     return plan
 

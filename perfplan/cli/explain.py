@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perfplan.cli import options
+from perfplan.cli import options, serving
 from perfplan.errors import OutOfRange
 
 if TYPE_CHECKING:
+    from perfplan.catalog import Catalog
     from perfplan.report import Output
+    from perfplan.symbolic.explain import Row
     from perfplan.training.estimate import Estimate
 
 __all__ = ["explain"]
@@ -50,6 +52,8 @@ Turning = Annotated[
 STEP = ("step_time", "step-time", "step", "T_step")
 _NEEDED = ("cluster", "layout", "global_batch", "seq_len")
 OF_FORMULA = {"quantity", "list_all", "latex", "csv", "json"}
+OF_SERVING = {"quantity", "model", "cluster", "layout", "line", "isl", "osl", "concurrency", "engine", "weights", "kv",
+              "settings", "catalog", "depth", "latex", "csv", "json"}
 OF_LIST = {"list_all", "csv", "json"}
 NOT_OF_TURNING = {"depth", "latex"}
 
@@ -88,6 +92,12 @@ def explain(
     mtp: options.Mtp = None,
     routing_skew: options.Skew = 1.0,
     technique: options.Technique = None,
+    isl: serving.Isl = "",
+    osl: serving.Osl = "",
+    concurrency: serving.Concurrency = None,
+    engine: serving.EngineOrLine = "",
+    weights: serving.Weights = "",
+    kv: serving.Kv = "",
     settings: options.Settings = None,
     catalog: options.Folders = None,
     depth: Depth = 3,
@@ -98,6 +108,7 @@ def explain(
     json: options.Json = False,
 ) -> None:
     """Show where a number comes from: symbol, expression, value, unit, source; of a formula or of an estimate."""
+    from perfplan.catalog import Catalog
     from perfplan.report import Output
 
     output = Output(csv, json)
@@ -110,12 +121,16 @@ def explain(
     elif model is None and "line" not in given:
         _refuse(given, {*given}.difference(OF_FORMULA), "belongs to an estimate; name its model after the quantity")
         _formula(output, quantity, latex)
+    elif "isl" in given or "osl" in given:
+        _refuse(given, {*given}.difference(OF_SERVING), "belongs to training; leave it, or --isl and --osl, out")
+        _served(output, quantity, model or "", cluster, layout, line, depth, latex,
+                Catalog(catalog or (), settings or ()), length=(isl, osl), concurrency=concurrency, engine=engine,
+                weights=weights, kv=kv)
     elif missing := [name for name in _NEEDED if name not in given and (name == "cluster" or "line" not in given)]:
         needed = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise OutOfRange(f"explaining an estimate of {model} needs {needed} too, as `perfplan estimate train` does")
     else:
         from perfplan.api import estimate_train
-        from perfplan.catalog import Catalog
         from perfplan.cli.launch import from_line
 
         entries = Catalog(catalog or (), settings or ())
@@ -175,10 +190,35 @@ def _formula(output: Output, quantity: str, latex: bool) -> None:
     output.emit(text, page["parameters"], formulas.PARAMETER_COLUMNS, page)
 
 
+def _served(output: Output, quantity: str, model: str, cluster: str, layout: str, line: tuple[str, str], depth: int,
+            latex: bool, catalog: Catalog, *, length: tuple[str, str], concurrency: int | None, engine: str,
+            weights: str, kv: str) -> None:
+    """A quantity of a deployment in a closed loop, or with all requests queued."""
+    from perfplan.cli.launch import served_line
+    from perfplan.export.served import served_job
+    from perfplan.report import quantities
+    from perfplan.serving.estimate import saturated, steady
+    from perfplan.serving.words import tokens
+
+    if not cluster or not all(length):
+        raise OutOfRange("explaining a deployment needs --cluster, --isl and --osl, as `perfplan estimate serve` does")
+    isl, osl = map(tokens, length)
+    job, place = served_job(model, cluster, layout, served_line(line, model, catalog), catalog, length=isl + osl,
+                            engine=engine, weights=weights, kv=kv)
+    make = partial(steady, job, place, isl, osl, float(concurrency)) if concurrency else (
+        partial(saturated, job, place, isl, osl))
+    _show(output, quantities.explained_serving(quantity, make, depth), latex)
+
+
 def _tree(output: Output, quantity: str, make: Callable[[], Estimate], depth: int, latex: bool) -> None:
     from perfplan.report import quantities
 
-    tree = quantities.explained(quantity, make, depth)
+    _show(output, quantities.explained(quantity, make, depth), latex)
+
+
+def _show(output: Output, tree: list[Row], latex: bool) -> None:
+    from perfplan.report import quantities
+
     text = quantities.tree_latex(tree) if latex else quantities.tree_text(tree)
     output.emit(text, quantities.tree_rows(tree), quantities.TREE_COLUMNS, quantities.tree_document(tree))
 

@@ -143,9 +143,10 @@ def train(
 
 @app.command("serve")
 def serve(
-    model: options.Model,
     cluster: options.Cluster,
     gpus: options.WholeGpus,
+    model: options.ModelOrLine = "",
+    line: options.ServeFrom = ("", ""),
     workload: serving.Workload = "",
     isl: serving.MeanIsl = "",
     osl: serving.MeanOsl = "",
@@ -182,7 +183,7 @@ def serve(
         str,
         typer.Option("--kv", metavar="DTYPES", show_default=False, help="Cache formats to choose from: bf16,fp8."),
     ] = "",
-    engine: serving.Engine = "vllm",
+    engine: serving.EngineOrLine = "",
     weights: serving.Weights = "",
     prefix_hit: Annotated[
         float,
@@ -218,7 +219,7 @@ def serve(
     """Find the best deployment for a workload under latency limits: prompts and decodes together or in pools apart."""
     from perfplan.api import plan_serve, simulate_serve
     from perfplan.catalog import Catalog
-    from perfplan.cli.launch import known_framework, planned
+    from perfplan.cli.launch import known_framework, planned, served_line
     from perfplan.report import Output
     from perfplan.report.serve_plan import (
         FRONT_COLUMNS,
@@ -235,6 +236,7 @@ def serve(
 
     output, entries = Output(csv, json, save), Catalog(catalog or (), settings or ())
     known_framework(launch, entries, "serving")
+    read = served_line(line, model, entries)
     plan = plan_serve(
         model,
         cluster=cluster,
@@ -261,12 +263,13 @@ def serve(
         imbalance=imbalance,
         drafts=drafts,
         acceptance=acceptance,
+        launch=read,
         catalog=entries,
     )
     runs = simulate_serve(plan, count=simulate, seed=seed)
     points = trades(plan) if front else []
     flags = planned(plan, launch, entries)
-    document = serve_document(plan, runs, points) | flags.document()
+    document = serve_document(plan, runs, points) | flags.document(read)
     if front:
         text = f"{serve_text(plan, runs)}\n\n{front_text(points)}{flags.text}"
         output.emit(text, front_rows(points), FRONT_COLUMNS, document)

@@ -6,11 +6,17 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Engine", "Isl", "Kv", "LayoutText", "MeanIsl", "MeanOsl", "Osl", "Percentile", "Rate", "Tpot", "Ttft",
-           "Weights", "Workload"]
+__all__ = ["Concurrency", "Engine", "EngineOrLine", "Isl", "Kv", "LayoutText", "MeanIsl", "MeanOsl", "Osl",
+           "Percentile", "Rate", "Tpot", "Ttft", "Weights", "Workload"]
 
 Engine = Annotated[
     str, typer.Option("--engine", metavar="ID[-RELEASE]", help="Serving engine of the catalog, such as trtllm-0.17.")
+]
+EngineOrLine = Annotated[
+    str,
+    typer.Option("--engine", metavar="ID[-RELEASE]", show_default=False,
+                 help="Serving engine of the catalog, such as vllm-0.12; the engine of --from, or the command's own,"
+                      " unless given."),
 ]
 Weights = Annotated[
     str,
@@ -23,6 +29,9 @@ Kv = Annotated[
 LayoutText = Annotated[
     str, typer.Option("--layout", metavar="TOKENS", show_default=False,
                       help="The layout, such as 'tp4 pp1 ep8 adp2 dp1' (adp: attention data parallelism).")
+]
+Concurrency = Annotated[
+    int | None, typer.Option("--concurrency", metavar="N", show_default=False, min=1, help="Requests in flight.")
 ]
 Isl = Annotated[str, typer.Option("--isl", metavar="TOKENS", show_default=False, help="Tokens of a prompt.")]
 Osl = Annotated[str, typer.Option("--osl", metavar="TOKENS", show_default=False, help="Tokens generated per request.")]

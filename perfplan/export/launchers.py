@@ -20,7 +20,8 @@ TAKES = ("switch", "number", "word", "words")
 STYLES = ("flags", "assignments", "python", "json", "yaml")
 PHASES = ("training", "serving")
 KEYS = ("id", "name", "release", "phase", "style", "engine", "source", "read_on", "sections", "flags", "implied",
-        "recipe", "defaults", "ignored", "ignored_runner", "unmodelled", "architecture", "commands", "underscores")
+        "recipe", "defaults", "ignored", "ignored_runner", "unmodelled", "architecture", "commands", "underscores",
+        "files")
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class Flag:
 class Launcher:
     """One framework's table. phase: training or serving; engine: what the catalog calls it, if it serves; implied:
     facts that follow from the flags; commands: words of its own before the model; underscores: whether flags may have
-    them for hyphens; recipe: facts that the framework's own model file or recipe settles; ignored:
-    flags that cost nothing; unmodelled: flag -> what is priced instead; architecture: flags of models that flags cannot
-    describe here."""
+    them for hyphens; files: flags that name a YAML file of settings; recipe: facts that the framework's own model file
+    or recipe settles; ignored: flags that cost nothing; unmodelled: flag -> what is priced instead; architecture: flags
+    of models that flags cannot describe here."""
 
     id: str
     name: str
@@ -65,6 +66,7 @@ class Launcher:
     engine: str = ""
     commands: frozenset[str] = frozenset()
     underscores: bool = False
+    files: frozenset[str] = frozenset()
 
     @property
     def spellings(self) -> Mapping[str, Flag]:
@@ -74,7 +76,7 @@ class Launcher:
     @property
     def known(self) -> tuple[str, ...]:
         """Every flag that the table has heard of."""
-        return (*self.spellings, *self.ignored, *self.unmodelled, *self.architecture)
+        return (*self.spellings, *self.files, *self.ignored, *self.unmodelled, *self.architecture)
 
     def default(self, fact: str, otherwise: Any) -> Any:
         """The framework's own default of a fact."""
@@ -99,6 +101,7 @@ def launcher(catalog: Catalog, name: str, phase: str = "training") -> Launcher:
         ignored=_words(data, "ignored", where) | _words(data, "ignored_runner", where),
         unmodelled=data.get("unmodelled", {}), architecture=_words(data, "architecture", where),
         engine=str(data.get("engine", "")), commands=_words(data, "commands", where),
+        files=_words(data, "files", where),
         underscores=flag(data.get("underscores", False), f"{where}, underscores"))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from perfplan.errors import OutOfRange, SpecError, nearest, offer
 from perfplan.export.launchers import Fact, Facts, Flag, Launcher
@@ -63,13 +65,53 @@ def _pairs(words: list[str], table: Launcher) -> Iterator[tuple[str, list[str]]]
     yield name, values
 
 
+def _settings(value: Any, name: str = "") -> Iterator[tuple[str, list[str]]]:
+    """(setting, its words) of a configuration; settings inside settings are written a.b; what is off is left out."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _settings(inner, f"{name}.{key}" if name else str(key))
+    elif value is True:
+        yield name, []
+    elif value is not None and value is not False:
+        yield name, [",".join(map(str, value)) if isinstance(value, list) else str(value)]
+
+
+def _filed(path: str, flag: str, table: Launcher) -> Iterator[tuple[str, list[str]]]:
+    """The settings of a configuration file, spelled as the table spells them."""
+    import yaml
+
+    if not Path(path).is_file():
+        raise SpecError(f"{flag} {path} of the {table.id} line is no file here; give its path, or write its settings as"
+                        " options")
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"{flag} {path} of the {table.id} line is no YAML: {str(error).splitlines()[0]}; mend the"
+                        " file") from None
+    if found is not None and not isinstance(found, dict):
+        raise SpecError(f"{flag} {path} of the {table.id} line holds no settings; write one 'name: value' a line")
+    for name, values in _settings(found or {}):
+        dashed = f"--{name.replace('_', '-') if table.underscores else name}"
+        yield (name if name in table.known or dashed not in table.known else dashed), values
+
+
+def _with_files(words: list[str], table: Launcher) -> Iterator[tuple[str, list[str]]]:
+    """The pairs of a line, configuration files read in their place."""
+    for name, values in _pairs(words, table):
+        if name in table.files and values:
+            yield from _filed(values[0], name, table)
+            yield "", values[1:]
+        else:
+            yield name, values
+
+
 def read_line(table: Launcher, text: str) -> Line:
     """Read a launch line by the table of its framework; contradictions are one-sentence errors."""
     spellings = table.spellings
     facts: dict[str, Fact] = {}
     seen: dict[str, str] = {}
     understood, ignored, unmodelled, unknown, architecture, loose = [], [], [], [], [], []
-    for name, values in _pairs(_split(text, table), table):
+    for name, values in _with_files(_split(text, table), table):
         written = " ".join([name, *values])
         if not name:
             loose += values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +16,9 @@ from perfplan.serving.deploy import serving_job
 from perfplan.serving.formats import number_format
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout
+from perfplan.serving.plan import ServePlan, beaten
 
-__all__ = ["Served", "served", "served_job"]
+__all__ = ["Served", "against", "planned_terms", "served", "served_job"]
 
 _BY_NAME = (("-nvfp4", "nvfp4"), ("-fp4", "nvfp4"), ("-fp8", "fp8"), ("-awq", "int4"), ("-gptq-int4", "int4"))
 """How the names of quantised checkpoints on the hub end."""
@@ -108,6 +110,28 @@ def served_job(
     job = serving_job(model, cluster, catalog, engine=engine or "trtllm", weights=weights, kv=kv, caveats=words,
                       routing_skew=routing_skew, skews=table, **settings)
     return (read.applied(job, length) if read else job), parsed
+
+
+def planned_terms(model: str, read: Served | None, engine: str, weights: str, kv: Sequence[str]
+                  ) -> tuple[str, dict[str, Any]]:
+    """(model, arguments of a plan): as given, else as the launch line says, else those of vLLM."""
+    if read is None and not model:
+        raise SpecError("no model is named; give a catalog id, the path of a config.json, or a launch line with --from")
+    if read is None:
+        return model, {"engine": engine or "vllm", "weights": weights, "kv": tuple(kv)}
+    own = (read.kv,) if read.kv else ()
+    return model or read.model, {"engine": read.engine(engine), "kv": tuple(kv) or own,
+                                 "weights": read.agreed(weights, read.weights, "--weights")}
+
+
+def against(found: ServePlan, read: Served) -> ServePlan:
+    """The plan with the deployment of the launch line as its baseline, under the line's own limits."""
+    job = read.applied(replace(found.job, kv=read.kv or "bf16"), 0)
+    longest = found.workload.isl.longest + found.workload.osl.longest
+    cut = (f"the {read.launcher.id} line refuses requests beyond {read.length} tokens; those of the workload have up to"
+           f" {longest:.0f}, and its instances are priced with all",) if 0 < read.length < longest else ()
+    own = beaten(found, job, read.layout, read.launcher.name)
+    return replace(own, caveats=(*own.caveats, *read.caveats, *cut))
 
 
 def served(catalog: Catalog, name: str, text: str, *, model: str = "") -> Served:

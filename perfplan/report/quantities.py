@@ -8,13 +8,14 @@ from typing import Any
 
 from perfplan.errors import UnknownName
 from perfplan.formulas.accounting import mfu_from_time, token_rate
-from perfplan.formulas.core import Node, tracing
+from perfplan.formulas.core import Node, node_of, tracing
 from perfplan.report.columns import Column
 from perfplan.report.columns import Row as TableRow
+from perfplan.serving.estimate import Steady
 from perfplan.symbolic.explain import Row, find, rows, to_latex_lines, to_lines
 from perfplan.training.estimate import Estimate, model_flops
 
-__all__ = ["TREE_COLUMNS", "explained", "tree_document", "tree_latex", "tree_rows", "tree_text"]
+__all__ = ["TREE_COLUMNS", "explained", "explained_serving", "tree_document", "tree_latex", "tree_rows", "tree_text"]
 
 TREE_COLUMNS = (
     Column("depth"),
@@ -40,6 +41,17 @@ def explained(quantity: str, make: Callable[[], Estimate], depth: int) -> list[R
     if (rate := RATES.get(plain, quantity)) in RATES.values():
         return rows(find(_rates(made), rate), depth, quantity)
     return rows(_found(root, PLAIN_NAMES.get(plain, quantity)), depth, quantity)
+
+
+def explained_serving(quantity: str, make: Callable[[], Steady], depth: int) -> list[Row]:
+    """The tree below `quantity` of the deployment that `make` prices: ttft, tpot, tokens_per_s, requests_per_s, or any
+    quantity below them."""
+    with tracing() as root:
+        made = make()
+    plain = quantity.lower().replace("-", "_").replace(" ", "_")
+    named = {"ttft": made.ttft, "tpot": made.tpot, "tokens_per_s": made.tokens_per_s, "requests_per_s": made.rate}
+    found = node_of(named[plain]) if plain in named else None
+    return rows(found or find(root, PLAIN_NAMES.get(plain, quantity)), depth, quantity)
 
 
 def _rates(made: Estimate) -> Node:

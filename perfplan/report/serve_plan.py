@@ -154,6 +154,25 @@ def _other(plan: ServePlan) -> str:
     )
 
 
+def _baseline(plan: ServePlan) -> str:
+    """The user's own deployment against the best."""
+    own, best = plan.baseline, plan.best
+    if own is None:
+        return ""
+    mine = f"your flags ({own.name}): {own.layout}"
+    if own.candidate is None or own.point is None:
+        return f"{mine} meets the limits at no rate; best: {best.layout}"
+    one, p = own.candidate, f"p{100 * plan.limits.share:g}"
+    gain = (best.goodput / best.gpus) / (one.goodput / one.gpus)
+    enough = "" if one.feasible else f", short of the {show(one.needed, '1')} asked for"
+    return (
+        f"{mine}: {one.decodes} such instances on {one.gpus} accelerators meet the limits up to"
+        f" {show(one.goodput, '1')} requests/s{enough} ({p} TTFT {show(own.point.ttft_percentile, 's')}, {p} TPOT"
+        f" {show(own.point.tpot_percentile, 's')}; {one.limit} ends it); best: {best.gpus} accelerators,"
+        f" {show(gain, '1')} times the rate per accelerator"
+    )
+
+
 def _proof(plan: ServePlan) -> str:
     tried = " and ".join(f"{count:,} {kind}" for kind, count in plan.tried.items())
     return (
@@ -177,7 +196,7 @@ def _other_lengths(plan: ServePlan) -> str:
 def serve_text(plan: ServePlan, runs: Sequence[Replayed] = ()) -> str:
     """The plan for people: the table, what binds, why not the other kind, and what other lengths would change."""
     blocks = [_headline(plan), "", table(serve_rows(plan, runs), columns(bool(runs))), ""]
-    blocks += [paragraph(text) for text in (_details(plan), _other(plan), _proof(plan)) if text]
+    blocks += [paragraph(text) for text in (_details(plan), _baseline(plan), _other(plan), _proof(plan)) if text]
     if runs:
         blocks.append(
             paragraph(f"simulated: {runs[0].requests} requests, seed {runs[0].seed}, the same step times and policy")
@@ -208,6 +227,14 @@ def front_text(points: Sequence[FrontPoint]) -> str:
     return "throughput against latency\n" + table(front_rows(points), FRONT_COLUMNS)
 
 
+def _baseline_row(plan: ServePlan) -> Row | None:
+    own = plan.baseline
+    if own is None:
+        return None
+    row = _row(plan, own.candidate, own.point, None) if own.candidate and own.point else {"goodput": 0.0}
+    return {"line": own.name, "instance": str(own.layout), **row}
+
+
 def serve_document(plan: ServePlan, runs: Sequence[Replayed] = (), points: Sequence[FrontPoint] = ()) -> dict[str, Any]:
     """The whole plan under machine names, SI units."""
     return {
@@ -227,6 +254,7 @@ def serve_document(plan: ServePlan, runs: Sequence[Replayed] = (), points: Seque
         "ttft_band_s": plan.ttft_band,
         "tpot_band_s": plan.tpot_band,
         "deployments": [dict(row) for row in serve_rows(plan, runs)],
+        "baseline": _baseline_row(plan),
         "tried": plan.tried,
         "layouts_priced": plan.priced,
         "layouts_too_small": plan.unfit,

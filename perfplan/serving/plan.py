@@ -15,11 +15,11 @@ from perfplan.catalog.workloads import Lengths, Workload, fixed_workload, stretc
 from perfplan.errors import Infeasible, OutOfRange
 from perfplan.serving.curves import Curve, curve, curves, with_budget
 from perfplan.serving.job import ServingJob, assumed, unmodelled
-from perfplan.serving.layout import ServingLayout
+from perfplan.serving.layout import ServingLayout, check
 from perfplan.serving.pools import Candidate, Limits, Operating, Traffic, aggregated, disaggregated, moved, operating
 from perfplan.units import show
 
-__all__ = ["OBJECTIVES", "KINDS", "Flip", "ServePlan", "front", "plan"]
+__all__ = ["OBJECTIVES", "KINDS", "Baseline", "Flip", "ServePlan", "beaten", "front", "plan"]
 
 OBJECTIVES = ("gpus", "goodput")
 KINDS = ("aggregated", "disaggregated")
@@ -40,6 +40,18 @@ class Flip:
     gpus: int
     goodput: float
     reached: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """The user's own deployment beside the plan. name: where it comes from; layout: one instance; candidate: as many
+    instances as are needed, or as many as there is room for, None where no number of them meets the limits at any
+    rate; point: what it gives."""
+
+    name: str
+    layout: ServingLayout
+    candidate: Candidate | None
+    point: Operating | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +76,7 @@ class ServePlan:
     curves: tuple[Curve, ...]
     ttft_band: tuple[float, float] | None = None
     tpot_band: tuple[float, float] | None = None
+    baseline: Baseline | None = None
 
     @property
     def best(self) -> Candidate:
@@ -304,6 +317,22 @@ def plan(
         _caveats(job, workload, fitted, shown[0]),
         tuple(found),
     )
+
+
+def beaten(found: ServePlan, job: ServingJob, layout: ServingLayout, name: str) -> ServePlan:
+    """The plan with the user's own layout, under the settings of `job`, as the baseline that it has to beat."""
+    one = replace(layout, dp=1)
+    check(job.model, one)
+    if one.instance > found.gpus:
+        raise OutOfRange(f"the {name} line takes {one.instance} accelerators for one instance, more than the"
+                         f" {found.gpus} of --gpus; give more")
+    own = curve(job, one, found.workload, found.best.decode.hit)
+    tried = aggregated([own], found.gpus, found.limits, found.traffic) if own else []
+    kept = next(iter(_ranked([each for each in tried if each.goodput > 0], found.objective)), None)
+    point = None
+    if kept is not None:
+        point = operating(kept, min(kept.needed, kept.goodput), found.limits.share, found.traffic.arrivals)
+    return replace(found, baseline=Baseline(name, one, kept, point))
 
 
 def _shown(ranked: Sequence[Candidate], top: int) -> list[Candidate]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from perfplan.formulas.core import maximum, minimum, where
+from perfplan.formulas.core import maximum, minimum, total, where
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout
 from perfplan.serving.ops import Load, Pricing, head_times, layer_times
@@ -23,7 +23,7 @@ def network(job: ServingJob, layout: ServingLayout) -> Network:
 
 def whole(parts: dict[str, Any]) -> Any:
     """The time of a step from its parts [s]."""
-    return sum(parts.values())
+    return total("T_step", "s", parts)
 
 
 def step_parts(job: ServingJob, net: Network, layout: ServingLayout, load: Load) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import pytest
 
 from perfplan.catalog import Catalog
 from perfplan.cli.main import run
+from perfplan.errors import SpecError
 from perfplan.export.served import served, served_job
 from perfplan.export.serving import serving_flags
 from perfplan.serving.deploy import serving_job
@@ -120,3 +121,79 @@ def test_bad_lines_are_one_sentence(engine, line, options, says, capsys):
 def test_without_a_line_model_and_layout_are_needed(capsys):
     assert run(["estimate", "serve", "llama-3.1-8b", *LOAD]) == 2
     assert "--layout" in capsys.readouterr().err
+
+
+CONFIG = """
+tensor_parallel_size: 8
+moe_expert_parallel_size: 8
+enable_attention_dp: true
+max_num_tokens: 4096
+kv_cache_config: {free_gpu_memory_fraction: 0.85, dtype: fp8, enable_block_reuse: false}
+cuda_graph_config:
+  batch_sizes: [1, 2, 4]
+frobnicate: 3
+"""
+
+
+@pytest.mark.parametrize("flag", ["--config", "--extra_llm_api_options"])
+def test_a_configuration_file_is_read_as_its_settings_would_be(tmp_path, flag):
+    path = tmp_path / "options.yaml"
+    path.write_text(CONFIG)
+    filed = read("tensorrt-llm", f"trtllm-serve deepseek-v3 {flag} {path}")
+    flagged = read("tensorrt-llm", "trtllm-serve deepseek-v3 --tp_size 8 --ep_size 8 --enable_attention_dp"
+                   " --max_num_tokens 4096 --kv_cache_free_gpu_memory_fraction 0.85 --kv_cache_dtype fp8")
+    for one in (filed, flagged):
+        assert str(one.layout) == "tp1 ep8 adp8" and one.kv == "fp8"
+        assert one.limits == {"memory_fraction": 0.85, "token_budget": 4096}
+    assert [name for name, _ in filed.line.unmodelled] == ["cuda_graph_config.batch_sizes 1,2,4"]
+    assert [name for name, _ in filed.line.unknown] == ["frobnicate 3"]
+    path.write_text("tensor_parallel_size: 4")
+    with pytest.raises(SpecError, match="keep one of them"):
+        read("tensorrt-llm", f"trtllm-serve deepseek-v3 --tp_size 8 {flag} {path}")
+
+
+def test_vllm_s_file_names_flags_without_hyphens(tmp_path):
+    path = tmp_path / "serve.yaml"
+    path.write_text("model: llama-3.1-70b\ntensor_parallel_size: 8\nmax-num-seqs: 64\nenable_expert_parallel: false\n")
+    found = read("vllm", f"vllm serve --config {path}")
+    assert (found.model, str(found.layout), found.max_batch) == ("llama-3.1-70b", "tp8", 64)
+
+
+@pytest.mark.parametrize("content, words", [
+    (None, "is no file here"), ("a: [1", "is no YAML"), ("- 1", "holds no settings"),
+    ("tensor_parallel_size: two", "no whole number")])
+def test_files_that_cannot_be_read_are_one_sentence(tmp_path, content, words):
+    path = tmp_path / "options.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SpecError, match=words):
+        read("tensorrt-llm", f"trtllm-serve deepseek-v3 --config {path}")
+
+
+def test_a_plan_says_what_the_user_s_own_flags_give(capsys):
+    line = ["--from", "vllm", "vllm serve llama-3.1-70b -tp 8 --max-num-seqs 64 --max-model-len 4096"]
+    wanted = ["plan", "serve", *line, "--cluster", "dgx-h100", "--gpus", "16", "--workload", "azure-conv", "--rate",
+              "12/s", "--ttft", "1s", "--tpot", "40ms", "--json"]
+    assert run(wanted) == 0
+    out, told = capsys.readouterr()
+    plan = json.loads(out)
+    own, best = plan["baseline"], plan["deployments"][0]
+    assert own["instance"] == "tp8" and own["gpus"] == 16
+    assert own["goodput"] / own["gpus"] < best["goodput"] / best["gpus"]
+    assert "read from the vllm line: tp8" in told
+    assert any("refuses requests beyond 4096 tokens" in caveat for caveat in plan["caveats"])
+    assert run([{"16": "4", "12/s": "1/s"}.get(word, word) for word in wanted]) == 2
+    assert "takes 8 accelerators for one instance" in capsys.readouterr().err
+
+
+def test_a_figure_of_a_deployment_is_explained_down_to_its_kernels(capsys):
+    load = ["--cluster", "dgx-h100", "--isl", "1000", "--osl", "200", "--concurrency", "32"]
+    assert run(["explain", "tpot", "--from", "vllm", "vllm serve llama-3.1-8b", *load, "--depth", "2"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("tpot = (T_stall + T_step)/N_acc") and "t_dec" in text and "decode_stall" not in text
+    assert run(["explain", "ttft", "llama-3.1-8b", "--layout", "tp2", *load, "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert run(["estimate", "serve", "llama-3.1-8b", "--layout", "tp2", *load, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ttft_s"] == pytest.approx(tree[0]["value"])
+    assert run(["explain", "ttft", "llama-3.1-8b", "--layout", "tp2", *load, "--seq-len", "9"]) == 2
+    assert "belongs to training" in capsys.readouterr().err
