@@ -34,8 +34,7 @@ class Passes:
 
     def time(self, task: Task) -> float:
         """Time of a task [s]."""
-        total = sum(self._pass(part) for part in task)
-        return total * self.fused if len(task) > 1 else total
+        return self._pass(task[0]) if len(task) == 1 else sum(map(self._pass, task)) * self.fused
 
     def _pass(self, part: Part) -> float:
         stage = part.stage
@@ -117,32 +116,33 @@ class _Chains:
         self.first = order.starts
         self.last = {start - 1 for start in order.starts if start} | {len(order.place) - 1}
 
-    def needs(self, part: Part) -> list[Part]:
+    def needs(self, part: Part) -> tuple[tuple[str, int, int], ...]:
         """What must be there before a pass; both gradients in one give the input gradient at their end."""
         kind, micro, stage = part
         if kind == "F":
-            return [] if stage in self.first else [Part("F", micro, stage - 1)]
+            return () if stage in self.first else (("F", micro, stage - 1),)
         if kind == "W":
-            return [Part("B", micro, stage)]
-        return [Part("F", micro, stage)] + ([] if stage in self.last else [Part("B", micro, stage + 1)])
+            return (("B", micro, stage),)
+        return (("F", micro, stage),) if stage in self.last else (("F", micro, stage), ("B", micro, stage + 1))
 
 
-def _arrival(order: Order, chains: _Chains, passes: Passes, rank: int, task: Task, done: dict[Part, float]) -> (
-    float | None
-):
+def _arrival(
+    order: Order, chains: _Chains, passes: Passes, rank: int, task: Task, done: dict[tuple[str, int, int], float]
+) -> float | None:
     """When all that a task needs is on the rank, or None if some of it has not run."""
     at = 0.0
     for part in task:
         for need in chains.needs(part):
-            if need not in done:
+            ended = done.get(need)
+            if ended is None:
                 return None
-            at = max(at, done[need] + (passes.hop if order.place[need.stage] != rank else 0.0))
+            at = max(at, ended + (passes.hop if order.place[need[2]] != rank else 0.0))
     return at
 
 
 def run(order: Order, passes: Passes) -> Run:
     """Run the tasks of each rank in their order, each as early as it can."""
-    chains, done = _Chains(order), dict[Part, float]()
+    chains, done = _Chains(order), dict[tuple[str, int, int], float]()
     starts: list[list[float]] = [[] for _ in order.orders]
     ends: list[list[float]] = [[] for _ in order.orders]
     moved = True
@@ -159,7 +159,7 @@ def run(order: Order, passes: Passes) -> Run:
                 starts[rank].append(start)
                 ends[rank].append(end)
                 for part in task:
-                    done[Part("B" if part.kind == "D" else part.kind, part.micro, part.stage)] = end
+                    done["B" if part.kind == "D" else part.kind, part.micro, part.stage] = end
                 moved = True
     if any(len(ended) < len(tasks) for ended, tasks in zip(ends, order.orders, strict=True)):
         raise SpecError(f"schedule {order.name} stops: its ranks wait for each other")
@@ -172,9 +172,10 @@ def _peak(tasks: Sequence[Task], saved: Sequence[float]) -> tuple[int, float]:
     """(most passes held, most bytes held) by a rank; a forward that runs with a backward is held beside it."""
     count, size, most, largest = 0, 0.0, 0, 0.0
     for task in tasks:
-        count += sum(part.kind == "F" for part in task)
-        size += sum(saved[part.stage] for part in task if part.kind == "F")
-        most, largest = max(most, count), max(largest, size)
-        count -= sum(part.kind in "WD" for part in task)
-        size -= sum(saved[part.stage] for part in task if part.kind in "WD")
+        for part in task:  # a forward stands first
+            if part.kind == "F":
+                count, size = count + 1, size + saved[part.stage]
+                most, largest = max(most, count), max(largest, size)
+            elif part.kind != "B":
+                count, size = count - 1, size - saved[part.stage]
     return most, largest

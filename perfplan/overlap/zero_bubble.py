@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import permutations, product
+from math import inf
 
 from perfplan.overlap.passes import Part, Task
 
@@ -16,6 +17,9 @@ __all__ = ["h_order", "v_orders"]
 
 Placed = tuple[str, int, int]
 """(kind, stage, time) of one pass of the block."""
+
+_Pass = tuple[str, int, int]
+"""(kind, micro-batch, stage) of one pass, as in `Part`."""
 
 _OFFSETS = {"v-min": (1, 1, 1, 1), "v-half": (1, 2, 1, 2)}
 # steps between neighbouring ranks of: forward down, forward back, backward down, backward back
@@ -112,48 +116,48 @@ class _Listed:
     def __init__(self, ranks: int, micro_batches: int, most: int, times: Sequence[float]) -> None:
         self.ranks, self.micro_batches, self.most = ranks, micro_batches, most
         self.times = dict(zip("FBW", times, strict=True))
-        self.done: dict[Part, float] = {}
+        self.done: dict[_Pass, float] = {}
         self.rows = [_Rank() for _ in range(ranks)]
 
     def orders(self) -> tuple[tuple[Task, ...], ...]:
         """Tasks of each rank."""
         options = [self._best(rank) for rank in range(self.ranks)]
         for _ in range(6 * self.ranks * self.micro_batches):
-            rank = min((option[:2], rank) for rank, option in enumerate(options) if option)[1]
-            chosen = options[rank]
-            assert chosen is not None
-            self._take(rank, chosen[2], chosen[0])
+            at, _, rank, chosen = min(options)
+            self._take(rank, chosen, at)
             for near in range(max(rank - 1, 0), min(rank + 2, self.ranks)):
                 options[near] = self._best(near)
         return tuple(tuple(row.tasks) for row in self.rows)
 
-    def _best(self, rank: int) -> tuple[float, int, Part] | None:
-        """(earliest time, urgency, pass) of what a rank does next, None if it has to wait for another."""
+    def _best(self, rank: int) -> tuple[float, int, int, _Pass]:
+        """(earliest time, urgency, rank, pass) of what a rank does next, at no time if it has to wait for another."""
         row, stages = self.rows[rank], (rank, 2 * self.ranks - 1 - rank)
-        found, needed = [], False
+        found, needed = [(inf, 0, rank, ("", 0, 0))], False
         for chunk in (1, 0):
             backward, forward = self._backward(row, chunk, stages[chunk]), self._forward(row, chunk, stages[chunk])
             if backward:
-                found.append((backward[0], _URGENCY["B", chunk], backward[1]))
+                found.append((backward[0], _URGENCY["B", chunk], rank, backward[1]))
             if forward and self._room(row, chunk, rank):
-                found.append((forward[0], _URGENCY["F", chunk], forward[1]))
+                found.append((forward[0], _URGENCY["F", chunk], rank, forward[1]))
             elif forward:
                 needed |= forward[0] <= row.now + self.times["W"] * (1 + 1e-9)
         if row.owed:
-            found.append((row.now, _URGENCY["needed" if needed else "owed"], Part("W", *row.owed[0])))
-        return min(found, default=None)
+            found.append((row.now, _URGENCY["needed" if needed else "owed"], rank, ("W", *row.owed[0])))
+        return min(found)
 
-    def _backward(self, row: _Rank, chunk: int, stage: int) -> tuple[float, Part] | None:
+    def _backward(self, row: _Rank, chunk: int, stage: int) -> tuple[float, _Pass] | None:
         i = row.backward[chunk]
-        before = Part("F", i, stage) if stage == 2 * self.ranks - 1 else Part("B", i, stage + 1)
-        if i == row.forward[chunk] or before not in self.done:
+        if i == row.forward[chunk]:
             return None
-        return max(row.now, self.done[before]), Part("B", i, stage)
+        start = self.done.get(("F", i, stage) if stage == 2 * self.ranks - 1 else ("B", i, stage + 1))
+        return None if start is None else (max(row.now, start), ("B", i, stage))
 
-    def _forward(self, row: _Rank, chunk: int, stage: int) -> tuple[float, Part] | None:
+    def _forward(self, row: _Rank, chunk: int, stage: int) -> tuple[float, _Pass] | None:
         i = row.forward[chunk]
-        start = self.done.get(Part("F", i, stage - 1), None if stage else 0.0)
-        return None if i == self.micro_batches or start is None else (max(row.now, start), Part("F", i, stage))
+        if i == self.micro_batches:
+            return None
+        start = self.done.get(("F", i, stage - 1)) if stage else 0.0
+        return None if start is None else (max(row.now, start), ("F", i, stage))
 
     def _room(self, row: _Rank, chunk: int, rank: int) -> bool:
         """Whether a rank may hold one more chunk, places for the way back being kept while there is something due."""
@@ -161,9 +165,10 @@ class _Listed:
         kept = min(max(rank + 1 - row.back, 0), due) if chunk == 0 else 0
         return row.held + 1 + kept <= self.most
 
-    def _take(self, rank: int, part: Part, at: float) -> None:
+    def _take(self, rank: int, chosen: _Pass, at: float) -> None:
+        part = Part(*chosen)
         row, chunk = self.rows[rank], int(part.stage >= self.ranks)
-        row.now = self.done[part] = at + self.times[part.kind]
+        row.now = self.done[chosen] = at + self.times[part.kind]
         row.tasks.append((part,))
         if part.kind == "B":
             row.backward[chunk] += 1
