@@ -5,12 +5,11 @@ Only what the simulation finds faster, and what fits, is taken, so that no layou
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from perfplan.errors import Infeasible
-from perfplan.overlap.orders import SCHEDULES
+from perfplan.overlap.orders import SCHEDULES, chunks_of
 from perfplan.overlap.partition import RankCosts, balance, layout_string, settings
 from perfplan.overlap.stages import Compared, Pipeline, compare, own_schedule
 from perfplan.training.estimate import Estimate
@@ -18,8 +17,9 @@ from perfplan.training.layout import Layout, block
 
 __all__ = ["Auto", "Rescheduled", "reschedule"]
 
-BUDGET = 3.0  # s: no layout is begun after this
-LONGEST = 400_000  # passes of one schedule, about a second of simulation
+BUDGET = 300_000  # passes simulated for a plan, 10 us each: the same answer on every machine, within 5 s
+WORTH = 1e-3  # a schedule that saves less of the step is not worth other software
+UNTRIED = ("gpipe", "breadth-first", "interleaved", "zb-h2")  # never faster than another that needs less memory
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Rescheduled:
 
 @dataclass(frozen=True)
 class Auto:
-    """The layouts of a plan with their schedules, fastest first; skipped: layouts that the time did not allow."""
+    """The layouts of a plan with their schedules, fastest first; skipped: those that the budget did not allow."""
 
     rows: tuple[Rescheduled, ...]
     skipped: int
@@ -62,23 +62,22 @@ class Auto:
         return self.rows[0]
 
 
-def _passes(layout: Layout, micro_batches: int) -> int:
-    return int(2 * layout.pp * max(layout.vpp, 2) * micro_batches)
+def _work(layout: Layout, micro_batches: int, names: Sequence[str]) -> int:
+    """Passes that running these schedules takes."""
+    return sum(3 * layout.pp * chunks_of(name, layout.vpp) * micro_batches for name in names)
 
 
-def _candidates(pipeline: Pipeline) -> list[tuple[Compared, str, Compared]]:
-    """(schedule, stages in words, the layout's own schedule on the even stages) of everything that runs."""
-    names = [name for name in SCHEDULES if name not in ("gpipe", "breadth-first", "interleaved", "zb-h2")]
-    rows = compare(pipeline, names)
-    own = next(row for row in rows if row.name == own_schedule(pipeline.layout))
-    found = [(row, "", own) for row in rows if row is not own]
-    if pipeline.layout.vpp == 1 and not block(pipeline.layout.recompute):
-        found += [(row, stages, own) for row, stages in _balanced(pipeline)]
-    return found
+def _names(layout: Layout, twins: set[Layout]) -> list[str]:
+    """Schedules to run for a layout: its own, and those that no layout with other chunks has been given."""
+    own = own_schedule(layout)
+    others = [] if replace(layout, vpp=1) in twins else [name for name in SCHEDULES if name not in (own, *UNTRIED)]
+    return [own, *others]
 
 
 def _balanced(pipeline: Pipeline) -> list[tuple[Compared, str]]:
-    """The same on balanced stages, none if no stages fit even so."""
+    """(schedule, stages in words) on balanced stages, none if no stages fit even so."""
+    if pipeline.layout.vpp > 1 or block(pipeline.layout.recompute):
+        return []
     chosen = settings(pipeline)
     try:
         best = balance(pipeline, chosen)
@@ -88,33 +87,43 @@ def _balanced(pipeline: Pipeline) -> list[tuple[Compared, str]]:
     return [(row, layout_string(best.sizes, pipeline.job.mtp_depth)) for row in compare(made, ["1f1b", "zb-h1"])]
 
 
-def _chosen(estimate: Estimate) -> Rescheduled:
-    """The layout with the fastest schedule that fits; its own where none is faster."""
+def _same(estimate: Estimate, tried: int = 0) -> Rescheduled:
+    """The layout as the plan has it."""
     before = float(estimate.step_time)
-    same = Rescheduled(estimate, own_schedule(estimate.layout), before, before, estimate.memory_total)
-    if estimate.layout.pp < 2:
-        return same
-    pipeline = Pipeline(estimate.job, estimate.layout, estimate)
-    if _passes(estimate.layout, pipeline.micro_batches) > LONGEST:
-        return same
-    found = _candidates(pipeline)
-    if not found or not found[0][2].ran:  # nothing to set them beside
-        return same
-    able = [(row.step, row, stages) for row, stages, own in found if row.ran and row.fits and row.step < own.step]
-    step, row, stages = min(able, key=lambda each: each[0], default=(before, None, ""))
-    if row is None or step >= before * (1 - 1e-9):
-        return Rescheduled(estimate, same.schedule, before, before, same.memory, tried=len(found))
-    return Rescheduled(estimate, row.name, step, before, row.memory, stages, len(found))
+    return Rescheduled(estimate, own_schedule(estimate.layout), before, before, estimate.memory_total, tried=tried)
 
 
-def reschedule(estimates: Sequence[Estimate], budget: float = BUDGET) -> Auto:
-    """Schedules for the layouts of a plan, best first, until `budget` seconds have passed."""
-    start, rows, skipped = time.monotonic(), [], 0
+def _chosen(pipeline: Pipeline, names: Sequence[str]) -> Rescheduled:
+    """The layout with the fastest schedule that fits; its own where none is faster."""
+    rows = compare(pipeline, names)
+    own = next(row for row in rows if row.name == names[0])
+    found = [(row, "") for row in rows if row is not own] + _balanced(pipeline)
+    same = _same(pipeline.whole, len(found))
+    if not own.ran:  # nothing to set them beside
+        return same
+    able = [(row.step, row, stages) for row, stages in found if row.ran and row.fits and row.step < own.step]
+    step, row, stages = min(able, key=lambda each: each[0], default=(same.before, own, ""))
+    if step >= same.before * (1 - WORTH):
+        return same
+    return replace(same, schedule=row.name, step=step, memory=row.memory, stages=stages)
+
+
+def reschedule(estimates: Sequence[Estimate], budget: int = BUDGET) -> Auto:
+    """Schedules for the layouts of a plan, best first, as long as no more than `budget` passes are simulated."""
+    twins: set[Layout] = set()
+    rows, skipped = [], 0
     for estimate in estimates:
-        if time.monotonic() - start > budget:
-            before = float(estimate.step_time)
-            rows.append(Rescheduled(estimate, own_schedule(estimate.layout), before, before, estimate.memory_total))
+        if estimate.layout.pp < 2:
+            rows.append(_same(estimate))
+            continue
+        pipeline = Pipeline(estimate.job, estimate.layout, estimate)
+        names = _names(estimate.layout, twins)
+        work = _work(estimate.layout, pipeline.micro_batches, names)
+        if work > budget:
+            rows.append(_same(estimate))
             skipped += 1
-        else:
-            rows.append(_chosen(estimate))
+            continue
+        budget -= work
+        twins.add(replace(estimate.layout, vpp=1))
+        rows.append(_chosen(pipeline, names))
     return Auto(tuple(sorted(rows, key=lambda row: row.step)), skipped)

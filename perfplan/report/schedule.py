@@ -201,12 +201,15 @@ def difference_text(one: Timeline, other: Timeline) -> str:
 
 
 # ---------------------------------------------------------------- a plan's schedules, and the gap to physics
+LONG = "left as they are, their pipelines being too long to simulate in a plan"
+
+
 def auto_text(auto: Auto) -> str:
     """What `--schedule auto` changed in the layouts of a plan."""
     best, changed = auto.best, [row for row in auto.rows if row.changed]
     if not changed:
         tried = sum(row.tried for row in auto.rows)
-        late = f"; {auto.skipped} of the layouts were not tried for want of time" if auto.skipped else ""
+        late = f"; {auto.skipped} of the layouts were {LONG}" if auto.skipped else ""
         return paragraph(f"schedule auto: nothing changed; none of {tried} schedules tried on {len(auto.rows)} layouts"
                          f" is faster and fits{late}")
     lines = [f"schedule auto: best {show(best.step, 's')} ({short(best.estimate.layout)}"
@@ -217,7 +220,7 @@ def auto_text(auto: Auto) -> str:
         for row in changed[:5]
     ]
     if auto.skipped:
-        lines.append(f"{auto.skipped} layouts were left as they are for want of time")
+        lines.append(f"{auto.skipped} layouts were {LONG}")
     return "\n".join(map(paragraph, lines))
 
 

@@ -1,5 +1,7 @@
 """`--schedule auto`: never worse, within memory, and it says what it changed."""
 
+from dataclasses import replace
+
 from overlap.jobs import shipped
 from perfplan.api import plan_train
 from perfplan.overlap.auto import reschedule
@@ -24,5 +26,16 @@ def test_no_layout_gets_worse_and_changes_fit():
 def test_layouts_without_stages_and_beyond_the_time_stay_as_they_are():
     made = plan("llama-3-8b", 16, 32, fix="pp1")
     assert not any(row.changed for row in reschedule(made.estimates).rows)
-    late = reschedule(plan(fix="pp4").estimates, budget=-1.0)
+    late = reschedule(plan(fix="pp4").estimates, budget=0)
     assert late.skipped == 4 and not any(row.changed for row in late.rows)
+
+
+def test_the_work_is_bounded_by_passes_and_shared_between_layouts_that_differ_in_chunks_alone():
+    made = plan(fix="pp4")
+    some = reschedule(made.estimates, budget=4_000)
+    assert some.skipped > 0 and any(row.tried for row in some.rows)
+    assert reschedule(made.estimates) == reschedule(made.estimates)
+    chunks = [estimate.layout for estimate in made.estimates]
+    tried = {row.estimate.layout: row.tried for row in reschedule(made.estimates).rows}
+    first = {replace(layout, vpp=1): layout for layout in reversed(chunks)}
+    assert {layout for layout, number in tried.items() if number} == set(first.values())
