@@ -33,6 +33,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "moe_step": ("decoder_sparse_step", "interleave_moe_layer_step"),
     "moe_frequency": ("moe_layer_freq",),
     "latent": ("moe_latent_size", "routed_expert_hidden_size"),
+    "groups": ("n_group",),
+    "group_limit": ("topk_group",),
     "dense_beside": ("enable_moe_block",),
     "global_head_dim": ("global_head_dim",),
     "global_kv_heads": ("num_global_key_value_heads",),
@@ -124,7 +126,7 @@ mamba_expand mamba_hidden_act mamba_proj_bias mamba_ssm_cache_dtype mamba_ssm_dt
 max_window_layers min_length mla_use_nope mlp_hidden_act mm_tokens_per_image model_type moe_jitter_eps moe_loss_weight
 moe_normalize_expert_weights moe_renormalize moe_router_activation_func moe_router_dtype moe_router_scaling_factor
 moe_shared_expert_overlap mrope_section mtp_num_layers
-mtp_transformer_layers mtp_use_dedicated_embeddings multi_modal_projector_bias mup_width_multiplier n_group
+mtp_transformer_layers mtp_use_dedicated_embeddings multi_modal_projector_bias mup_width_multiplier
 no_repeat_ngram_size norm_eps norm_epsilon norm_topk_prob norm_type num_beam_groups num_beams num_expert_group
 num_hash_layers num_logits_to_keep num_return_sequences offset_alibi original_max_position_embeddings
 output_attentions output_gate_type output_hidden_states output_router_logits output_router_logits_in_eval
@@ -140,7 +142,7 @@ scoring_function sep_token_id seq_aux shared_expert_gate skip_bias_add skip_bias
 spatial_merge_size special_tokens_map summary_activation summary_first_dropout summary_proj_to_labels summary_type
 summary_use_proj suppress_tokens swa_rope_theta swiglu_alpha swiglu_limit task_specific_params temperature
 tf_legacy_loss tie_encoder_decoder time_step_floor time_step_limit time_step_max time_step_min time_step_rank
-token_dropping tokenizer_class tokenizer_name top_k top_p topk_group topk_method torch_dtype torchscript
+token_dropping tokenizer_class tokenizer_name top_k top_p topk_method torch_dtype torchscript
 transformers_version typical_p uniform_routing unk_token_id use_bfloat16 use_bidirectional_attention use_cache
 use_cache_kernel use_conv_bias use_flash_attn use_gemma_norm use_grouped_topk use_mamba_kernels use_moe_gate
 use_moe_router_bias use_mrope use_mtp use_routing_bias verbose video_token_id vision_config vision_end_token_id

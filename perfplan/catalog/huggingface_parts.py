@@ -134,7 +134,7 @@ def moe(config: Config) -> Moe:
     if config.flag("dense_beside", False):
         shared += config.needed("width")
     return Moe(config.needed("experts"), config.needed("top_k"), width, config.family.gated, shared,
-               config.number("latent"))
+               config.number("latent"), config.number("groups") or 1, config.number("group_limit"))
 
 
 def mamba(config: Config) -> Mamba:

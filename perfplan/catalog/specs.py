@@ -236,7 +236,8 @@ class Mlp:
 @dataclass(frozen=True)
 class Moe:
     """Routed experts of `width`, `top_k` of `experts` per token; `shared_width`: all shared experts together; `latent`:
-    width that the routed experts see instead of the hidden size (0 = hidden size)."""
+    width that the routed experts see instead of the hidden size (0 = hidden size); groups, group_limit: groups of
+    neighbouring experts, of which a token picks from `group_limit` at most (0 = all)."""
 
     experts: int
     top_k: int
@@ -244,6 +245,8 @@ class Moe:
     gated: bool
     shared_width: int = 0
     latent: int = 0
+    groups: int = 1
+    group_limit: int = 0
 
 
 @dataclass(frozen=True)

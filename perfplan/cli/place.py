@@ -30,7 +30,18 @@ Synthetic = Annotated[
         metavar="'zipf=0.8,affinity=0.9,seed=1'",
         show_default=False,
         help="Made-up routing instead: popularity falls as 1/rank^zipf; affinity is the spread of the logarithm of what"
-        " an expert of one layer prefers in the next; also tokens=20000.",
+        " an expert of one layer prefers in the next; also tokens=20000, and groups=8,limit=4: a token"
+        " picks from 4 of 8 groups of experts.",
+    ),
+]
+Dispatcher = Annotated[
+    str,
+    typer.Option(
+        "--dispatcher",
+        metavar="ID[:ALGORITHM]",
+        show_default=False,
+        help="Library that sends tokens to experts, such as deepep-v1, deepep-v1:low_latency, nvlink-one-sided; the"
+        " cluster's own unless given, else an all-to-all of every pick.",
     ),
 ]
 Phase = Annotated[str, typer.Option("--phase", metavar="prefill|decode", help="What the step does.")]
@@ -95,6 +106,7 @@ def place(
     context: Context = 4096,
     engine: serving.Engine = "sglang",
     weights: serving.Weights = "",
+    dispatcher: Dispatcher = "",
     method: Annotated[
         str, typer.Option("--method", metavar="auto|exact|search|milp", help="How to solve it.")
     ] = "auto",
@@ -127,7 +139,7 @@ def place(
     from perfplan.catalog import Catalog
     from perfplan.catalog.check import refuse_unused
     from perfplan.placement.outputs import slots, written
-    from perfplan.placement.step import PHASES, Step, routed_layers
+    from perfplan.placement.step import PHASES, Step, dispatching, routed_layers
     from perfplan.placement.study import Request, fetch, study
     from perfplan.report import Output
     from perfplan.report.files import write as write_file
@@ -136,6 +148,7 @@ def place(
 
     source, output = Catalog(catalog or (), settings or ()), Output(csv, json, save)
     job = serving_job(model, cluster, source, engine=engine, weights=weights)
+    job = dispatching(job, source, dispatcher)
     refuse_unused(source)
     step = Step(job, ep, phase, tokens or PHASES.get(phase, 1), context)
     request = Request(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from perfplan.cli import options, serving
-from perfplan.cli.place import Context, Ep, Phase, Synthetic, Tokens, Write
+from perfplan.cli.place import Context, Dispatcher, Ep, Phase, Synthetic, Tokens, Write
 
 __all__ = ["replicate"]
 
@@ -53,6 +53,7 @@ def replicate(
     context: Context = 4096,
     engine: serving.Engine = "sglang",
     weights: serving.Weights = "",
+    dispatcher: Dispatcher = "",
     evaluate: Annotated[
         str,
         typer.Option(
@@ -76,7 +77,7 @@ def replicate(
     from perfplan.errors import Unsupported
     from perfplan.placement.outputs import written
     from perfplan.placement.replicated import asked, choose, replicated, sweep
-    from perfplan.placement.step import PHASES, Step, routed_layers
+    from perfplan.placement.step import PHASES, Step, dispatching, routed_layers
     from perfplan.placement.study import fetch
     from perfplan.report import Output
     from perfplan.report.files import write as write_file
@@ -94,6 +95,7 @@ def replicate(
 
     source, output = Catalog(catalog or (), settings or ()), Output(csv, json, save)
     job = serving_job(model, cluster, source, engine=engine, weights=weights)
+    job = dispatching(job, source, dispatcher)
     refuse_unused(source)
     step = Step(job, ep, phase, tokens or PHASES.get(phase, 1), context)
     wanted, given = asked(step, redundant, evaluate)

@@ -12,7 +12,7 @@ from perfplan.placement.bounds import load_bound
 from perfplan.placement.routing import Array, Whole
 from perfplan.placement.score import Problem, rho, summed
 
-__all__ = ["Layer", "improve_layer", "linear_costs", "sweep"]
+__all__ = ["Layer", "improve_layer", "linear_costs", "swapped_balance", "sweep"]
 
 _BEYOND = 1e3  # cost of each unit of balance beyond the limit
 _LEAST = 1e-12
@@ -37,13 +37,9 @@ class Layer:
         """Swap pairs of experts, the best pair each time, until none lowers linear costs [expert, GPU] and balance."""
         placed, everyone = placed.copy(), np.arange(len(placed))
         loads = np.bincount(placed, self.weights, self.gpus).astype(float)
-        lighter = self.weights[None, :] - self.weights[:, None]  # what the GPU of the row's expert gains
         for _ in range(20 * len(placed)):
             moved = linear[:, placed] - linear[everyone, placed][:, None]
-            others = _largest_of_others(loads)[placed[:, None], placed[None, :]]
-            after = loads[placed][:, None] + lighter
-            balance = np.maximum(np.maximum(after, after.T), others)
-            change = moved + moved.T + self.cost(balance) - self.cost(loads.max())
+            change = moved + moved.T + self.cost(swapped_balance(self, placed, loads)) - self.cost(loads.max())
             change[placed[:, None] == placed[None, :]] = 0.0
             pairs = _apart(change, placed)
             if not pairs:
@@ -63,6 +59,13 @@ class Layer:
         everyone = np.arange(len(placed))
         moved = linear[everyone, placed].sum() - linear[everyone, tried].sum()
         return float(moved + self.cost(loads.max()) - self.cost(after.max()))
+
+
+def swapped_balance(layer: Layer, placed: Whole, loads: Array) -> Array:
+    """Largest load of a GPU after each swap [expert, expert]."""
+    gained = layer.weights[None, :] - layer.weights[:, None]  # what the GPU of the row's expert gains
+    after = loads[placed][:, None] + gained
+    return np.maximum(np.maximum(after, after.T), _largest_of_others(loads)[placed[:, None], placed[None, :]])
 
 
 def _apart(change: Array, placed: Whole) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ from perfplan.errors import Infeasible
 from perfplan.placement.routing import Array, Whole
 from perfplan.placement.score import Problem, rho
 
-__all__ = ["STATES", "assignment_chain", "partition_path", "states"]
+__all__ = ["STATES", "assignment_chain", "partition_path", "splits", "states"]
 
 STATES = 10_000  # ways to split one layer, up to which the shortest path is taken
 _WORK = 3e10  # additions of the shortest path, likewise
@@ -45,10 +45,13 @@ def _alike(problem: Problem) -> int:
     return int(factorial(problem.per_node) ** nodes * factorial(nodes))
 
 
-def states(problem: Problem) -> int:
-    """Ways to split the experts of one layer over the GPUs that differ in cost; more than STATES if too much work."""
+def states(problem: Problem, chained: bool = True) -> int:
+    """Ways to split the experts of one layer over the GPUs that differ in cost; more than STATES if too much work.
+
+    chained: whether the splits of neighbouring layers are compared with each other.
+    """
     ways = int(factorial(problem.routing.experts) // factorial(problem.size) ** problem.gpus // _alike(problem))
-    if ways > STATES or ways**2 * _alike(problem) * problem.gpus * problem.routing.layers > _WORK:
+    if ways > STATES or chained and ways**2 * _alike(problem) * problem.gpus * problem.routing.layers > _WORK:
         return STATES + 1
     return ways
 
@@ -79,7 +82,7 @@ def _symmetries(problem: Problem) -> list[tuple[int, ...]]:
     return found
 
 
-def _splits(problem: Problem) -> Whole:
+def splits(problem: Problem) -> Whole:
     """One placement of a layer for each of the states [state, expert]."""
     experts, everyone, rows = problem.routing.experts, tuple(range(problem.gpus)), []
     for groups in _groupings(tuple(range(experts)), problem.size):
@@ -133,9 +136,9 @@ def partition_path(problem: Problem) -> Whole:
 
     The ceiling of every layer's balance is kept; the limit of their mean is not.
     """
-    splits, alike = _splits(problem), _symmetries(problem)
-    hot = (splits[:, None, :] == np.arange(problem.gpus)[None, :, None]).astype(float)
-    allowed = _allowed(problem, splits)
+    every, alike = splits(problem), _symmetries(problem)
+    hot = (every[:, None, :] == np.arange(problem.gpus)[None, :, None]).astype(float)
+    allowed = _allowed(problem, every)
     cost, back = allowed[0][1], []
     for moves, (before, _), (after, tail) in zip(problem.moves, allowed, allowed[1:], strict=False):
         best = np.full(len(after), np.inf)
@@ -150,7 +153,7 @@ def partition_path(problem: Problem) -> Whole:
             order = np.where(better, which[row, np.arange(len(after))], order)
         back.append((origin, order))
         cost = best + tail
-    return _read_back(problem, splits, allowed, back, alike, int(cost.argmin()))
+    return _read_back(problem, every, allowed, back, alike, int(cost.argmin()))
 
 
 def _read_back(

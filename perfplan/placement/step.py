@@ -8,16 +8,19 @@ all-to-all of the tokens that leave, and one all-gather a step; every GPU keeps 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from perfplan.catalog import Catalog
 from perfplan.catalog.specs import Moe
 from perfplan.errors import Indivisible, OutOfRange, SpecError, Unsupported, offer
+from perfplan.formulas.collectives import reached_groups
 from perfplan.formulas.compute import repeated_time
 from perfplan.placement.bounds import load_bound
+from perfplan.placement.dispatch import reached
 from perfplan.placement.routing import Array, Routing, Whole
 from perfplan.placement.score import gpu_loads
 from perfplan.serving.job import ServingJob
@@ -25,10 +28,10 @@ from perfplan.serving.layout import ServingLayout, check
 from perfplan.serving.memory import per_token
 from perfplan.serving.ops import WIDE, Load, Pricing, product, routed_time
 from perfplan.serving.step import decode_step, network, padded, prompt_step
-from perfplan.training.exchange import COMBINE, DISPATCH, send_to_experts
+from perfplan.training.exchange import COMBINE, DISPATCH, dispatched_by, send_copies
 from perfplan.training.network import Group
 
-__all__ = ["EXCHANGES", "PHASES", "Step", "Timed", "moe_of", "routed_layers"]
+__all__ = ["EXCHANGES", "PHASES", "Step", "Timed", "dispatching", "moe_of", "routed_layers"]
 
 PHASES = {"prefill": 8192, "decode": 128}  # tokens per GPU unless given
 EXCHANGES = ("round-trip", "coherent")
@@ -41,6 +44,15 @@ def moe_of(job: ServingJob) -> Moe:
         what = "no routed experts" if not kinds else "routed experts of several kinds"
         raise SpecError(f"{job.model.id} has {what}: there is nothing to place")
     return kinds.pop()
+
+
+def dispatching(job: ServingJob, catalog: Catalog, text: str) -> ServingJob:
+    """The job with a library, written ID or ID:ALGORITHM, that sends tokens to experts; unchanged for ""."""
+    if not text:
+        return job
+    name, _, algorithm = text.partition(":")
+    library = dispatched_by(catalog.library(name), algorithm)
+    return replace(job, cluster=replace(job.cluster, dispatcher=library))
 
 
 def routed_layers(job: ServingJob) -> list[int]:
@@ -131,15 +143,46 @@ class Step:
         times = routed_time(self.pricing, moe, rows, np.maximum(used, 1e-9), moe.experts / self.gpus, moe.width)
         return np.asarray(times, dtype=float)
 
-    def _send(self, tail: Array) -> Array:
-        """Dispatch and combine of each layer when the fullest GPU receives `tail` times the mean [s]."""
+    def counts(self, routing: Routing) -> bool:
+        """Whether copies are counted: a token is sent once to a GPU, and the trace has all the picks of each."""
+        library = self.pricing.net.cluster.dispatcher
+        once = library is not None and library.algorithms[DISPATCH][:1] != ("low_latency",)
+        return once and routing.trace is not None and routing.trace.shape[2] == self.moe.top_k
+
+    @cached_property
+    def nodes(self) -> int:
+        """Fast domains that the group spans."""
+        return max(self.gpus // (self.pricing.net.inner.size or self.gpus), 1)
+
+    def copies(self, routing: Routing, placed: Whole, tail: Array) -> tuple[Array, Array]:
+        """(near, far) copies of a token times how full the fullest GPU, or node, is over the mean [layer].
+
+        Counted on the trace, where there is one and the dispatcher sends each once; else picks spread evenly.
+        """
+        if routing.trace is None or not self.counts(routing):
+            return self._even_copies(tail)
+        near = reached(routing.trace, placed, self.gpus).max(axis=1) * self.gpus
+        if self.nodes == 1:
+            return near, np.ones_like(near)
+        far = reached(routing.trace, placed * self.nodes // self.gpus, self.nodes).max(axis=1) * self.nodes
+        return near, far
+
+    def _even_copies(self, tail: Array) -> tuple[Array, Array]:
+        near, far = (float(reached_groups(groups, self.moe.top_k)) for groups in (self.gpus, self.nodes))
+        return near * tail, far * tail
+
+    def _send(self, tail: Array, near: Array, far: Array) -> Array:
+        """Dispatch and combine of each layer [s]. tail: picks on the fullest GPU over the mean; near, far: copies."""
         if self.gpus == 1:
             return np.zeros_like(tail)
         path = self.pricing.net.path(Group(self.gpus, 1))
-        size = self.rows * (self.moe.latent or self.job.model.hidden) * tail
-        out = send_to_experts(path, DISPATCH, size * self.job.weights.inputs, self.moe.top_k)
-        back = send_to_experts(path, COMBINE, size * WIDE, self.moe.top_k)
-        return np.asarray(out + back, dtype=float)
+        size, picks = self.rows * (self.moe.latent or self.job.model.hidden), self.moe.top_k
+        ways = ((DISPATCH, self.job.weights.inputs), (COMBINE, WIDE))
+        sent = [
+            send_copies(path, way, size * wire * picks * tail, size * wire * near, size * wire * far)
+            for way, wire in ways
+        ]
+        return np.asarray(sum(sent), dtype=float)
 
     def _leave(self, near: Array, far: Array, nodes: int) -> float:
         """One all-to-all per layer of what leaves a GPU and a node, and one all-gather of the step's tokens [s]."""
@@ -154,16 +197,27 @@ class Step:
         picks = self.rows * self.gpus * self.moe.top_k
         return gpu_loads(1 - np.exp(picks * np.log1p(-np.minimum(share, 1 - 1e-12))), placed, self.gpus)
 
+    def layer_times(self, loads: Array, placed: Whole, near: Array | None = None, far: Array | None = None) -> Array:
+        """Seconds of experts and of their exchange, there and back [2, layer], from shares of loads [layer, expert].
+
+        near, far: copies of a token that the fullest GPU, and node, get; of evenly spread picks unless given.
+        """
+        share = gpu_loads(loads, placed, self.gpus)
+        picks = self.rows * self.gpus * self.moe.top_k
+        used = gpu_loads(1 - np.exp(picks * np.log1p(-np.minimum(loads, 1 - 1e-12))), placed, self.gpus)
+        tail = share.max(axis=1) * self.gpus
+        if near is None or far is None:
+            near, far = self._even_copies(tail)
+        return np.stack([self.expert_times(share, used).max(axis=1), self._send(tail, near, far)])
+
     def time(self, routing: Routing, placed: Whole, exchange: str = "round-trip", per_node: int = 0) -> Timed:
         """Seconds of a step whose tokens are routed so, with the experts placed so."""
-        share = gpu_loads(routing.loads / routing.loads.sum(axis=1, keepdims=True), placed, self.gpus)
-        experts = self.expert_times(share, self.touched(routing, placed)).max(axis=1)
-        tail = share.max(axis=1) * self.gpus
+        loads = routing.loads / routing.loads.sum(axis=1, keepdims=True)
+        tail = gpu_loads(loads, placed, self.gpus).max(axis=1) * self.gpus
+        experts, sent = self.layer_times(loads, placed, *self.copies(routing, placed, tail)).sum(axis=1)
         if exchange == "coherent":
             sent = self._coherent(routing, placed, tail, per_node or self.gpus)
-        else:
-            sent = float(self._send(tail).sum())
-        return self._timed(float(experts.sum()), sent)
+        return self._timed(float(experts), float(sent))
 
     def time_slots(self, routing: Routing, slots: Whole, shares: Array) -> Timed:
         """Seconds of a step with replicas: experts by slot [layer, slot] and the share of its load that each takes."""
@@ -172,7 +226,8 @@ class Step:
         picks = self.rows * self.gpus * self.moe.top_k
         reached = 1 - np.exp(picks * np.log1p(-np.minimum(each, 1 - 1e-12)))
         share, used = (table.reshape(len(loads), self.gpus, -1).sum(axis=2) for table in (each, reached))
-        sent = float(self._send(share.max(axis=1) * self.gpus).sum())
+        tail = share.max(axis=1) * self.gpus
+        sent = float(self._send(tail, *self._even_copies(tail)).sum())
         return self._timed(float(self.expert_times(share, used).max(axis=1).sum()), sent)
 
     def _coherent(self, routing: Routing, placed: Whole, tail: Array, per_node: int) -> float:
@@ -205,7 +260,26 @@ class Step:
         heavy, wide = self.expert_times(tails / self.gpus, few), self.expert_times(np.full(len(even), 1e-12), even)
         if self.pricing.job.kernel("grouped_gemm", self.job.units).half:
             heavy = self.expert_times(tails / self.gpus, np.full(len(even), 1e-6))
-        return self._timed(float(np.maximum(heavy, wide).sum()), float(self._send(tails).sum())).step
+        sent = self._send(tails, *self._fewest_copies(routing, loads, tails))
+        return self._timed(float(np.maximum(heavy, wide).sum()), float(sent.sum())).step
+
+    def _fewest_copies(self, routing: Routing, loads: Array, tails: Array) -> tuple[Array, Array]:
+        """(near, far) copies below which no placement comes [layer].
+
+        A token reaches at least as many GPUs as its picks fill; all tokens of the most popular expert reach its GPU;
+        and a GPU `tail` times as full as the mean gets no token more often than it has experts.
+        """
+        if routing.trace is None or not self.counts(routing):
+            return self._even_copies(tails)
+        picks = routing.trace.shape[2]
+
+        def fewest(groups: int, tail: Array) -> Array:
+            size = routing.experts // groups
+            most = picks * loads.max(axis=1) * groups
+            return np.asarray(np.maximum(np.maximum(most, -(-picks // size)), tail * picks / min(picks, size)))
+
+        ones = np.ones_like(tails)
+        return fewest(self.gpus, tails), fewest(self.nodes, ones) if self.nodes > 1 else ones
 
     def cache_price(self) -> tuple[float, float]:
         """Cache of one token on each GPU: (with sequences of their own, as coherent exchange keeps it) [B]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,10 +12,12 @@ import numpy as np
 from perfplan.errors import Indivisible, SpecError, Unsupported, offer
 from perfplan.optimize.certificate import Certificate
 from perfplan.placement.baselines import eplb_pack, greedy_chain, two_stage
+from perfplan.placement.dispatch import reached
 from perfplan.placement.given import read_placement
+from perfplan.placement.latency import quickest
 from perfplan.placement.place import Placed, place
 from perfplan.placement.read import read_routing
-from perfplan.placement.routing import Routing, Whole, from_loads
+from perfplan.placement.routing import Routing, Whole
 from perfplan.placement.score import OBJECTIVES, Problem, Score
 from perfplan.placement.step import EXCHANGES, Step, Timed, moe_of, routed_layers
 from perfplan.placement.synthetic import generate, parse_synthetic
@@ -51,13 +53,16 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Option:
-    """One placement: who made it, its figures, and its step where tokens go out and back, and where they stay."""
+    """One placement: who made it, its figures, and its step where tokens go out and back, and where they stay.
+
+    reached: (GPUs, nodes) that a token is sent to in a layer, mean, where a trace tells."""
 
     name: str
     placed: Whole
     score: Score
     time: Timed
     coherent: Timed | None
+    reached: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,10 @@ def fetch(job: ServingJob, trace: str = "", synthetic: str = "") -> Routing:
     if bool(trace) == bool(synthetic):
         raise SpecError("give the routing as one of --trace FILE and --synthetic 'zipf=0.8,affinity=0.9,seed=1'")
     if synthetic:
-        return generate(parse_synthetic(synthetic), moe.experts, layers, moe.top_k)
+        setting = parse_synthetic(synthetic)
+        if "groups" not in synthetic and "limit" not in synthetic:
+            setting = replace(setting, groups=moe.groups, limit=moe.group_limit)
+        return generate(setting, moe.experts, layers, moe.top_k)
     routing = read_routing(trace, moe.experts)
     if routing.layers != layers:
         raise SpecError(f"{trace} has {routing.layers} layers, but {job.model.id} routes tokens in {layers}")
@@ -120,46 +128,23 @@ def _problem(step: Step, routing: Routing, request: Request) -> Problem:
     )
 
 
-def _candidates(step: Step, problem: Problem, request: Request) -> Iterator[Problem]:
-    """Problems whose answers may be quick: balance of rows, balance of experts touched, and traffic with balance."""
-    yield replace(problem, traffic=0.0, load=1.0)
-    routing = problem.routing
-    touched = step.touched(routing, np.tile(np.arange(routing.experts) % step.gpus, (routing.layers, 1)))
-    if touched.max() < 0.999 * routing.experts / step.gpus:
-        share = routing.loads / routing.loads.sum(axis=1, keepdims=True)
-        reached = 1 - np.exp(step.rows * step.gpus * step.moe.top_k * np.log1p(-np.minimum(share, 1 - 1e-12)))
-        even = reached / reached.sum(axis=1, keepdims=True)
-        yield Problem(from_loads(even, routing.source), step.gpus, problem.per_node, traffic=0.0, load=1.0)
-    if request.exchange == "coherent":
-        yield from (replace(problem, traffic=1.0, load=weight) for weight in (0.0, 0.25, 1.0, 4.0))
-
-
 def _solve(step: Step, problem: Problem, request: Request, seconds_left: float, bounded: bool = True) -> Placed:
     """The best placement found in so many seconds, with a bound if one is wanted."""
-    if request.objective != "latency":
-        return place(problem, request.method, request.rounds, seconds_left, bounded)
-    others = list(_candidates(step, problem, request))
-    each = seconds_left / len(others)
-
-    def seconds(placed: Whole) -> float:
-        return step.time(problem.routing, placed, request.exchange, problem.per_node).step
-
-    found = [
-        problem.contiguous(),
-        *(place(one, request.method, request.rounds, each, bounded=False).placed for one in others),
-    ]
-    best = min(found, key=seconds)
-    bound = step.least(problem.routing) if request.exchange == EXCHANGES[0] else -np.inf
-    words = f"the quickest step of {len(found)} placements for rows, experts touched and traffic"
-    return Placed(
-        best, problem.score(best), Certificate(seconds(best), bound, words, "packing each layer at its bound", "s")
-    )
+    if request.objective == "latency":
+        return quickest(step, problem, request.exchange, request.method, request.rounds, seconds_left)
+    return place(problem, request.method, request.rounds, seconds_left, bounded)
 
 
 def _option(step: Step, problem: Problem, name: str, placed: Whole) -> Option:
     routing = problem.routing
     stay = None if routing.transitions is None else step.time(routing, placed, "coherent", problem.per_node)
-    return Option(name, placed, problem.score(placed), step.time(routing, placed), stay)
+    sent = None
+    if routing.trace is not None:
+        node = placed * step.nodes // step.gpus
+        every = ((placed, step.gpus), (node, step.nodes))
+        near, far = (float(reached(routing.trace, where, n).sum(axis=1).mean()) for where, n in every)
+        sent = near, far
+    return Option(name, placed, problem.score(placed), step.time(routing, placed), stay, sent)
 
 
 def study(step: Step, routing: Routing, request: Request, tick: Callable[[str], None] = lambda _: None) -> Study:

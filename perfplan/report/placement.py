@@ -31,6 +31,8 @@ OPTION_COLUMNS = (
     Column("placement"),
     Column("cross", "cross-GPU", "%"),
     Column("cross_node", "cross-node", "%"),
+    Column("gpus", "GPUs hit", "1"),
+    Column("nodes", "nodes hit", "1"),
     Column("balance", "max/mean load", "1"),
     Column("worst", "worst layer", "1"),
     Column("experts", "experts", "s"),
@@ -45,6 +47,8 @@ def _row(option: Option) -> Row:
         "placement": option.name,
         "cross": option.score.cross,
         "cross_node": option.score.cross_node,
+        "gpus": option.reached and option.reached[0],
+        "nodes": option.reached and option.reached[1],
         "balance": option.score.balance,
         "worst": option.score.worst,
         "experts": option.time.experts,
@@ -61,10 +65,12 @@ def option_rows(study: Study) -> list[Row]:
 
 def _routed(step: Step, routing: Routing) -> str:
     per = f", context {step.context}" if step.phase == "decode" else ""
+    sent = step.job.cluster.dispatcher
+    by = f", dispatch by {sent.id}" if sent else ""
     return (
         f"{step.job.model.id} on {step.job.cluster.id}, ep{step.gpus}: {routing.layers} layers x {routing.experts}"
         f" experts by {routing.source}; {step.phase} of {step.tokens} tokens a GPU{per}, {step.job.engine.name},"
-        f" {step.job.weights.id}"
+        f" {step.job.weights.id}{by}"
     )
 
 

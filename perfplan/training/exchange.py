@@ -6,15 +6,17 @@ engine takes the faster one of its own all-reduce and the library's; a dispatche
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from perfplan.catalog.specs import Exchange, Library
-from perfplan.errors import Unsupported
+from perfplan.errors import Unsupported, offer
 from perfplan.formulas import collectives as price
 from perfplan.formulas.core import maximum, minimum, where
 from perfplan.training.network import Path, interpolate
 
-__all__ = ["COMBINE", "DISPATCH", "deduplicated", "engine_all_reduce", "low_latency", "one_sided", "send_to_experts"]
+__all__ = ["COMBINE", "DISPATCH", "deduplicated", "dispatched_by", "engine_all_reduce", "low_latency", "one_sided",
+           "send_copies", "send_to_experts"]
 
 DISPATCH, COMBINE = "moe_dispatch", "moe_combine"
 _NEVER = 1e9  # s: an algorithm that does not serve so many ranks
@@ -52,6 +54,17 @@ def _kernel(path: Path, library: Library, name: str) -> Exchange:
         return found
     raise Unsupported(f"library {library.id} has no constants of {name} for {chip}; it has them for"
                       f" {', '.join(sorted(library.kernels)) or 'no accelerator'}")
+
+
+def dispatched_by(library: Library, algorithm: str = "") -> Library:
+    """The library as a dispatcher, with one of its algorithms for both ways; its first unless one is named."""
+    both = [name for name in _listed(library, DISPATCH) if name in _listed(library, COMBINE)]
+    if not both:
+        raise Unsupported(f"library {library.id} sends no tokens to experts; deepep-v1 and nvlink-one-sided do")
+    if algorithm and algorithm not in both:
+        raise Unsupported(f"library {library.id} has no algorithm {algorithm!r} for experts{offer(algorithm, both)}")
+    chosen = (algorithm or both[0],)
+    return replace(library, algorithms={**library.algorithms, DISPATCH: chosen, COMBINE: chosen})
 
 
 def one_sided(path: Path, library: Library, operation: str, size: Any) -> Any:
@@ -93,17 +106,30 @@ def send_to_experts(path: Path, operation: str, size: Any, picks: Any) -> Any:
     By the cluster's dispatcher, which sends one copy per rank (and over the network one per domain); an all-to-all
     sends one copy per pick. A one-sided dispatcher leaves groups that cross its fast domain to the all-to-all.
     """
-    library, ranks = path.net.cluster.dispatcher, path.group.ranks
-    whole = path.all_to_all(size * picks)
+    library = path.net.cluster.dispatcher
     if library is None:
-        return whole
-    copies = size * price.reached_groups(maximum(ranks, 1), picks)
+        return path.all_to_all(size * picks)
+    near = size * price.reached_groups(maximum(path.group.ranks, 1), picks)
+    far = near
+    if _listed(library, operation)[:1] == ("normal",):
+        far = size * price.reached_groups(path.domains, picks)
+    return send_copies(path, operation, size * picks, near, far)
+
+
+def send_copies(path: Path, operation: str, whole: Any, near: Any, far: Any) -> Any:
+    """Time to dispatch or combine payloads that are known by way of counting, each in bytes per rank [s].
+
+    whole: one copy per pick; near: one per token and rank that it reaches; far: one per token and domain. What counts
+    is what the cluster's dispatcher sends; without one, one copy per pick.
+    """
+    library = path.net.cluster.dispatcher
+    if library is None:
+        return path.all_to_all(whole)
     match _listed(library, operation)[:1]:
         case ("one_sided",):
-            return where(path.domains > 1, whole, one_sided(path, library, operation, copies))
+            return where(path.domains > 1, path.all_to_all(whole), one_sided(path, library, operation, near))
         case ("normal",):
-            far = size * price.reached_groups(path.domains, picks)
-            return deduplicated(path, library, operation, copies, far)
+            return deduplicated(path, library, operation, near, far)
         case ("low_latency",):
-            return low_latency(path, library, operation, size * picks)
+            return low_latency(path, library, operation, whole)
     raise Unsupported(f"library {library.id} has no algorithm for {operation} that is priced")
