@@ -99,9 +99,7 @@ def serve(
     model: options.ModelOrLine = "",
     layout: serving.LayoutText = "",
     line: options.ServeFrom = ("", ""),
-    concurrency: Annotated[
-        int | None, typer.Option("--concurrency", metavar="N", show_default=False, help="Requests in flight.")
-    ] = None,
+    concurrency: serving.Concurrency = None,
     batch: Annotated[
         int | None, typer.Option("--batch", metavar="B", show_default=False, help="Requests of one fixed batch.")
     ] = None,
@@ -118,12 +116,14 @@ def serve(
     kv: serving.Kv = "",
     routing_skew: options.Skew = 1.0,
     routing: options.Routing = "",
-    drafts: Annotated[
-        int, typer.Option("--drafts", metavar="N", help="Draft tokens per step of speculative decoding or MTP.")
-    ] = 0,
-    acceptance: Annotated[
-        float, typer.Option("--acceptance", metavar="X", help="Chance that one draft token is accepted.")
-    ] = 0.0,
+    imbalance: serving.Imbalance = 1.0,
+    drafts: serving.Drafts = 0,
+    acceptance: serving.Acceptance = 0.0,
+    prefix_hit: serving.PrefixHit = 0.0,
+    prefixes: serving.Prefixes = 0,
+    host_hit: serving.HostHit = 0.0,
+    host_memory: serving.HostMemory = "",
+    host_bandwidth: serving.HostBandwidth = "",
     launch: options.ServeLaunch = "",
     settings: options.Settings = None,
     catalog: options.Folders = None,
@@ -139,6 +139,7 @@ def serve(
     from perfplan.report import Output
     from perfplan.report.serving import DEPLOYMENT_COLUMNS, deployment_document, deployment_row, deployment_text
     from perfplan.serving.deploy import deployment
+    from perfplan.serving.reuse import reuse_of
     from perfplan.serving.words import rate_of, tokens
 
     source, output = Catalog(catalog or (), settings or ()), Output(csv, json, save)
@@ -146,7 +147,8 @@ def serve(
     read = served_line(line, model, source)
     job, parsed = served_job(
         model, cluster, layout, read, source, length=tokens(isl) + tokens(osl), engine=engine, weights=weights, kv=kv,
-        routing=routing, routing_skew=routing_skew, drafts=drafts, acceptance=acceptance)
+        routing=routing, routing_skew=routing_skew, imbalance=imbalance, drafts=drafts, acceptance=acceptance,
+        reuse=reuse_of(prefix_hit, prefixes, host_hit, host_memory, host_bandwidth))
     refuse_unused(source)
     found = deployment(job, parsed, tokens(isl), tokens(osl),
                        concurrency=concurrency, batch=batch, rate=rate_of(rate) if rate else None,

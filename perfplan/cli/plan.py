@@ -185,22 +185,16 @@ def serve(
     ] = "",
     engine: serving.EngineOrLine = "",
     weights: serving.Weights = "",
-    prefix_hit: Annotated[
-        float,
-        typer.Option("--prefix-hit", metavar="X", help="Share of the prompt tokens whose cache is there already."),
-    ] = 0.0,
+    prefix_hit: serving.PrefixHit = 0.0,
+    prefixes: serving.Prefixes = 0,
+    host_hit: serving.HostHit = 0.0,
+    host_memory: serving.HostMemory = "",
+    host_bandwidth: serving.HostBandwidth = "",
     routing_skew: options.Skew = 1.0,
     routing: options.Routing = "",
-    imbalance: Annotated[
-        float,
-        typer.Option("--imbalance", metavar="X", help="Sequences of the fullest attention rank over the mean."),
-    ] = 1.0,
-    drafts: Annotated[
-        int, typer.Option("--drafts", metavar="N", min=0, help="Draft tokens per step of speculative decoding or MTP.")
-    ] = 0,
-    acceptance: Annotated[
-        float, typer.Option("--acceptance", metavar="X", help="Chance that one draft token is accepted.")
-    ] = 0.0,
+    imbalance: serving.Imbalance = 1.0,
+    drafts: serving.Drafts = 0,
+    acceptance: serving.Acceptance = 0.0,
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, max=1000, help="Deployments to print.")] = 8,
     simulate: Annotated[
         int, typer.Option("--simulate", metavar="N", min=0, max=50, help="Run the first N through the event simulator.")
@@ -258,6 +252,10 @@ def serve(
         weights=weights,
         top=top,
         prefix_hit=prefix_hit,
+        prefixes=prefixes,
+        host_hit=host_hit,
+        host_memory=host_memory,
+        host_bandwidth=host_bandwidth,
         routing_skew=routing_skew,
         routing=routing,
         imbalance=imbalance,

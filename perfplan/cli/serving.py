@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Concurrency", "Engine", "EngineOrLine", "Isl", "Kv", "LayoutText", "MeanIsl", "MeanOsl", "Osl",
-           "Percentile", "Rate", "Tpot", "Ttft", "Weights", "Workload"]
+__all__ = ["Acceptance", "Concurrency", "Drafts", "Engine", "EngineOrLine", "HostBandwidth", "HostHit",
+           "HostMemory", "Imbalance", "Isl", "Kv", "LayoutText", "MeanIsl", "MeanOsl", "Osl", "Percentile", "PrefixHit",
+           "Prefixes", "Rate", "Tpot", "Ttft", "Weights", "Workload"]
 
 Engine = Annotated[
     str, typer.Option("--engine", metavar="ID[-RELEASE]", help="Serving engine of the catalog, such as trtllm-0.17.")
@@ -44,6 +45,33 @@ MeanIsl = Annotated[
 ]
 MeanOsl = Annotated[
     str, typer.Option("--osl", metavar="TOKENS", show_default=False, help="Tokens of every output, without a workload.")
+]
+PrefixHit = Annotated[
+    float, typer.Option("--prefix-hit", metavar="X", help="Share of the prompt tokens whose cache is there already.")
+]
+Prefixes = Annotated[
+    int, typer.Option("--prefixes", metavar="N", min=0,
+                      help="Distinct prefixes that make these hits, each kept once; 0 = every request keeps its own.")
+]
+HostHit = Annotated[
+    float, typer.Option("--host-hit", metavar="X", help="Share of the prompt tokens whose cache is in host memory.")
+]
+HostMemory = Annotated[
+    str, typer.Option("--host-memory", metavar="B", show_default=False,
+                      help="Host memory for cache of each accelerator, such as 200GiB, to see how long it remembers.")
+]
+HostBandwidth = Annotated[
+    str, typer.Option("--host-bandwidth", metavar="B/s", show_default=False,
+                      help="What copies reach of the host link, such as '50 GB/s'; the catalog's figure unless given.")
+]
+Imbalance = Annotated[
+    float, typer.Option("--imbalance", metavar="X", help="Sequences of the fullest attention rank over the mean.")
+]
+Drafts = Annotated[
+    int, typer.Option("--drafts", metavar="N", min=0, help="Draft tokens per step of speculative decoding or MTP.")
+]
+Acceptance = Annotated[
+    float, typer.Option("--acceptance", metavar="X", help="Chance that one draft token is accepted.")
 ]
 Rate = Annotated[
     str, typer.Option("--rate", metavar="R/s", show_default=False, help="Requests that arrive per second.")

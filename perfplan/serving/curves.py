@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from perfplan.catalog.workloads import Workload
 from perfplan.formulas.core import ceil_div, exp
-from perfplan.formulas.serving import closed_rate, drafted_tokens, paged_cache
-from perfplan.serving.estimate import prompt_time
+from perfplan.formulas.serving import closed_rate, drafted_tokens
+from perfplan.serving.estimate import fresh_tokens, loading_time, prompt_time
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout, legal
-from perfplan.serving.memory import pool, sequence_cache
+from perfplan.serving.memory import held_sequences, pool, sequence_cache
 from perfplan.serving.queues import Service, normal_quantile
-from perfplan.serving.step import decode_step, network, prompt_step, whole
+from perfplan.serving.step import decode_step, network, whole
 from perfplan.training.network import Network
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Curve:
     context: float
     beside: np.ndarray  # time that prompts add to a step with that batch, over their time alone
     cached: float = 0.0  # tokens that the cache of a rank holds
-    hit: float = 0.0  # share of the prompt tokens whose cache is there already
+    loading: Any = 0.0  # time by length that cache from host memory comes later than its prompt is computed [s]
 
     @property
     def gpus(self) -> int:
@@ -76,6 +76,11 @@ class Curve:
     def first(self) -> float:
         """Time of the engine before the first token is out [s]."""
         return self.job.engine.first
+
+    @property
+    def hit(self) -> float:
+        """Share of the prompt tokens whose cache is there already."""
+        return self.job.reuse.found
 
     # ---------------------------------------------------------------- prompts and decodes on the same accelerators
     def mixed_rate(self) -> np.ndarray:
@@ -106,7 +111,7 @@ class Curve:
         prompts = self.prompts * beside
         step = step * (1 - exp(-batch))
         return Service(
-            prompts + (self.chunks + HALF) * step + self.first,
+            prompts + (self.chunks + HALF) * step + self.first + self.loading,
             self.weights,
             (prompts + self.shares * step) / self.layout.pp,
         )
@@ -123,7 +128,7 @@ class Curve:
 
     def prefill_service(self) -> Service:
         """Time to the first token where nothing decodes."""
-        return Service(self.prompts + self.first, self.weights, self.prompts / self.layout.pp)
+        return Service(self.prompts + self.first + self.loading, self.weights, self.prompts / self.layout.pp)
 
     def _swing(self) -> np.ndarray:
         """What one standard deviation of a random batch adds to a decode step [s]."""
@@ -170,16 +175,6 @@ def _batches(room: float) -> np.ndarray:
     return numpy.unique(numpy.concatenate(([1.0, room], numpy.floor(numpy.geomspace(1, room, POINTS)))))
 
 
-def _prompts(job: ServingJob, net: Network, layout: ServingLayout, fresh: np.ndarray, past: np.ndarray) -> Any:
-    """Time of prompts alone, `fresh` tokens of each computed after `past` tokens found in the cache [s]."""
-    if not past.any():
-        return whole(prompt_time(job, net, layout, fresh))
-    pieces = ceil_div(fresh, job.engine.token_budget) if job.engine.chunked else 1.0
-    length = fresh / pieces
-    before = past + fresh * (pieces - 1) / (2 * pieces)
-    return pieces * whole(prompt_step(job, net, layout, length, length, before))
-
-
 def _beside(
     job: ServingJob,
     net: Network,
@@ -204,27 +199,23 @@ def _beside(
     return found
 
 
-def curve(
-    job: ServingJob, layout: ServingLayout, workload: Workload, hit: float = 0.0, twin: Curve | None = None
-) -> Curve | None:
-    """The curve of one instance, or None where not one of the longest requests of the workload fits. hit: share of the
-    prompt tokens that need no computing, as their prefix is in the cache; twin: the curve of a smaller token budget,
-    whose decode steps are the same."""
+def curve(job: ServingJob, layout: ServingLayout, workload: Workload, twin: Curve | None = None) -> Curve | None:
+    """The curve of one instance, or None where not one of the longest requests of the workload fits. twin: the curve of
+    a smaller token budget, whose decode steps are the same."""
     import numpy
 
     longest = workload.isl.longest + workload.osl.longest
     if job.model.max_position:
         longest = min(longest, job.model.max_position)
     room, context = pool(job, layout, longest), resident_context(workload)
-    largest, mean = float(sequence_cache(job, layout, longest)), float(sequence_cache(job, layout, round(context)))
-    if room <= 0 or largest > room:
+    if room <= 0 or float(sequence_cache(job, layout, longest)) > room:
         return None
-    kept = (
-        float(sequence_cache(job, layout, round(workload.isl.mean + workload.osl.mean)))
-        if job.engine.no_evict
-        else mean
-    )
-    held = min(float(paged_cache(room, max(kept, mean))) if mean else job.engine.max_batch, job.engine.max_batch)
+    whole_length = workload.isl.mean + workload.osl.mean if job.engine.no_evict else context
+    inside = held_sequences(job, layout, room, context, workload.isl.mean)
+    held = held_sequences(job, layout, room, max(whole_length, context), workload.isl.mean)
+    if held < 1:
+        return None
+    held = min(held, job.engine.max_batch)
     fullest = job.imbalance if layout.adp > 1 else 1.0  # all ranks step with the fullest, which the cache has to hold
     held = max(held / fullest, 1.0)
     coarse, net = _batches(held), network(job, layout)
@@ -236,14 +227,15 @@ def curve(
         step = numpy.interp(batch, coarse, numpy.maximum.accumulate(priced))
         beside = _beside(job, net, layout, workload, coarse, batch, context)
     lengths, budget = workload.isl.values, job.engine.token_budget
-    chunked, fresh = job.engine.chunked, numpy.maximum(lengths * (1 - hit), 1.0)
+    chunked, fresh = job.engine.chunked, fresh_tokens(job, lengths)
+    prompts = numpy.broadcast_to(whole(prompt_time(job, net, layout, lengths)), lengths.shape)
     return Curve(
         job,
         layout,
         batch,
         step,
         lengths,
-        numpy.broadcast_to(_prompts(job, net, layout, fresh, lengths * hit), lengths.shape),
+        prompts,
         ceil_div(fresh, budget) if chunked else numpy.ones_like(lengths),
         fresh / budget if chunked else numpy.ones_like(lengths),
         workload.isl.weights,
@@ -251,12 +243,12 @@ def curve(
         held,
         context,
         beside,
-        float(paged_cache(room, mean)) * context if mean else float("inf"),
-        hit,
+        inside * context,
+        loading_time(job, layout, lengths, prompts),
     )
 
 
-def curves(jobs: list[ServingJob], workload: Workload, most: int, hit: float = 0.0) -> Iterator[Curve | None]:
+def curves(jobs: list[ServingJob], workload: Workload, most: int) -> Iterator[Curve | None]:
     """The curve of every legal instance of at most `most` accelerators; None for one that does not fit."""
     for gpus in range(1, most + 1):
         for layout in legal(jobs[0].model, gpus):
@@ -264,7 +256,7 @@ def curves(jobs: list[ServingJob], workload: Workload, most: int, hit: float = 0
                 continue
             twins: dict[str, Curve] = {}
             for job in sorted(jobs, key=lambda one: one.engine.token_budget):
-                found = curve(job, layout, workload, hit, twins.get(job.kv))
+                found = curve(job, layout, workload, twins.get(job.kv))
                 if found is not None:
                     twins[job.kv] = found
                 yield found

@@ -11,6 +11,7 @@ from perfplan.errors import MissingField, OutOfRange
 from perfplan.formulas.accounting import energy_used, money_spent
 from perfplan.serving import estimate as price
 from perfplan.serving.formats import number_format
+from perfplan.serving.found import reuse_notes
 from perfplan.serving.job import ServingJob, assumed, unmodelled
 from perfplan.serving.layout import ServingLayout, check
 from perfplan.serving.memory import Fit, check_context, fit, fits, smallest
@@ -184,7 +185,10 @@ def deployment(
     less = tuple((words, under(replace(job, **plain))[0]) for words, plain in assumed(job))
     each, first, said = _bands(job, steady, bands)
     held = fit(job, layout, isl + osl, 1, isl + osl // 2)
-    return Deployment(job, layout, isl, osl, load, steady, held, each, first, job.caveats + unmodelled(job) + said,
+    ranks = layout.dp * layout.adp
+    found = reuse_notes(job, layout, isl, osl, float(steady.rate) / ranks)
+    return Deployment(job, layout, isl, osl, load, steady, held, each, first,
+                      found + job.caveats + unmodelled(job) + said,
                       less)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 from perfplan.errors import Infeasible, OutOfRange
 from perfplan.formulas import serving as formulas
 from perfplan.formulas.core import ceil, ceil_div, maximum, minimum, where
+from perfplan.formulas.serving_bounds import exposed_kv_transfer
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout
-from perfplan.serving.memory import pool, sequence_cache
+from perfplan.serving.memory import held_sequences, pool, sequence_cache
 from perfplan.serving.spread import (
     NEVER,
     Percentiles,
@@ -25,7 +26,8 @@ from perfplan.serving.spread import (
 from perfplan.serving.step import decode_step, network, prompt_step, whole
 from perfplan.training.network import Network
 
-__all__ = ["Steady", "at_rate", "capacity", "prompt_time", "saturated", "static_batch", "steady"]
+__all__ = ["Steady", "at_rate", "capacity", "fresh_tokens", "loading_time", "prompt_time", "saturated",
+           "static_batch", "steady"]
 
 HALF = 0.5  # of the step in progress is left, on average, when a request arrives
 
@@ -59,16 +61,15 @@ class Steady:
 def capacity(job: ServingJob, layout: ServingLayout, isl: int, osl: int) -> float:
     """Sequences that one attention rank holds: by the cache, at their full length where the engine admits only what it
     can finish, else at their mean length; and by the engine's limit."""
-    room, full = pool(job, layout, isl + osl), sequence_cache(job, layout, isl + osl)
-    if not full:
-        return float(job.engine.max_batch)
-    held = float(formulas.paged_cache(room, full))
+    room = pool(job, layout, isl + osl)
+    held = held_sequences(job, layout, room, isl + osl, isl)
     if held < 1:
         raise Infeasible(f"layout {str(layout)!r} leaves {room / 2**30:.3g} GiB for the cache of {job.model.id}, which"
                          f" does not hold one request of {isl}+{osl} tokens; use more accelerators per replica, shorter"
-                         " requests or narrower weights")
+                         " requests or narrower weights" + (f"; {job.reuse.prefixes} prefixes are kept in it too"
+                                                            if job.reuse.prefixes else ""))
     if not job.engine.no_evict:
-        held = float(formulas.paged_cache(room, sequence_cache(job, layout, int(isl + osl / 2))))
+        held = held_sequences(job, layout, room, int(isl + osl / 2), isl)
     return min(held, float(job.engine.max_batch))
 
 
@@ -81,17 +82,32 @@ def _together(job: ServingJob, isl: Any, wanted: Any) -> tuple[Any, Any]:
         isl / budget, 1.0)
 
 
+def fresh_tokens(job: ServingJob, isl: Any) -> Any:
+    """Tokens of a prompt that are computed."""
+    return maximum(isl * (1 - job.reuse.found), 1.0) if job.reuse.found else isl
+
+
+def loading_time(job: ServingJob, layout: ServingLayout, isl: Any, prompt: Any) -> Any:
+    """Part of the copy of a prompt's cache from host memory, layer by layer, that outlasts its computing [s]."""
+    if not job.reuse.host_hit:
+        return 0.0
+    size = sequence_cache(job, layout, isl * job.reuse.host_hit)
+    return exposed_kv_transfer(size, len(job.model.layers), job.host_bandwidth, prompt)
+
+
 def prompt_time(
     job: ServingJob, net: Network, layout: ServingLayout, isl: Any, together: Any = 1.0, beside: Any = 0.0,
     context: Any = 0.0,
 ) -> dict[str, Any]:
     """Seconds by op that the prompt of one request takes when `together` are computed at once, in steps of the budget.
 
-    beside: decodes of `context` cached tokens that share the steps; what they would take alone does not count.
+    beside: decodes of `context` cached tokens that share the steps; what they would take alone does not count. Of the
+    prompt only what the cache does not have is computed.
     """
-    group, pieces = _together(job, isl, together)
-    length = isl / pieces
-    past = isl * (pieces - 1) / (2 * pieces)
+    fresh = fresh_tokens(job, isl)
+    group, pieces = _together(job, fresh, together)
+    length = fresh / pieces
+    past = isl - fresh + fresh * (pieces - 1) / (2 * pieces)
     parts = prompt_step(job, net, layout, maximum(group, 1.0) * length, length, past, beside, context)
     alone = decode_step(job, net, layout, beside, context) if _any(beside) else {}
     share = pieces / maximum(group, 1.0)
@@ -126,7 +142,8 @@ def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurren
     rate = formulas.closed_rate(active * layout.adp, own / layout.adp, steps, step)
     tpot = where(osl > 1, stalled * steps / maximum(osl - 1, 1), 0.0)
     residual, burst = step * minimum(others, 1.0), 2 * formulas.burst_wait(others, own, engine.burst)
-    waits = {"server": engine.first, "streams": engine.stream * (concurrency / layout.dp), "prompt": whole(alone),
+    waits = {"load": loading_time(job, layout, isl, whole(alone)), "server": engine.first,
+             "streams": engine.stream * (concurrency / layout.dp), "prompt": whole(alone),
              "ahead": formulas.turns_wait(engine.ahead, others, whole(alone)), "step": HALF * residual,
              "burst": burst / 2, "place": formulas.queued_time(engine.waiting, rate),
              "cache": formulas.queued_time(maximum(slots - active, 0.0) * layout.adp, rate)}
@@ -164,7 +181,8 @@ def static_batch(job: ServingJob, layout: ServingLayout, isl: int, osl: int, bat
     steps = (osl - 1) / formulas.drafted_tokens(job.acceptance, job.drafts)
     once = whole(prompt) + steps * whole(decode)
     latency = rounds * once
-    ttft, tpot = whole(prompt) + (rounds - 1) * once / 2, whole(decode) * steps / max(osl - 1, 1)
+    tpot = whole(decode) * steps / max(osl - 1, 1)
+    ttft = whole(prompt) + loading_time(job, layout, isl, whole(prompt)) + (rounds - 1) * once / 2
     spread = closed_first_tokens(ttft, 0.0, (rounds - 1) * once), closed_tokens(tpot, 0.0)
     return Steady(ttft, tpot, batch / latency, batch * osl / latency, room * layout.adp, decode,
                   {k: v / room for k, v in prompt.items()}, *spread, _binding(decode, prompt, steps, per_rank, room))
@@ -197,10 +215,10 @@ def _arriving(job: ServingJob, layout: ServingLayout, isl: int, osl: int, rate: 
     empty = float(whole(decode_step(job, network(job, layout), layout, calm, isl + osl / 2)))
     slope = max(step - empty, 0.0) / max(batch - calm, 1.0)
     tpot = (step + slope * min(batch, 1.0)) * stretch * steps / max(osl - 1, 1) if osl > 1 else 0.0
-    group, pieces = _together(job, isl, float(job.engine.token_budget))
+    group, pieces = _together(job, fresh_tokens(job, isl), float(job.engine.token_budget))
     ttft, at = open_first_tokens(each, own, step * (osl > 1), group if pieces == 1 else 1 / pieces, job.engine.mixed,
                                  batch)
-    first = job.engine.first
+    first = job.engine.first + float(loading_time(job, layout, isl, own))
     return replace(
         found, ttft=first + ttft, tpot=tpot, waits={}, ttft_at=Percentiles(first + at.p50, first + at.p99),
         tpot_at=open_tokens(tpot, batch, own / steps, slope, stretch, step / empty), rate=rate,

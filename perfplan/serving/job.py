@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from perfplan.catalog.constants import same_units
 from perfplan.catalog.specs import Attention, Cluster, Engine, Kernel, Model
-from perfplan.errors import OutOfRange, Unsupported
+from perfplan.errors import MissingField, OutOfRange, Unsupported
 from perfplan.serving.attention import cached_width
 from perfplan.serving.formats import FORMATS, Format
+from perfplan.serving.reuse import Reuse
 from perfplan.training.formats import WIDTH
 from perfplan.training.job import constants
 
@@ -24,7 +25,7 @@ class ServingJob:
     """weights: number format of the weights; kv: dtype of the cache; routing_skew: load of the most loaded expert rank
     over the mean [1]; skews: (ep, that load) where routing is known, instead of one routing_skew; drafts,
     acceptance: draft tokens per step of speculative decoding or MTP, and the chance that one is accepted; imbalance:
-    sequences of the fullest attention rank over the mean [1]."""
+    sequences of the fullest attention rank over the mean [1]; reuse: cache that requests find instead of computing."""
 
     model: Model
     cluster: Cluster
@@ -37,6 +38,7 @@ class ServingJob:
     imbalance: float = 1.0
     caveats: tuple[str, ...] = ()
     skews: tuple[tuple[int, float], ...] = ()
+    reuse: Reuse = Reuse()
 
     def __post_init__(self) -> None:
         """Reject numbers outside their meaning and formats that the accelerator lacks."""
@@ -51,6 +53,15 @@ class ServingJob:
     def skew(self, ep: int) -> float:
         """Load of the most loaded of `ep` expert ranks over the mean; 1 where every rank has a share of all experts."""
         return dict(self.skews).get(ep, self.routing_skew) if ep > 1 else 1.0
+
+    @property
+    def host_bandwidth(self) -> float:
+        """Bandwidth of the host link of one accelerator, each way [B/s]."""
+        chip = self.cluster.accelerator
+        if not (self.reuse.bandwidth or chip.host_bandwidth):
+            raise MissingField(f"accelerator {chip.id} states no host_bandwidth, which cache in host memory needs; give"
+                               " --host-bandwidth, such as '50 GB/s'")
+        return self.reuse.bandwidth or float(chip.host_bandwidth or 0.0)
 
     @property
     def units(self) -> str:
@@ -86,10 +97,12 @@ class ServingJob:
 def assumed(job: ServingJob) -> tuple[tuple[str, dict[str, Any]], ...]:
     """What the job assumes of its traffic beyond lengths and arrivals: words for going without each, and the fields
     that do so."""
-    every = (
+    every: tuple[tuple[str, dict[str, Any]], ...] = (
         ("experts loaded evenly", {"routing_skew": 1.0, "skews": ()}),
         ("attention ranks filled evenly", {"imbalance": 1.0}),
         ("no draft tokens", {"drafts": 0, "acceptance": 0.0}),
+        ("no cache in host memory", {"reuse": replace(job.reuse, host_hit=0.0, host_memory=0.0, bandwidth=0.0)}),
+        ("no prefix in the cache", {"reuse": replace(job.reuse, hit=0.0, prefixes=0)}),
     )
     return tuple((words, plain) for words, plain in every
                  if any(getattr(job, name) != value for name, value in plain.items()))

@@ -16,7 +16,8 @@ from perfplan.serving.attention import cached_width
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout, legal
 
-__all__ = ["Fit", "cache_per_token", "fit", "fits", "pool", "sequence_cache", "smallest", "stage_kinds", "weights"]
+__all__ = ["Fit", "cache_per_token", "fit", "fits", "held_sequences", "pool", "sequence_cache",
+           "shared_prefix", "smallest", "stage_kinds", "weights"]
 
 STATE = 4.0  # bytes per element of recurrent states: engines keep them in fp32
 INDEX = 1 + 4 / 128  # bytes per element of an indexer's keys: fp8 with a scale per 128 (DeepSeek-V3.2)
@@ -111,6 +112,20 @@ def sequence_cache(job: ServingJob, layout: ServingLayout, length: Any) -> Any:
     for counts in stage_kinds(job, layout.pp):
         worst = maximum(worst, sum(n * size for n, size in zip(counts, each, strict=True)))
     return worst
+
+
+def shared_prefix(job: ServingJob, isl: float) -> float:
+    """Tokens of a prompt of `isl` that requests share, where their prefixes are kept once [1]."""
+    return job.reuse.hit * isl if job.reuse.prefixes else 0.0
+
+
+def held_sequences(job: ServingJob, layout: ServingLayout, room: float, length: float, isl: float) -> float:
+    """Sequences of `length` tokens that `room` bytes of a rank hold, prefixes that they share stored once; infinite
+    where a sequence takes none."""
+    shared = round(shared_prefix(job, isl))
+    own = float(sequence_cache(job, layout, round(length) - shared))
+    once = job.reuse.prefixes * float(sequence_cache(job, layout, shared)) if shared else 0.0
+    return float(formulas.paged_cache(max(room - once, 0.0), own)) if own else float("inf")
 
 
 def per_token(job: ServingJob, layout: ServingLayout) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 from perfplan.catalog.workloads import Lengths, Workload, fixed_workload, stretched
 from perfplan.errors import Infeasible, OutOfRange
 from perfplan.serving.curves import Curve, curve, curves, with_budget
+from perfplan.serving.found import reuse_notes
 from perfplan.serving.job import ServingJob, assumed, unmodelled
 from perfplan.serving.layout import ServingLayout, check
 from perfplan.serving.pools import Candidate, Limits, Operating, Traffic, aggregated, disaggregated, moved, operating
@@ -244,7 +245,7 @@ def _flips(
         limit = next(iter(tried.values())).job.model.max_position or 0
         fitted = clipped(other, limit)
         these = alike if "skews" in plain else tried
-        priced = {key: curve(replace(c.job, **plain), c.layout, fitted, c.hit) for key, c in these.items()}
+        priced = {key: curve(replace(c.job, **plain), c.layout, fitted) for key, c in these.items()}
         again = [new for new in priced.values() if new is not None]
         load = replace(traffic, arrivals=arrivals)
         whole, _ = _search(again, fitted, load, limits, gpus, kinds) if again else ([], {})
@@ -271,22 +272,19 @@ def plan(
     objective: str = "gpus",
     kinds: Sequence[str] = KINDS,
     kvs: Sequence[str] = (),
-    hit: float = 0.0,
     top: int = 8,
     sensitivity: bool = True,
 ) -> ServePlan:
     """The best deployments on at most `gpus` accelerators. objective: fewest accelerators for what is asked, or the
-    highest goodput; kvs: formats of the cache to try; hit: share of the prompt tokens found in the cache. Raises
-    Infeasible, with the floor or the best goodput, if there is none."""
+    highest goodput; kvs: formats of the cache to try. Raises Infeasible, with the floor or the best goodput, if there
+    is none."""
     if objective not in OBJECTIVES or not set(kinds) <= set(KINDS) or not kinds:
         raise OutOfRange(
             f"objective {objective!r} or kind {', '.join(kinds)!r} is none of {', '.join(OBJECTIVES + KINDS)}"
         )
     _check(job, workload, traffic, limits, gpus)
-    if not 0 <= hit < 1:
-        raise OutOfRange(f"a prefix hit of {hit:g} is outside 0 to below 1 of the prompt tokens")
     fitted = clipped(workload, job.model.max_position or 0)
-    every = list(curves(_jobs(job, kvs), fitted, gpus, hit))
+    every = list(curves(_jobs(job, kvs), fitted, gpus))
     found = [one for one in every if one is not None]
     if not found:
         raise Infeasible(
@@ -326,7 +324,7 @@ def beaten(found: ServePlan, job: ServingJob, layout: ServingLayout, name: str) 
     if one.instance > found.gpus:
         raise OutOfRange(f"the {name} line takes {one.instance} accelerators for one instance, more than the"
                          f" {found.gpus} of --gpus; give more")
-    own = curve(job, one, found.workload, found.best.decode.hit)
+    own = curve(job, one, found.workload)
     tried = aggregated([own], found.gpus, found.limits, found.traffic) if own else []
     kept = next(iter(_ranked([each for each in tried if each.goodput > 0], found.objective)), None)
     point = None
@@ -353,14 +351,8 @@ def _caveats(job: ServingJob, given: Workload, used: Workload, best: Candidate) 
         else ()
     )
     cut = (f"requests are cut to the {job.model.max_position} tokens of the model",) if used is not given else ()
-    shared = (
-        (
-            f"{100 * best.prefill.hit:.0f} % of the prompt tokens are taken to be in the cache; that requests share"
-            " its memory is not counted",
-        )
-        if best.prefill.hit
-        else ()
-    )
+    rank = min(best.needed, best.goodput) / (best.prefills * best.prefill.layout.adp)
+    shared = reuse_notes(best.prefill.job, best.prefill.layout, used.isl.mean, used.osl.mean, rank)
     apart = ("the first token of a disaggregated deployment is counted when the cache has reached the decode pool",)
     return (
         *near,

@@ -11,6 +11,7 @@ from perfplan.errors import Infeasible, OutOfRange
 from perfplan.serving.deploy import serving_job
 from perfplan.serving.plan import KINDS, ServePlan, plan
 from perfplan.serving.pools import Limits, Traffic
+from perfplan.serving.reuse import reuse_of
 from perfplan.units import parse, show
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ def plan_by_name(
     top: int = 8,
     sensitivity: bool = True,
     prefix_hit: float = 0.0,
+    prefixes: int = 0,
+    host_hit: float = 0.0,
+    host_memory: float | str = 0.0,
+    host_bandwidth: float | str = 0.0,
     **settings: Any,
 ) -> ServePlan:
     """The best deployments by names. arrivals: coefficient of variation of the times between arrivals, the
@@ -68,7 +73,8 @@ def plan_by_name(
 
     population = load_workload(catalog, workload, isl, osl)
     first = kv[0] if kv else ""
-    job = serving_job(model, cluster, catalog, engine=engine, weights=weights, kv=first, **settings)
+    reuse = reuse_of(prefix_hit, prefixes, host_hit, host_memory, host_bandwidth)
+    job = serving_job(model, cluster, catalog, engine=engine, weights=weights, kv=first, reuse=reuse, **settings)
     asked = rate_of(rate) if isinstance(rate, str) else (rate or 0.0)
     if arrivals is not None and not 0 <= arrivals <= 1000:
         raise OutOfRange(f"arrivals vary by {arrivals:g}, but a coefficient of variation lies from 0 to 1000")
@@ -86,7 +92,6 @@ def plan_by_name(
         objective=objective,
         kinds=kinds,
         kvs=kv,
-        hit=prefix_hit,
         top=top,
         sensitivity=sensitivity,
     )
