@@ -114,6 +114,8 @@ def unmodelled(job: ServingJob) -> tuple[str, ...]:
     left_out = {
         "compressed attention is priced by its window and its compressed entries":
             any(a.compression for a in attention),
+        "sparse attention is priced by its arithmetic and reads alone: no kernel of it was measured":
+            any(one.index_topk for one in attention),
         "several residual streams are priced as one": job.model.residual_streams > 1,
         "multi-token prediction is left out unless --drafts says how many tokens it proposes":
             job.model.mtp_layers > 0 and not job.drafts,

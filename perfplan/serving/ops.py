@@ -10,7 +10,15 @@ from typing import Any
 
 from perfplan.catalog.specs import Attention, LayerKind, LinearAttention, Mamba, Mlp, Moe
 from perfplan.formulas import compute
-from perfplan.formulas.attention import attention_flops, attention_traffic, causal_pairs
+from perfplan.formulas.attention import (
+    attention_flops,
+    attention_traffic,
+    causal_pairs,
+    indexer_flops,
+    latent_decode_flops,
+    latent_decode_traffic,
+    windowed_pairs,
+)
 from perfplan.formulas.core import maximum, minimum, where
 from perfplan.formulas.serving import attended_tokens, kv_head_share, touched_experts
 from perfplan.serving.attention import decode_kernel, latent_decode, plain_decode
@@ -21,6 +29,7 @@ from perfplan.training.network import Group, Network
 __all__ = ["Load", "head_times", "layer_times", "routed_time"]
 
 WIDE = 2.0  # bytes per element of activations between kernels
+SCORE = 8.0  # bytes moved per score of an indexer, written and read in fp32
 NEVER_SHORT = 1.0  # tokens: guards divisions where a step has no prompts
 
 
@@ -136,9 +145,40 @@ def prompt_attention(p: Pricing, a: Attention) -> Any:
     kv = kv_head_share(a.kv_heads, p.tp)
     traffic = attention_traffic(load.prompt, heads, kv, a.head_dim, a.v_head_dim, WIDE)
     reached = constants.compute * compute.saturation(maximum(load.length, NEVER_SHORT), constants.half)
-    time = compute.kernel_time(flops, traffic, reached, p.job.peak(dtype), constants.memory, p.bandwidth,
-                               constants.overhead * p.share)
+    over = constants.overhead * p.share
+    time = compute.kernel_time(flops, traffic, reached, p.job.peak(dtype), constants.memory, p.bandwidth, over)
+    if a.index_topk and a.kv_lora_rank:
+        kept = _selected(load, a.index_topk)
+        flops = latent_decode_flops(1, kept, heads, a.kv_lora_rank, a.qk_rope_head_dim)
+        traffic = latent_decode_traffic(1, kept, 0, a.kv_lora_rank, a.qk_rope_head_dim, WIDE, WIDE)
+        fewer = compute.kernel_time(flops, traffic, constants.compute, p.job.peak(dtype), constants.memory,
+                                    p.bandwidth, over)
+        time = where(load.past + load.length > a.index_topk, minimum(time, fewer), time)
     return where(load.prompt > 0, time, 0.0)
+
+
+def _selected(load: Load, topk: int) -> Any:
+    """Query-key pairs of the prompts of a step of which each query keeps `topk` at most."""
+    pieces, seen = load.prompt / maximum(load.length, NEVER_SHORT), load.past + load.length
+    return pieces * (windowed_pairs(seen, minimum(seen, topk)) - windowed_pairs(load.past, minimum(load.past, topk)))
+
+
+def index_scores(p: Pricing, a: Attention) -> Any:
+    """Time in which an indexer, whole on every rank, scores the tokens that a query sees, and the best are chosen [s].
+
+    The keys of a sequence are read once, the scores are written and read; what the gather of chosen tokens loses to
+    their scattered places is not known.
+    """
+    load, dtype = p.load, "fp8" if "fp8" in p.job.cluster.accelerator.peak else _plain(p.job)
+    constants = p.job.kernel("gemm", dtype)
+    queries, pieces = load.decodes * (1 + load.drafts), load.prompt / maximum(load.length, NEVER_SHORT)
+    seen = load.past + load.length
+    scored = queries * load.context + load.prompt * seen
+    keys = (load.decodes * load.context + pieces * seen) * a.index_head_dim
+    flops = indexer_flops(1, scored, a.index_heads, a.index_head_dim)
+    time = compute.kernel_time(flops, keys, constants.compute, p.job.peak(dtype), constants.memory, p.bandwidth,
+                               constants.overhead * p.share)
+    return time + stream(p, SCORE * scored, 1)
 
 
 def decode_attention(p: Pricing, a: Attention) -> Any:
@@ -164,9 +204,6 @@ def decode_attention(p: Pricing, a: Attention) -> Any:
         if own:
             flops = attention_flops(queries * read, heads, a.head_dim, a.v_head_dim)
             time = maximum(time, flops / (own * p.job.peak(_plain(p.job))) + constants.overhead)
-    if a.index_heads:
-        keys = load.decodes * load.context * a.index_head_dim
-        time = time + compute.stream_time(keys, constants.memory, p.bandwidth, constants.overhead)
     return where(load.decodes > 0, time - (1 - p.share) * constants.overhead, 0.0)
 
 
@@ -182,7 +219,12 @@ def _attention(p: Pricing, a: Attention) -> dict[str, Any]:
         into = product(p, "attention", t, heads * a.head_dim * (2 if a.output_gate else 1) + kv, hidden)
         rotated = heads * a.head_dim + kv
     out = product(p, "attention", t, hidden, heads * a.v_head_dim)
-    return {"projections": into + out, "attention": prompt_attention(p, a) + decode_attention(p, a),
+    core = prompt_attention(p, a) + decode_attention(p, a)
+    if a.index_heads:
+        into = into + product(p, "indexer", t, a.index_heads * a.index_head_dim, a.q_lora_rank or hidden)
+        into = into + product(p, "indexer", t, a.index_head_dim + a.index_heads, hidden)
+        core = core + index_scores(p, a)
+    return {"projections": into + out, "attention": core,
             "streams": stream(p, 2 * WIDE * t * rotated)}
 
 
