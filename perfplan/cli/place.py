@@ -93,6 +93,16 @@ def place(
         float | None,
         typer.Option("--layer-balance", metavar="X", show_default=False, help="Largest max/mean load of any layer."),
     ] = None,
+    memory_budget: Annotated[
+        str,
+        typer.Option(
+            "--memory-budget",
+            metavar="SIZE",
+            show_default=False,
+            help="Expert weights that a GPU may hold, such as 30GiB: it may then hold more experts of one layer and"
+            " fewer of another; equal numbers in every layer unless given.",
+        ),
+    ] = "",
     exchange: Annotated[
         str,
         typer.Option(
@@ -138,9 +148,9 @@ def place(
     """Place the experts of a model: cross-GPU traffic, balance and step time before and after, with a certificate."""
     from perfplan.catalog import Catalog
     from perfplan.catalog.check import refuse_unused
-    from perfplan.placement.outputs import slots, written
+    from perfplan.placement.outputs import written_placement
     from perfplan.placement.step import PHASES, Step, dispatching, routed_layers
-    from perfplan.placement.study import Request, fetch, study
+    from perfplan.placement.study import Request, experts_within, fetch, study
     from perfplan.report import Output
     from perfplan.report.files import write as write_file
     from perfplan.report.placement import OPTION_COLUMNS, option_rows, study_document, study_text
@@ -162,9 +172,10 @@ def place(
         time_limit,
         evaluate,
         current,
+        experts_within(step, memory_budget),
     )
     found = study(step, fetch(job, trace, synthetic), request)
     if write:
-        table = slots(found.best.placed, ep)
-        write_file(write, written(form, table, ep, routed_layers(job), len(job.model.layers)))
+        text = written_placement(form, found.best.placed, ep, routed_layers(job), len(job.model.layers))
+        write_file(write, text)
     output.emit(study_text(found), option_rows(found), OPTION_COLUMNS, study_document(found))

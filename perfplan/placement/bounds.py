@@ -110,6 +110,8 @@ def lower_bound(
     """Least objective that a placement can have. steps: of each layer's bound, as many as a few seconds allow unless
     given; staying: what a placement keeps (on a GPU, on a node) after each layer, to aim at; end: time
     (`time.monotonic`) at which the steps stop, what is left until then shared by the layers."""
+    if problem.capacity:  # all experts may share a GPU: what binds is the mean and the heaviest expert
+        return problem.load * float(np.maximum(problem.weights.max(axis=1), 1.0).mean())
     experts, moves = problem.routing.experts, problem.moves
     tail = problem.load * float(np.mean([load_bound(w, problem.gpus) for w in problem.weights]))
     if not moves.any():

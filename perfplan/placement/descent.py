@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -125,12 +125,25 @@ def improve_layer(problem: Problem, placed: Whole, layer: int) -> bool:
         balance = np.bincount(candidate, own.weights, own.gpus).max()
         return float(linear[everyone, candidate].sum() + own.cost(balance))
 
-    traffic_alone = problem.load == 0 and not problem.limited
-    better = transport(linear, problem.size) if traffic_alone else own.swap(linear, row)
+    if problem.capacity:
+        better = _with_room(problem, placed, layer, own, linear)
+    elif problem.load == 0 and not problem.limited:
+        better = transport(linear, problem.size)
+    else:
+        better = own.swap(linear, row)
     if cost(better) >= cost(row) - _LEAST:
         return False
     placed[layer] = better
     return True
+
+
+def _with_room(problem: Problem, placed: Whole, layer: int, own: Layer, linear: Array) -> Whole:
+    """The layer improved by swaps, where places that are free on a GPU, a layer's even share at most, swap too."""
+    free = np.minimum(problem.capacity - problem.held(placed), problem.size)
+    room = np.repeat(np.arange(problem.gpus), np.maximum(free, 0))
+    roomy = replace(own, weights=np.append(own.weights, np.zeros(len(room))))
+    costs = np.vstack([linear, np.zeros((len(room), problem.gpus))])
+    return roomy.swap(costs, np.append(placed[layer], room))[: len(linear)]
 
 
 def sweep(problem: Problem, placed: Whole, layers: set[int], end: float = np.inf) -> None:

@@ -50,6 +50,8 @@ def states(problem: Problem, chained: bool = True) -> int:
 
     chained: whether the splits of neighbouring layers are compared with each other.
     """
+    if problem.capacity:
+        return STATES + 1
     ways = int(factorial(problem.routing.experts) // factorial(problem.size) ** problem.gpus // _alike(problem))
     if ways > STATES or chained and ways**2 * _alike(problem) * problem.gpus * problem.routing.layers > _WORK:
         return STATES + 1

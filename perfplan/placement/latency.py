@@ -53,9 +53,10 @@ def quickest(
         return Placed(best, problem.score(best), Certificate(seconds(best), seconds(best), words, unit="s"))
     found = list(_candidates(step, problem, method, rounds, time_limit, False))
     found = [one for one in found if np.isfinite(problem.objective(one))]
-    best = min(found, key=seconds) if np.isfinite(problem.limit) else _mixed(step, problem, found)
-    words = f"the quickest of {len(found)} placements for each layer"
-    bound = step.least(problem.routing)
+    whole = np.isfinite(problem.limit) or problem.capacity
+    best = min(found, key=seconds) if whole else _mixed(step, problem, found)
+    words = f"the quickest of {len(found)} placements" + " for each layer" * (not whole)
+    bound = -np.inf if problem.capacity else step.least(problem.routing)
     by = "packing each layer at its bound"
     return Placed(best, problem.score(best), Certificate(seconds(best), bound, words, by, "s"))
 

@@ -10,7 +10,7 @@ import numpy as np
 from perfplan.errors import Unsupported, offer
 from perfplan.placement.routing import Whole
 
-__all__ = ["FORMS", "physical", "slots", "written"]
+__all__ = ["FORMS", "physical", "slots", "written", "written_placement"]
 
 FORMS = ("csv", "sglang", "vllm", "exflow")
 
@@ -43,6 +43,20 @@ def _no_copies(table: Whole, gpus: int) -> None:
             f"layer {row // gpus} has expert {rows[row, slot]} twice on GPU {row % gpus}, which the form vllm cannot "
             "say; use --form sglang or another --policy"
         )
+
+
+def written_placement(form: str, placed: Whole, gpus: int, layers: Sequence[int], all_layers: int) -> str:
+    """The text of a file of a placement [routed layer, expert]; engines want as many slots on every GPU."""
+    if form == "csv":
+        rows = [f"{i},{expert},{gpu}" for i, row in enumerate(placed) for expert, gpu in enumerate(row.tolist())]
+        return "\n".join(["layer,expert,gpu", *rows]) + "\n"
+    if form == "exflow":
+        return "\n".join(",".join(map(str, row)) for row in placed.tolist()) + "\n"
+    if form in FORMS and any(len(set(np.bincount(row, minlength=gpus))) > 1 for row in placed):
+        raise Unsupported(
+            f"GPUs hold different numbers of experts, for which the form {form} has no place; use --form csv or exflow"
+        )
+    return written(form, slots(placed, gpus), gpus, layers, all_layers)
 
 
 def written(form: str, table: Whole, gpus: int, layers: Sequence[int], all_layers: int) -> str:

@@ -52,10 +52,11 @@ def place(
         raise OutOfRange(f"a time limit of {time_limit:g} s leaves no time to place experts; give more than 0 s")
     if rounds is not None and rounds < 0:
         raise OutOfRange(f"{rounds} rounds of search make no sense; give 0 or more")
-    chain = problem.routing.experts == problem.gpus and problem.flat and not problem.limited
+    chain = problem.routing.experts == problem.gpus and problem.flat and not (problem.limited or problem.capacity)
     count = 0 if chain else states(problem)
     if method == "exact" and count > STATES:
-        raise Unsupported(f"a layer can be split in more than {STATES} ways: no exact method; use --method search")
+        why = f"more than {STATES} splits of a layer" if not problem.capacity else "GPUs may differ in experts"
+        raise Unsupported(f"{why}: no exact method; use --method search, or milp for few experts")
     if method in ("auto", "exact") and problem.moves.any() and count <= STATES:
         return _exact(problem, chain, count, time_limit)
     end = time.monotonic() + time_limit
@@ -146,6 +147,7 @@ def _certified(problem: Problem, placed: Whole, words: str, end: float) -> Place
     score = problem.score(placed)
     bound = lower_bound(problem, staying=_staying(problem, placed), end=end)
     by = "transportation and singular values" if problem.moves.any() else "what must share a GPU"
+    by = "the mean load and the largest expert" if problem.capacity else by
     by += ", stopped by the time limit" * (time.monotonic() > end)
     return Placed(placed, score, Certificate(score.objective, bound, words, by))
 

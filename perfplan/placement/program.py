@@ -72,15 +72,18 @@ def _model(problem: Problem) -> tuple[Any, dict[tuple[int, int, int], Any]]:
         for j in range(experts):
             model += pulp.lpSum(x[i, j, g] for g in range(gpus)) == 1
         for g in range(gpus):
-            model += pulp.lpSum(x[i, j, g] for j in range(experts)) == size
+            if not problem.capacity:
+                model += pulp.lpSum(x[i, j, g] for j in range(experts)) == size
             if problem.load or problem.limited:
                 model += pulp.lpSum(problem.weights[i, j] * x[i, j, g] for j in range(experts)) <= tail[i]
         if np.isfinite(problem.ceiling):
             model += tail[i] <= problem.ceiling
     if np.isfinite(problem.limit):
         model += pulp.lpSum(tail.values()) <= problem.limit * layers
+    for g in range(gpus if problem.capacity else 0):
+        model += pulp.lpSum(x[i, j, g] for i in range(layers) for j in range(experts)) <= problem.capacity
     for i in range(layers - 1):
-        _cuts(model, x, stay, i, experts, gpus, size)
+        _cuts(model, x, stay, i, experts, gpus, 0 if problem.capacity else size)
     for expert in range(gpus):
         for g in range(expert + 1, gpus):
             model += x[0, expert, g] == 0
@@ -90,13 +93,14 @@ def _model(problem: Problem) -> tuple[Any, dict[tuple[int, int, int], Any]]:
 def _cuts(
     model: Any, x: Mapping[Any, Any], stay: Mapping[Any, Any], layer: int, experts: int, gpus: int, size: int
 ) -> None:
-    """Tie the stays after one layer to the placements on both sides, with the cardinality cuts."""
+    """Tie the stays after one layer to the placements on both sides, with the cardinality cuts for GPUs of `size`."""
     import pulp
 
     for g in range(gpus):
         for a in range(experts):
-            model += pulp.lpSum(stay[layer, a, b, g] for b in range(experts)) == size * x[layer, a, g]
-            model += pulp.lpSum(stay[layer, b, a, g] for b in range(experts)) == size * x[layer + 1, a, g]
+            if size:
+                model += pulp.lpSum(stay[layer, a, b, g] for b in range(experts)) == size * x[layer, a, g]
+                model += pulp.lpSum(stay[layer, b, a, g] for b in range(experts)) == size * x[layer + 1, a, g]
             for b in range(experts):
                 model += stay[layer, a, b, g] <= x[layer, a, g]
                 model += stay[layer, a, b, g] <= x[layer + 1, b, g]
@@ -105,6 +109,7 @@ def _cuts(
 def _values(problem: Problem, model: Any, placed: Whole) -> dict[str, float]:
     """The variables at a placement, GPUs renamed in the order in which the first layer meets them."""
     seen: list[int] = list(dict.fromkeys(placed[0].tolist()))
+    seen += [g for g in range(problem.gpus) if g not in seen]
     names = np.argsort(np.array(seen))
     row = names[placed]
     layers, experts = row.shape

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from perfplan.errors import Indivisible, OutOfRange, SpecError
+from perfplan.errors import Indivisible, Infeasible, OutOfRange, SpecError
 from perfplan.placement.routing import Array, Routing, Whole
 
 __all__ = ["OBJECTIVES", "Problem", "Score", "gpu_loads", "rho", "summed"]
@@ -23,7 +23,8 @@ OBJECTIVES = ("traffic", "load", "joint", "latency")
 class Problem:
     """Experts to place. gpus: of the group; per_node: GPUs of a node; far: cost of a hop between nodes, inside 1;
     traffic, load: weights of the mean cost of a transition and of the mean balance in the objective; limit: largest
-    mean balance allowed, ceiling: largest balance of any layer, inf = none."""
+    mean balance allowed, ceiling: largest balance of any layer, inf = none; capacity: experts of all layers together
+    that fit on a GPU, which may then hold more of one layer and fewer of another, 0 = equal numbers in every layer."""
 
     routing: Routing
     gpus: int
@@ -33,6 +34,7 @@ class Problem:
     load: float = 0.0
     limit: float = np.inf
     ceiling: float = np.inf
+    capacity: int = 0
 
     def __post_init__(self) -> None:
         """Refuse groups that do not divide the experts, and traffic without transitions."""
@@ -49,6 +51,12 @@ class Problem:
             raise SpecError(
                 f"{self.routing.source} has loads only: the traffic between layers is not known; use "
                 "--objective load or give a trace"
+            )
+        if 0 < self.capacity * self.gpus < self.routing.layers * experts:
+            raise Infeasible(
+                f"{self.gpus} GPUs with room for {self.capacity} experts each hold {self.gpus * self.capacity} of the "
+                f"{self.routing.layers * experts} experts of all layers; give room for "
+                f"{self.routing.layers * self.size} each"
             )
         if not min(self.limit, self.ceiling) >= 1:
             raise OutOfRange(
@@ -92,6 +100,10 @@ class Problem:
         """Loads over the mean load of a GPU, [layer, expert]: a GPU's sum is its balance."""
         return np.asarray(self.routing.loads * self.gpus / self.routing.loads.sum(axis=1, keepdims=True), dtype=float)
 
+    def held(self, placed: Whole) -> Whole:
+        """Experts of all layers on each GPU."""
+        return np.bincount(placed.ravel(), minlength=self.gpus)
+
     def contiguous(self) -> Whole:
         """The placement that engines start from: experts in order, in all layers."""
         row = np.arange(self.routing.experts) // self.size
@@ -103,7 +115,9 @@ class Problem:
         return np.array([float((w * self.hops[here[:, None], there[None, :]]).sum()) for w, here, there in pairs])
 
     def objective(self, placed: Whole) -> float:
-        """What the search makes small: infinite where a limit of balance is broken."""
+        """What the search makes small: infinite where a limit of balance is broken, or the capacity of a GPU."""
+        if self.capacity and self.held(placed).max() > self.capacity:
+            return np.inf
         balance = rho(self.weights, placed, self.gpus)
         if balance.mean() > self.limit * (1 + 1e-12) or balance.max() > self.ceiling * (1 + 1e-12):
             return np.inf

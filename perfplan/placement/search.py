@@ -41,11 +41,42 @@ def _starts(problem: Problem, draws: np.random.Generator) -> Iterable[Whole]:
         yield from (problem.contiguous(), two_stage(problem))
         return
     yield from (two_stage(problem), greedy_chain(problem), eplb_pack(problem))
+    if problem.capacity:
+        yield from (_stages(problem), _packed_within(problem))
     if problem.routing.experts >= _MANY:
         return
     yield problem.contiguous()
     for _ in range(4):
         yield greedy_chain(problem, draws.permutation(problem.contiguous()[0]))
+
+
+def _stages(problem: Problem) -> Whole:
+    """Neighbouring layers on one GPU, as far as it holds them."""
+    layers, experts = problem.routing.layers, problem.routing.experts
+    return (np.arange(layers * experts) * problem.gpus // (layers * experts)).reshape(layers, experts)
+
+
+def _packed_within(problem: Problem) -> Whole:
+    """Heaviest first, each expert to the GPU with the least load of its layer that has room left."""
+    placed = np.zeros_like(problem.contiguous())
+    loads, held = np.zeros((len(placed), problem.gpus)), np.zeros(problem.gpus)
+    for item in np.argsort(-problem.weights, axis=None, kind="stable"):
+        layer, expert = divmod(int(item), placed.shape[1])
+        gpu = int(np.where(held < problem.capacity, loads[layer], np.inf).argmin())
+        placed[layer, expert] = gpu
+        loads[layer, gpu] += problem.weights[layer, expert]
+        held[gpu] += 1
+    return placed
+
+
+def _trade(problem: Problem, placed: Whole, draws: np.random.Generator) -> tuple[Whole, set[int]]:
+    """A copy in which two experts of two layers, on two GPUs, have changed places: GPUs hold as many as before."""
+    traded = placed.copy()
+    one, other = (int(draws.integers(placed.size)) for _ in range(2))
+    flat = traded.reshape(-1)
+    flat[[one, other]] = flat[[other, one]]
+    layers = {one // placed.shape[1], other // placed.shape[1]}
+    return traded, {n for layer in layers for n in (layer - 1, layer, layer + 1) if 0 <= n < len(placed)}
 
 
 def _feasible(problem: Problem, placed: Whole) -> Whole:
@@ -147,7 +178,8 @@ def _kicks(
             return turn
         which = turn % len(leaders) if turn < rounds // 2 else 0
         cost, placed = leaders[which]
-        kicked, layers = _kick(problem, placed, draws)
+        kick = _trade if problem.capacity and turn % 2 else _kick
+        kicked, layers = kick(problem, placed, draws)
         sweep(problem, kicked, layers, end)
         if (new := problem.objective(kicked)) < cost:
             leaders[which] = (new, kicked)

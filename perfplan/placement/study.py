@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perfplan.errors import Indivisible, SpecError, Unsupported, offer
+from perfplan.errors import Indivisible, OutOfRange, SpecError, Unsupported, offer
 from perfplan.optimize.certificate import Certificate
 from perfplan.placement.baselines import eplb_pack, greedy_chain, two_stage
 from perfplan.placement.dispatch import reached
@@ -23,8 +23,9 @@ from perfplan.placement.step import EXCHANGES, Step, Timed, moe_of, routed_layer
 from perfplan.placement.synthetic import generate, parse_synthetic
 from perfplan.serving.job import ServingJob
 from perfplan.training.network import Group
+from perfplan.units import parse, show
 
-__all__ = ["Option", "Request", "Study", "Verdict", "fetch", "study"]
+__all__ = ["Option", "Request", "Study", "Verdict", "experts_within", "fetch", "study"]
 
 WORTH = 0.01  # of a step: gains below are not worth a change
 _JUDGED = 0.4  # of the time limit, for the placement by the first window of a trace that the verdict judges
@@ -37,7 +38,7 @@ class Request:
     """What is asked. objective: of OBJECTIVES; weight: of the balance in the joint one; balance, ceiling: largest mean
     balance and largest balance of a layer; exchange: of EXCHANGES; method, rounds: of the solver; time_limit: of
     search, bound and verdict together [s]; evaluate: file of a placement to score instead of searching; current: file
-    of the placement in use, else contiguous."""
+    of the placement in use, else contiguous; capacity: experts of all layers that a GPU may hold, 0 = equal numbers."""
 
     objective: str = "joint"
     weight: float = 1.0
@@ -49,6 +50,7 @@ class Request:
     time_limit: float = 60.0
     evaluate: str = ""
     current: str = ""
+    capacity: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +126,15 @@ def _problem(step: Step, routing: Routing, request: Request) -> Problem:
     traffic = 0.0 if request.objective == "load" else 1.0
     load = {"traffic": 0.0, "load": 1.0}.get(request.objective, request.weight)
     return Problem(
-        routing, step.gpus, min(domain, step.gpus), max(far, 1.0), traffic, load, request.balance, request.ceiling
+        routing,
+        step.gpus,
+        min(domain, step.gpus),
+        max(far, 1.0),
+        traffic,
+        load,
+        request.balance,
+        request.ceiling,
+        request.capacity,
     )
 
 
@@ -186,7 +196,21 @@ def study(step: Step, routing: Routing, request: Request, tick: Callable[[str], 
     )
 
 
+def experts_within(step: Step, budget: str) -> int:
+    """Experts of all layers whose weights fit into a budget such as 30GiB on a GPU; 0 for none given."""
+    if not budget:
+        return 0
+    room = int(parse(budget, "B") // step.expert_bytes())
+    if not room:
+        raise OutOfRange(f"--memory-budget {budget} holds no expert of {show(step.expert_bytes(), 'B')}")
+    return room
+
+
 def _check_counts(placed: Whole, problem: Problem, source: str) -> None:
+    if problem.capacity:
+        if (most := int(problem.held(placed).max())) > problem.capacity:
+            raise SpecError(f"{source} puts {most} experts on one GPU, which has room for {problem.capacity}")
+        return
     for layer, row in enumerate(placed):
         counts = np.bincount(row, minlength=problem.gpus)
         if counts.max() != counts.min():

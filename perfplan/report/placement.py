@@ -98,6 +98,14 @@ def study_text(study: Study) -> str:
         paragraph(f"step: {show(pair[0], 's')} with {before.name}, {show(pair[1], 's')} with {after.name} ({exchange})")
     )
     lines += [paragraph(f"verdict: {verdict.word}; {verdict.why}")]
+    if study.request.capacity:
+        held, each = study.problem.held(after.placed), study.step.expert_bytes()
+        lines.append(
+            paragraph(
+                f"memory: {held.min()} to {held.max()} experts of all layers on a GPU, at most"
+                f" {show(held.max() * each, 'B')}, with room for {study.request.capacity}"
+            )
+        )
     if after.coherent is not None:
         lines.append(paragraph(_price(study)))
     return "\n".join(lines)
@@ -127,6 +135,7 @@ def study_document(study: Study) -> dict[str, Any]:
         },
         "verdict": study.verdict,
         "layer_balance": study.best.score.layers,
+        "experts_held": study.problem.held(study.best.placed),
         "gpu": study.best.placed,
     }
 

@@ -57,6 +57,32 @@ def test_exact_methods_and_search_find_what_brute_force_finds(small, experts, la
         assert best - 1e-9 <= problem.objective(searched) <= 1.02 * best + 1e-9
 
 
+@pytest.mark.parametrize("changes", [{}, {"load": 0.4}, {"traffic": 0.0, "load": 1.0}, {"load": 0.3, "ceiling": 1.5}])
+@pytest.mark.parametrize("room", [4, 5])
+def test_experts_within_a_memory_budget_are_what_brute_force_finds(small, room, changes):
+    routing = small(4, 2, 3)
+    routing = replace(routing, loads=routing.loads * np.array([[8.0, 1, 1, 1], [1, 1, 1, 4]]))
+    problem = Problem(routing, 2, 2, capacity=room, **changes)
+    best = min(problem.objective(np.array(row).reshape(2, 4)) for row in product(range(2), repeat=8))
+    found = place(problem)
+    assert found.score.objective == pytest.approx(best) and found.certificate.bound <= best + 1e-12
+    assert problem.held(found.placed).max() <= room
+    if problem.load:  # without, the linear relaxation of traffic alone takes HiGHS long
+        solved = place(problem, "milp", time_limit=30)
+        assert solved.score.objective == pytest.approx(best) and solved.certificate.proven
+    equal = replace(problem, capacity=0)
+    if np.isfinite(equal.ceiling):
+        return
+    assert best <= place(equal).score.objective + 1e-12
+
+
+def test_a_budget_too_small_is_refused(small):
+    with pytest.raises(Infeasible, match="room for 6 each"):
+        Problem(small(4, 3, 0), 2, 2, capacity=5)
+    with pytest.raises(Unsupported, match="milp"):
+        place(Problem(small(4, 3, 0), 2, 2, capacity=7), "exact")
+
+
 def test_the_programme_agrees_with_the_shortest_path(small):
     problem = problem_of(small, 4, 3, 2, {"load": 0.5})
     start = problem.contiguous()

@@ -68,6 +68,24 @@ def test_the_command(capsys, tmp_path):
     assert rows[-1].startswith("placed.json") and float(rows[-1].split(",")[1]) < float(rows[1].split(",")[1])
 
 
+def test_a_memory_budget(capsys, tmp_path):
+    written = tmp_path / "placed.csv"
+    arguments = [*PLACE, "--synthetic", "tokens=300", "--rounds", "6"]
+    assert run([*arguments, "--memory-budget", "24GiB", "--json", "--write", str(written)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert sum(document["experts_held"]) == 256 and max(document["experts_held"]) <= 73  # of 336 MiB each
+    assert run([*arguments, "--evaluate", str(written), "--memory-budget", "24GiB"]) == 0
+    capsys.readouterr()
+    for changes, words in (
+        (["--memory-budget", "1GiB"], "room for 64 each"),
+        (["--memory-budget", "1MiB"], "holds no expert"),
+        (["--memory-budget", "24GiB", "--write", str(written), "--form", "sglang"], "--form csv"),
+        (["--evaluate", str(written)], "every GPU holds 2"),
+    ):
+        assert run([*arguments, *changes]) in (1, 2)
+        assert words in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("changes, words", [
     (["--ep", "3", "--synthetic", "seed=1"], "1, 2, 4, 8"),
     ([], "--trace"),
