@@ -8,14 +8,14 @@ the sum before.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from perfplan.overlap.graph import Graph, Op
 
-__all__ = ["COLLECTIVES", "Block", "Recipe", "Segment", "Sharing", "Window", "build"]
+__all__ = ["COLLECTIVES", "Block", "Recipe", "Segment", "Sharing", "Window", "build", "frequent", "joined"]
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "send")
 
@@ -38,20 +38,25 @@ class Sharing:
 
 @dataclass(frozen=True)
 class Segment:
-    """Operations that always run in a row. time alone [s]; shares of resources; comm: whether it is a collective."""
+    """Operations that always run in a row. time alone [s]; shares of resources; comm: whether it is a collective; hop,
+    hops: sends that each bring what the next of hops + 1 equal parts works on (a context-parallel ring)."""
 
     name: str
     kind: str
     time: float
     shares: Mapping[str, float]
     comm: bool = False
+    hop: Segment | None = None
+    hops: int = 0
 
 
 @dataclass(frozen=True)
 class Block:
     """chain: in order, exchanges between experts included; beside: from the chain's start to its end (shared
-    experts); after: the collective that ends the block, if any; late: needed by nobody in the window (weight
-    gradients); gather: of sharded weights, used from this block on; reduce: of their gradients, since the last one."""
+    experts, the other half of a parallel block); after: the collective that ends the block, if any; late: weight
+    gradients, needed by nobody in the window, startable with the gradient of the inputs of the same name; gather: of
+    sharded weights, used from this block on; reduce: of their gradients, since the last one; up: part of the experts'
+    time before their inner width; whole: attention and feed-forward of a parallel block."""
 
     name: str
     chain: tuple[Segment, ...]
@@ -60,12 +65,26 @@ class Block:
     late: tuple[Segment, ...] = ()
     gather: Segment | None = None
     reduce: Segment | None = None
+    up: float = 2 / 3
+    whole: bool = False
 
     @property
-    def segments(self) -> tuple[Segment, ...]:
-        """Everything in the block."""
+    def time(self) -> float:
+        """Time of everything in the block, one after another [s]."""
         ends = tuple(segment for segment in (self.gather, self.after, self.reduce) if segment is not None)
-        return (*self.chain, *self.beside, *self.late, *ends)
+        hops = sum(each.hops * each.hop.time for each in self.chain if each.hop is not None)
+        return hops + sum(segment.time for segment in (*self.chain, *self.beside, *self.late, *ends))
+
+    @cached_property
+    def exchange(self) -> tuple[int, int] | None:
+        """Where the chain sends to experts and has their results back, if it does."""
+        sends = [i for i, each in enumerate(self.chain) if each.kind == "all-to-all" and not each.hops]
+        return (sends[0], sends[-1]) if len(sends) > 1 and self.experts else None
+
+    @property
+    def experts(self) -> bool:
+        """Whether the block has experts."""
+        return any(each.name.startswith("experts") for each in self.chain)
 
 
 @dataclass(frozen=True)
@@ -88,7 +107,7 @@ class Window:
     @cached_property
     def sequential(self) -> float:
         """Time of everything one after another [s]."""
-        return sum(segment.time for block in self.blocks() for segment in block.segments)
+        return sum(block.time for block in self.blocks())
 
 
 @dataclass(frozen=True)
@@ -96,7 +115,8 @@ class Recipe:
     """What a technique does to a window. parts: shares of the batch that run as nano-batches; chunks: pieces of the
     last product of a block and its collective; tiles: > 0 fuses them at that many tile waves instead; stale: a block
     starts without the collective right before it; pairs: attention and feed-forward blocks from one sum, one
-    collective; free: collectives take no SMs; prefetch: units of sharded weights gathered before the one in use."""
+    collective; free: collectives take no SMs; prefetch: units of sharded weights gathered before the one in use;
+    pieces: of the tokens between dispatch and combine; joined: weight gradients right behind those of the inputs."""
 
     parts: tuple[float, ...] = (1.0,)
     chunks: int = 1
@@ -105,11 +125,14 @@ class Recipe:
     pairs: bool = False
     free: bool = False
     prefetch: int = 1
+    pieces: int = 1
+    joined: bool = False
 
     def __str__(self) -> str:
         """In words, such as "nano 50/50 %, 4 chunks"."""
         nano = f"nano {'/'.join(f'{100 * part:.0f}' for part in self.parts)} %"
         words = [nano] * (len(self.parts) > 1) + [f"{self.chunks} chunks"] * (self.chunks > 1)
+        words += [f"{self.pieces} expert chunks"] * (self.pieces > 1)
         words += [f"{self.tiles} tiles"] * bool(self.tiles) + [f"prefetch {self.prefetch}"] * (self.prefetch != 1)
         return ", ".join(words) or "whole batch"
 
@@ -136,21 +159,83 @@ class _Builder:
         """(what the next block waits for, what it waits for if it may start without the collective). joined: what the
         collective at the block's end waits for too."""
         where, start = f"{block.name}: ", list(after)
-        for segment in block.late:
-            self.op(where + segment.name, segment, start)
         beside = start if block.beside else []
         for segment in block.beside:
-            beside = [self.op(where + segment.name, segment, beside)]
+            beside = self.one(where, block, segment, beside)
         beside = [*beside, *joined]
+        cut = block.exchange if self.recipe.pieces > 1 or self.recipe.tiles else None
+        first, last = cut or (len(block.chain), len(block.chain))
+        ends = block.after is not None and last != len(block.chain) - 1  # the last product goes with its collective
         waiting = start
-        for segment in block.chain[:-1]:
-            waiting = [self.op(where + segment.name, segment, waiting)]
+        for segment in block.chain[: min(first, len(block.chain) - ends)]:
+            waiting = self.one(where, block, segment, waiting)
+        if cut:
+            waiting = (self._tiled if self.recipe.tiles else self._pieces)(where, index, block, cut, waiting)
+            for segment in block.chain[last + 1 : len(block.chain) - ends]:
+                waiting = self.one(where, block, segment, waiting)
         if block.after is None:
-            done = [self.op(where + block.chain[-1].name, block.chain[-1], waiting), *beside]
-            return done, done
-        if self.recipe.tiles and not block.chain[-1].comm:
-            return self._fused(where, block, waiting, beside)
-        return self._chunked(where, index, block, waiting, beside)
+            return [*waiting, *beside], [*waiting, *beside]
+        if not ends:
+            sent = self.op(where + block.after.name, block.after, [*waiting, *beside])
+            return [sent], [*waiting, *beside]
+        late = self._late(where, block, block.chain[-1], waiting)
+        tiled = self.recipe.tiles and not block.chain[-1].comm
+        done, computed = (self._fused(where, block, waiting, beside) if tiled
+                          else self._chunked(where, index, block, waiting, beside))
+        return [*done, *late], [*computed, *late]
+
+    def one(self, where: str, block: Block, segment: Segment, waiting: Sequence[str]) -> list[str]:
+        """A segment with its hops and its weight gradients; what follows it waits for the names returned."""
+        late = self._late(where, block, segment, waiting)
+        if segment.hop is None or segment.hops == 0:
+            return [self.op(where + segment.name, segment, waiting), *late]
+        count = segment.hops + 1
+        arrived: list[str] = list(waiting)
+        done = self.op(f"{where}{segment.name} 1/{count}", segment, waiting, segment.time / count)
+        for n in range(2, count + 1):
+            arrived = [self.op(f"{where}{segment.hop.name} {n - 1}/{segment.hops}", segment.hop, arrived)]
+            done = self.op(f"{where}{segment.name} {n}/{count}", segment, [done, *arrived], segment.time / count)
+        return [done, *late]
+
+    def _late(self, where: str, block: Block, segment: Segment, waiting: Sequence[str]) -> list[str]:
+        """Weight gradients that need what a segment needs; their names if others must wait for them."""
+        name = segment.name.replace("dgrad", "wgrad")
+        if name == segment.name:
+            return []
+        made = [self.op(where + late.name, late, waiting) for late in block.late if late.name == name]
+        return made if self.recipe.joined else []
+
+    def _pieces(self, where: str, index: int, block: Block, cut: tuple[int, int], waiting: list[str]) -> list[str]:
+        """Dispatch, experts and combine in chunks, each kind in order (FSMoE)."""
+        count, span = self.recipe.pieces, slice(cut[0], cut[1] + 1)
+        piece = self.window.blocks(self.part / count)[index].chain[span]
+        before: list[list[str]] = [[] for _ in piece]
+        ends: list[str] = []
+        for n in range(1, count + 1):
+            done = list(waiting)
+            for i, segment in enumerate(piece):
+                done = [self.op(f"{where}{segment.name} {n}/{count}", segment, [*done, *before[i]])]
+                before[i] = done
+            ends = [*ends, *done]
+        late = [name for segment in block.chain[span]
+                for name in self._late(where, block, segment, before[0])]
+        return [*ends[-1:], *late]
+
+    def _tiled(self, where: str, index: int, block: Block, cut: tuple[int, int], waiting: list[str]) -> list[str]:
+        """The experts' first product fused with the dispatch and their second with the combine, by tiles (Comet)."""
+        span = block.chain[cut[0] : cut[1] + 1]
+        comms, work = (span[0], span[-1]), span[1:-1]
+        tile, time = 1 / self.recipe.tiles, sum(segment.time for segment in work)
+        late = [name for segment in work for name in self._late(where, block, segment, waiting)]
+        sent = self.op(f"{where}{comms[0].name} first tile", comms[0], waiting, comms[0].time * tile)
+        rest = self.op(f"{where}{comms[0].name}", comms[0], [sent], comms[0].time * (1 - tile))
+        up, down = block.up * time, (1 - block.up) * time
+        one = self.op(f"{where}{work[0].name} up", work[0], [sent], up * (1 - tile))
+        one = self.op(f"{where}{work[0].name} up last tile", work[0], [one, rest], up * tile)
+        two = self.op(f"{where}{work[0].name} down first tile", work[0], [one], down * tile)
+        three = self.op(f"{where}{work[0].name} down", work[0], [two], down * (1 - tile))
+        back = self.op(f"{where}{comms[1].name}", comms[1], [two], comms[1].time * (1 - tile))
+        return [self.op(f"{where}{comms[1].name} last tile", comms[1], [three, back], comms[1].time * tile), *late]
 
     def _chunked(self, where: str, index: int, block: Block, waiting: Sequence[str], beside: Sequence[str]) -> tuple[
         list[str], list[str]
@@ -217,12 +302,28 @@ class _Weights:
         return self.ops
 
 
-def _paired(blocks: Sequence[Block]) -> list[Block]:
-    """Blocks two by two from the same sum: one collective for both, the first one's dropped."""
-    found = []
-    for first, second in zip(blocks[::2], blocks[1::2], strict=True):
-        found += [replace(first, after=None), second]
-    return found
+def _pairs(blocks: Sequence[Block]) -> frozenset[int]:
+    """Second blocks of those that share one sum and one collective, taken two by two."""
+    open_ones = [i for i, block in enumerate(blocks) if not block.whole]
+    return frozenset(open_ones[1::2])
+
+
+def joined(blocks: Sequence[Block]) -> Block:
+    """One parallel block of an attention and a feed-forward block that read the same norm: the chain is the one with
+    an exchange, or the first; the other runs beside it; one collective ends both."""
+    first, second = sorted(blocks, key=lambda block: block.exchange is None)
+    return replace(first, name="parallel block", beside=(*first.beside, *second.beside, *second.chain),
+                   after=first.after or second.after, late=(*first.late, *second.late), whole=True)
+
+
+def frequent(layers: Sequence[int], count: int) -> tuple[int, ...]:
+    """The most frequent run of so many layers, by their kinds; the first of several.
+
+    >>> frequent((0, 1, 1, 1, 0, 1), 2)
+    (1, 1)
+    """
+    runs = Counter(tuple(layers[i : i + count]) for i in range(max(len(layers) - count + 1, 1)))
+    return max(runs, key=lambda run: runs[run])
 
 
 def build(window: Window, recipe: Recipe) -> Graph:
@@ -232,18 +333,19 @@ def build(window: Window, recipe: Recipe) -> Graph:
     for nano in range(len(recipe.parts)):
         builder = _Builder(window, recipe, nano)
         blocks = list(window.blocks(recipe.parts[nano]))
-        if recipe.pairs:
-            blocks = _paired(blocks)
+        seconds = _pairs(blocks) if recipe.pairs else frozenset()
+        firsts = {i - 1 for i in seconds}
         done: list[str] = []
         older: list[str] = []
         first: list[str] = []
         for index, block in enumerate(blocks):
-            second = recipe.pairs and index % 2 == 1
+            second = index in seconds
             after = weights.before(index, list(older if recipe.stale or second else done))
             count = len(builder.ops)
-            finished, computed = builder.block(index, block, after, first if second else ())
+            closed = replace(block, after=None) if index in firsts else block
+            finished, computed = builder.block(index, closed, after, first if second else ())
             weights.computed[index] += [op.name for op in builder.ops[count:] if op.kind != "all-to-all"]
-            if recipe.pairs and index % 2 == 0:
+            if index in firsts:
                 older, first = done, finished
                 continue
             older = [*computed, *done] if recipe.stale else older

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from perfplan.catalog.specs import Attention, LayerKind, Mlp, Moe
-from perfplan.errors import OutOfRange, Unsupported
-from perfplan.overlap.blocks import Block, Segment, Sharing, Window
+from perfplan.catalog.specs import Attention, LayerKind, LinearAttention, Mamba, Mlp, Moe
+from perfplan.errors import OutOfRange
+from perfplan.overlap.blocks import Block, Segment, Sharing, Window, frequent, joined
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout
 from perfplan.serving.ops import WIDE, Load, Pricing, layer_times, product
@@ -37,38 +37,62 @@ class _Layer:
         link = {"scale-up": 1.0, "scale-out": 1.0} if far else {"scale-up": 1.0}
         return Segment(name, kind, time, {**link, "sm": self.sharing.communication_sms}, True)
 
-    def out_time(self) -> float:
-        """Time of the output projection [s]."""
-        a = self.kind.mixer
-        assert isinstance(a, Attention)
-        return float(product(self.p, "attention", self.p.load.tokens, self.p.job.model.hidden,
-                             a.heads / self.p.tp * a.v_head_dim))
+    def out(self) -> Segment:
+        """The output projection of the mixer."""
+        a, hidden, t, tp = self.kind.mixer, self.p.job.model.hidden, float(self.p.load.tokens), float(self.p.tp)
+        match a:
+            case Mamba():
+                part, width = "mamba", a.heads * a.head_dim
+            case LinearAttention():
+                part, width = "linear_attention", a.v_heads * a.v_head_dim
+            case _:
+                assert isinstance(a, Attention)
+                part, width = "attention", a.heads * a.v_head_dim
+        time = float(product(self.p, part, self.p.load.tokens, hidden, width / self.p.tp))
+        return self.compute("out", "gemm", time, self.weight_bytes(width * hidden / tp) + WIDE * t * hidden)
 
     def weight_bytes(self, n: float) -> float:
         """Bytes of a matrix of `n` elements on the rank [B]."""
         return n * self.p.job.weights.weight
 
-    def mixer(self) -> Block:
-        """Attention: projections in, core attention, projection out, all-reduce."""
-        a, hidden, t, tp = self.kind.mixer, self.p.job.model.hidden, float(self.p.load.tokens), float(self.p.tp)
-        assert isinstance(a, Attention)
-        out, streams = self.out_time(), self.times["streams"] / 2
-        wide = a.heads * a.head_dim + 2 * a.kv_heads * a.head_dim if not a.kv_lora_rank else (
-            (a.q_lora_rank or 0) + a.kv_lora_rank + a.heads * (a.head_dim + a.qk_nope_head_dim + a.v_head_dim) / 4
-        )
-        cached = float(self.p.load.decodes * self.p.load.context) * _cache_width(self.p, a)
-        moved = cached if self.p.load.decodes else 4 * WIDE * t * a.heads / tp * a.head_dim
-        projected = self.weight_bytes(a.heads * a.v_head_dim * hidden / tp)
-        chain = (
-            self.compute("qkv", "gemm", self.times["projections"] - out + streams,
-                         self.weight_bytes(wide * hidden / tp) + WIDE * t * hidden),
-            self.compute("attention", "attention", self.times["attention"], moved),
-            self.compute("out", "gemm", out, projected + WIDE * t * hidden),
-        )
-        return Block("attention", chain, self._reduce(2))
+    @property
+    def streams(self) -> float:
+        """Norms and other passes over the activations of one block [s]."""
+        return self.times["streams"] / self.count
 
-    def _reduce(self, blocks: int) -> Segment | None:
-        time = self.times["tp"] / blocks
+    @property
+    def count(self) -> int:
+        """Blocks of the layer: one if attention and MLP read the same norm, or either is absent."""
+        return 1 if self.kind.parallel else (self.kind.mixer is not None) + (self.kind.ffn is not None)
+
+    def mixer(self) -> Block:
+        """Attention, or a layer with a state: projections in, core, projection out, all-reduce."""
+        a, hidden, t, tp = self.kind.mixer, self.p.job.model.hidden, float(self.p.load.tokens), float(self.p.tp)
+        out, core = self.out(), self._core()
+        if isinstance(a, Attention):
+            wide = a.heads * a.head_dim + 2 * a.kv_heads * a.head_dim if not a.kv_lora_rank else (
+                (a.q_lora_rank or 0) + a.kv_lora_rank + a.heads * (a.head_dim + a.qk_nope_head_dim + a.v_head_dim) / 4
+            )
+        elif isinstance(a, Mamba):
+            wide = 2 * a.heads * a.head_dim + 2 * a.groups * a.state + a.heads
+        else:
+            assert a is not None
+            wide = 2 * a.v_heads * a.v_head_dim + 2 * a.qk_heads * a.qk_head_dim + 2 * a.v_heads
+        into = self.compute("qkv", "gemm", self.times["projections"] - out.time + self.streams,
+                            self.weight_bytes(wide * hidden / tp) + WIDE * t * hidden)
+        return Block("attention", (into, core, out), self._reduce())
+
+    def _core(self) -> Segment:
+        """Core attention, or the scan and the update of a state, which only moves memory."""
+        a, time, tp, load = self.kind.mixer, self.times["attention"], float(self.p.tp), self.p.load
+        if not isinstance(a, Attention):
+            return self.compute("attention", "attention", time, float("inf") if load.decodes else 0.0)
+        cached = float(load.decodes * load.context) * _cache_width(self.p, a)
+        moved = cached if load.decodes else 4 * WIDE * float(load.tokens) * a.heads / tp * a.head_dim
+        return self.compute("attention", "attention", time, moved)
+
+    def _reduce(self) -> Segment | None:
+        time = self.times["tp"] / self.count
         return self.link("all-reduce", "all-reduce", time, Group(int(self.p.tp), 1)) if time > 0 else None
 
     def feed_forward(self) -> Block:
@@ -78,18 +102,18 @@ class _Layer:
         width = ffn.width / float(self.p.tp)
         down = float(product(self.p, "mlp", t, hidden, width))
         chain = (
-            self.compute("up", "gemm", self.times["mlp"] - down + self.times["streams"] / 2,
+            self.compute("up", "gemm", self.times["mlp"] - down + self.streams,
                          self.weight_bytes((2 if ffn.gated else 1) * width * hidden) + 2 * WIDE * t * width),
             self.compute("down", "gemm", down, self.weight_bytes(width * hidden) + WIDE * t * (width + hidden)),
         )
-        return Block("mlp", chain, self._reduce(2))
+        return Block("mlp", chain, self._reduce())
 
     def experts(self) -> Block:
         """Router, dispatch, experts, combine; shared experts beside; the all-reduce where attention splits heads."""
         ffn, hidden, p = self.kind.ffn, self.p.job.model.hidden, self.p
         assert isinstance(ffn, Moe)
         here = ffn.experts / float(p.ep) * 3 * ffn.width * hidden * float(p.ep) / float(p.tp * p.adp)
-        chain = [self.compute("router", "gemm", self.times["router"] + self.times["streams"] / 2, 0.0)]
+        chain = [self.compute("router", "gemm", self.times["router"] + self.streams, 0.0)]
         work = self.compute("experts", "gemm", self.times["experts"], self.weight_bytes(here))
         if self.times["ep"] > 0:
             group = Group(int(p.tp * p.adp), 1)
@@ -104,11 +128,14 @@ class _Layer:
         shared = self.times.get("mlp", 0.0)
         read = self.weight_bytes(3 * ffn.shared_width / float(p.tp) * hidden)
         beside = (self.compute("shared expert", "gemm", shared, read),) if shared else ()
-        return Block("experts", tuple(chain), self._reduce(2), beside)
+        return Block("experts", tuple(chain), self._reduce(), beside)
 
-    def blocks(self) -> tuple[Block, Block]:
-        """The two blocks of the layer."""
-        return self.mixer(), self.feed_forward() if isinstance(self.kind.ffn, Mlp) else self.experts()
+    def blocks(self) -> list[Block]:
+        """The blocks of the layer."""
+        found = [self.mixer()] if self.kind.mixer is not None else []
+        if self.kind.ffn is not None:
+            found.append(self.feed_forward() if isinstance(self.kind.ffn, Mlp) else self.experts())
+        return [joined(found)] if self.kind.parallel and len(found) == 2 else found
 
 
 def _cache_width(p: Pricing, a: Attention) -> float:
@@ -126,21 +153,18 @@ def _load(phase: str, batch: float, context: int) -> Load:
 
 def serving_window(job: ServingJob, layout: ServingLayout, phase: str, batch: int, context: int,
                    sharing: Sharing, layers: int = 2) -> Window:
-    """A window of the model's most frequent layer kind in a decode step (`context` tokens cached) or a prompt step
+    """A window of the model's most frequent run of layers in a decode step (`context` tokens cached) or a prompt step
     (prompts of `context` tokens). batch: sequences of the whole replica."""
-    index = max(set(job.model.layers), key=job.model.layers.count)
-    kind = job.model.kinds[index]
-    if not isinstance(kind.mixer, Attention) or not isinstance(kind.ffn, Mlp | Moe) or kind.parallel:
-        raise Unsupported(f"layers of {job.model.id} are not attention followed by an MLP or experts, which is what"
-                          " schedule layer has graphs of")
+    run = [job.model.kinds[index] for index in frequent(job.model.layers, layers)]
     if batch < layout.adp:
         raise OutOfRange(f"batch {batch} leaves attention groups without a sequence; give at least {layout.adp}")
     net = network(job, layout)
 
     def price(part: float) -> tuple[Block, ...]:
         load = _load(phase, part * batch / layout.adp, context)
-        pair = _Layer(Pricing(job, net, load, layout.tp, layout.adp, layout.ep), kind, sharing).blocks()
-        return tuple(_named(block, number) for number in range(layers) for block in pair)
+        pricing = Pricing(job, net, load, layout.tp, layout.adp, layout.ep)
+        return tuple(_named(block, number) for number, kind in enumerate(run)
+                     for block in _Layer(pricing, kind, sharing).blocks())
 
     caveats = ("head, embedding, sampling and the host stay outside the window",)
     return Window(price, layers, f"{job.model.id} {phase}, batch {batch}, {context} tokens, {layout}", caveats)

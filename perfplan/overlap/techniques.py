@@ -53,9 +53,17 @@ TECHNIQUES: dict[str, Technique] = {
         Technique("async", tuple(Recipe(chunks=n) for n in CHUNKS), (STREAMS,),
                   "the last product of a block and its collective in chunks, the best number of them"),
         Technique("fused", (Recipe(tiles=TILES),), (STREAMS,),
-                  f"product and collective in one kernel, tile by tile, {TILES} waves (Flux, Comet)"),
+                  f"product and collective in one kernel, tile by tile, {TILES} waves (Flux between ranks of one"
+                  " product, Comet between experts)"),
         Technique("t3", (Recipe(tiles=TILES, free=True),), (STREAMS,),
                   "the same with collectives that take no SMs: hypothetical hardware (T3)", ideal=True),
+        Technique("fsmoe", tuple(Recipe(pieces=n, joined=True) for n in CHUNKS), (STREAMS,),
+                  "dispatch, experts and combine in chunks, those of one behind those of another, the best number of"
+                  " them (FSMoE)"),
+        Technique("shared-expert", (Recipe(joined=True),), (STREAMS,),
+                  "shared experts beside the exchange between experts; nothing else moves"),
+        Technique("delayed-wgrad", (Recipe(),), (STREAMS,),
+                  "gradients of weights when the links would leave the SMs idle, shared experts beside the exchange"),
         Technique("fsdp", tuple(Recipe(prefetch=n) for n in (1, 0, 2)), (STREAMS,),
                   "sharded weights gathered, and their gradients reduced, behind compute; the best of 0 to 2 units"
                   " gathered ahead, which are held in memory"),
@@ -123,7 +131,8 @@ def _recipes(window: Window) -> list[Recipe]:
     plain += [Recipe(prefetch=2)] if any(block.gather for block in window.blocks()) else []
     more = tuple((1 / n,) * n for n in (3, 4))
     return [*plain, Recipe(tiles=TILES), *(Recipe(parts=s, chunks=n) for s in SPLITS for n in (1, 2)),
-            *(Recipe(parts=split, tiles=TILES) for split in SPLITS), *(Recipe(parts=split) for split in more)]
+            *(Recipe(parts=split, tiles=TILES) for split in SPLITS), *(Recipe(parts=split) for split in more),
+            *(Recipe(pieces=n) for n in CHUNKS[1:]), *(Recipe(parts=SPLITS[0], pieces=n) for n in (2,))]
 
 
 def _graphs(window: Window) -> list[tuple[Recipe, Graph]]:

@@ -42,7 +42,8 @@ MEMORY_UNIT = 8  # elements of 16 bits to which rows must be aligned
 Away = tuple[tuple[str, int], ...]
 """What lies in host memory: (name, layers that it is for; 0 = all)."""
 __all__ = [
-    "Away", "Cost", "end_costs", "layer_cost", "layer_parameters", "op_times", "run_cost", "weight_gradients"
+    "Away", "Cost", "end_costs", "layer_cost", "layer_parameters", "op_times", "recomputed", "run_cost",
+    "weight_gradients",
 ]
 
 
@@ -171,7 +172,8 @@ def weight_gradients(job: Job, ops: list[Op]) -> Any:
     return result
 
 
-def _recomputed(recompute: tuple[str, ...], module: str) -> bool:
+def recomputed(recompute: tuple[str, ...], module: str) -> bool:
+    """Whether an operator of a module is computed again in the backward pass."""
     return (
         recompute == ("full",) or (bool(module) and module in recompute) or (module == "moe_act" and "moe" in recompute)
     )
@@ -211,7 +213,7 @@ def _compute(
         forward[f"{op.part} {index}"], backward[f"{op.part} {index}"] = ahead, back
         launches = _host_time(job, op, kernels)
         launched = launched + 2 * launches
-        if _recomputed(recompute, op.module) and not (isinstance(op, Gemm) and op.part in held):
+        if recomputed(recompute, op.module) and not (isinstance(op, Gemm) and op.part in held):
             again[f"{op.part} {index}"] = ahead
             launched = launched + launches
     return (
@@ -363,7 +365,7 @@ def _memory(job: Job, kind: LayerKind, shape: Shape, recompute: tuple[str, ...],
     kept = {
         item.name: item.size
         for item in saved
-        if item.name in named or (item.name == "layer input" if full else not _recomputed(recompute, item.module))
+        if item.name in named or (item.name == "layer input" if full else not recomputed(recompute, item.module))
     }
     held = total("M_saved", "B", kept)
     if not away:
