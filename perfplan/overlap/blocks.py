@@ -78,7 +78,7 @@ class Block:
     @cached_property
     def exchange(self) -> tuple[int, int] | None:
         """Where the chain sends to experts and has their results back, if it does."""
-        sends = [i for i, each in enumerate(self.chain) if each.kind == "all-to-all" and not each.hops]
+        sends = [i for i, each in enumerate(self.chain) if each.comm]
         return (sends[0], sends[-1]) if len(sends) > 1 and self.experts else None
 
     @property
@@ -145,10 +145,11 @@ class _Builder:
         self.part = recipe.parts[nano]
         self.ops: list[Op] = []
         self.many = len(recipe.parts) > 1
+        self.mark = f" ({nano + 1})" if self.many else ""
 
     def op(self, name: str, segment: Segment, after: Sequence[str], time: float | None = None) -> str:
         shares = {n: s for n, s in segment.shares.items() if not (segment.comm and self.recipe.free and n == "sm")}
-        full = f"{name}{f' ({self.nano + 1})' if self.many else ''}"
+        full = name + self.mark
         length = segment.time if time is None else time
         self.ops.append(Op(full, length, shares, tuple(after), 0.0, 0, segment.kind, self.nano if self.many else -1))
         return full
@@ -222,20 +223,28 @@ class _Builder:
         return [*ends[-1:], *late]
 
     def _tiled(self, where: str, index: int, block: Block, cut: tuple[int, int], waiting: list[str]) -> list[str]:
-        """The experts' first product fused with the dispatch and their second with the combine, by tiles (Comet)."""
-        span = block.chain[cut[0] : cut[1] + 1]
-        comms, work = (span[0], span[-1]), span[1:-1]
-        tile, time = 1 / self.recipe.tiles, sum(segment.time for segment in work)
-        late = [name for segment in work for name in self._late(where, block, segment, waiting)]
-        sent = self.op(f"{where}{comms[0].name} first tile", comms[0], waiting, comms[0].time * tile)
-        rest = self.op(f"{where}{comms[0].name}", comms[0], [sent], comms[0].time * (1 - tile))
-        up, down = block.up * time, (1 - block.up) * time
-        one = self.op(f"{where}{work[0].name} up", work[0], [sent], up * (1 - tile))
-        one = self.op(f"{where}{work[0].name} up last tile", work[0], [one, rest], up * tile)
-        two = self.op(f"{where}{work[0].name} down first tile", work[0], [one], down * tile)
-        three = self.op(f"{where}{work[0].name} down", work[0], [two], down * (1 - tile))
-        back = self.op(f"{where}{comms[1].name}", comms[1], [two], comms[1].time * (1 - tile))
-        return [self.op(f"{where}{comms[1].name} last tile", comms[1], [three, back], comms[1].time * tile), *late]
+        """The experts' first product fused with what comes before, their second with what follows, by tiles (Comet)."""
+        chain = block.chain[cut[0] : cut[1] + 1]
+        at = next(i for i, segment in enumerate(chain) if not segment.comm)
+        up, down = (replace(chain[at], name=f"{chain[at].name} {part}", time=chain[at].time * share)
+                    for part, share in (("first", block.up), ("second", 1 - block.up)))
+        late = self._late(where, block, chain[at], waiting)
+        halfway = self._stream(where, (*chain[:at], up), waiting)
+        return [*self._stream(where, (down, *chain[at + 1 :]), halfway), *late]
+
+    def _stream(self, where: str, stages: Sequence[Segment], waiting: Sequence[str]) -> list[str]:
+        """Segments that hand each other tiles: each starts a tile after the one before, and ends a tile after it."""
+        tile = 1 / self.recipe.tiles
+        heads, ends = list(waiting), list[str]()
+        for n, stage in enumerate(stages):
+            first, last = n == 0, n == len(stages) - 1
+            name = where + stage.name
+            if not last:
+                heads = [self.op(f"{name} first tile", stage, heads, stage.time * tile)]
+            bulk = stage.time * (1 - tile * ((not first) + (not last)))
+            body = self.op(name, stage, heads, bulk)
+            ends = [body] if first else [self.op(f"{name} last tile", stage, [body, *ends], stage.time * tile)]
+        return ends
 
     def _chunked(self, where: str, index: int, block: Block, waiting: Sequence[str], beside: Sequence[str]) -> tuple[
         list[str], list[str]
@@ -255,14 +264,10 @@ class _Builder:
     def _fused(self, where: str, block: Block, waiting: Sequence[str], beside: Sequence[str]) -> tuple[
         list[str], list[str]
     ]:
-        """Product and collective side by side but for the first tile wave of one and the last of the other."""
+        """The last product of a block and its collective by tiles."""
         assert block.after is not None
-        product, collective, tiles = block.chain[-1], block.after, self.recipe.tiles
-        first = self.op(where + product.name + " first tile", product, waiting, product.time / tiles)
-        rest = self.op(where + product.name, product, [first], product.time * (1 - 1 / tiles))
-        sent = self.op(where + collective.name, collective, [first, *beside], collective.time * (1 - 1 / tiles))
-        last = self.op(where + collective.name + " last tile", collective, [rest, sent], collective.time / tiles)
-        return [last], [rest, *beside]
+        sent = self._stream(where, (block.chain[-1], block.after), [*waiting, *beside])
+        return sent, [where + block.chain[-1].name + self.mark, *beside]
 
 
 class _Weights:
@@ -312,7 +317,8 @@ def joined(blocks: Sequence[Block]) -> Block:
     """One parallel block of an attention and a feed-forward block that read the same norm: the chain is the one with
     an exchange, or the first; the other runs beside it; one collective ends both."""
     first, second = sorted(blocks, key=lambda block: block.exchange is None)
-    return replace(first, name="parallel block", beside=(*first.beside, *second.beside, *second.chain),
+    name = "parallel block backward" if first.name.endswith("backward") else "parallel block"
+    return replace(first, name=name, beside=(*first.beside, *second.beside, *second.chain),
                    after=first.after or second.after, late=(*first.late, *second.late), whole=True)
 
 

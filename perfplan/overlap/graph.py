@@ -108,6 +108,14 @@ class Graph:
                 total[op.rank, resource] += share * op.duration
         return dict(total)
 
+    @cached_property
+    def ancestors(self) -> dict[str, set[str]]:
+        """Operation -> everything that must end before it."""
+        before: dict[str, set[str]] = {}
+        for op in self.ops:
+            before[op.name] = set(op.after).union(*(before[name] for name in op.after))
+        return before
+
     @property
     def successors(self) -> dict[str, list[str]]:
         """Operation -> those that wait for it."""

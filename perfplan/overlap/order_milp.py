@@ -7,7 +7,7 @@ there is. The order that comes out is simulated again with sharing in proportion
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from perfplan.errors import SolverError
 from perfplan.optimize.milp import solve
@@ -15,18 +15,7 @@ from perfplan.overlap.graph import Graph, Op
 from perfplan.overlap.simulate import simulate
 from perfplan.overlap.timeline import Timeline
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["improved"]
-
-
-def _reachable(graph: Graph) -> dict[str, set[str]]:
-    """Operation -> everything that must end before it."""
-    before: dict[str, set[str]] = {}
-    for op in graph.ops:
-        before[op.name] = set(op.after).union(*(before[name] for name in op.after))
-    return before
 
 
 def _demand(a: Op, b: Op) -> float:
@@ -36,7 +25,7 @@ def _demand(a: Op, b: Op) -> float:
 
 def _pairs(graph: Graph) -> list[tuple[Op, Op, float]]:
     """Pairs that no dependency orders and that cannot both run at full speed."""
-    before = _reachable(graph)
+    before = graph.ancestors
     return [(a, b, demand) for a, b in combinations(graph.ops, 2)
             if a.name not in before[b.name] and b.name not in before[a.name] and (demand := _demand(a, b)) > 1 + 1e-9]
 

@@ -57,13 +57,8 @@ class _Layer:
 
     @property
     def streams(self) -> float:
-        """Norms and other passes over the activations of one block [s]."""
-        return self.times["streams"] / self.count
-
-    @property
-    def count(self) -> int:
-        """Blocks of the layer: one if attention and MLP read the same norm, or either is absent."""
-        return 1 if self.kind.parallel else (self.kind.mixer is not None) + (self.kind.ffn is not None)
+        """Norms and other passes over the activations of the mixer or the feed-forward part [s]."""
+        return self.times["streams"] / ((self.kind.mixer is not None) + (self.kind.ffn is not None))
 
     def mixer(self) -> Block:
         """Attention, or a layer with a state: projections in, core, projection out, all-reduce."""
@@ -92,7 +87,8 @@ class _Layer:
         return self.compute("attention", "attention", time, moved)
 
     def _reduce(self) -> Segment | None:
-        time = self.times["tp"] / self.count
+        both = self.kind.mixer is not None and self.kind.ffn is not None and not self.kind.parallel
+        time = self.times["tp"] / (2 if both else 1)
         return self.link("all-reduce", "all-reduce", time, Group(int(self.p.tp), 1)) if time > 0 else None
 
     def feed_forward(self) -> Block:

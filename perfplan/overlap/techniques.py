@@ -15,6 +15,7 @@ from perfplan.errors import UnknownName, offer
 from perfplan.optimize.certificate import Certificate
 from perfplan.overlap.blocks import COLLECTIVES, Recipe, Window, build
 from perfplan.overlap.graph import Bound, Graph, lower_bound
+from perfplan.overlap.interval_bound import interval_bound
 from perfplan.overlap.order_milp import improved
 from perfplan.overlap.order_search import Search
 from perfplan.overlap.simulate import list_schedule, simulate
@@ -25,7 +26,7 @@ __all__ = ["TECHNIQUES", "Scheduled", "Technique", "best", "scheduled"]
 CHUNKS = (1, 2, 4, 8)
 STREAMS = 1.5  # asked of a resource together at most: a collective, or a memory-bound kernel, beside a product
 SPLITS = ((0.5, 0.5), (0.3125, 0.6875), (0.4, 0.6))
-ROUNDS = ((99, 100), (4, 400), (2, 1000))  # local search: the so many best recipes, the changes tried on each
+ROUNDS = ((99, 100), (6, 400), (3, 1500))  # annealing: the so many best recipes, the changes tried on each
 ENOUGH = 0.005  # a gap that nobody needs smaller
 SMALL = 48  # operations of a graph that the MILP can do something with
 TILES = 16  # waves of tiles of a large product: what a fused kernel cannot overlap is one of them
@@ -131,8 +132,9 @@ def _recipes(window: Window) -> list[Recipe]:
     plain += [Recipe(prefetch=2)] if any(block.gather for block in window.blocks()) else []
     more = tuple((1 / n,) * n for n in (3, 4))
     return [*plain, Recipe(tiles=TILES), *(Recipe(parts=s, chunks=n) for s in SPLITS for n in (1, 2)),
-            *(Recipe(parts=split, tiles=TILES) for split in SPLITS), *(Recipe(parts=split) for split in more),
-            *(Recipe(pieces=n) for n in CHUNKS[1:]), *(Recipe(parts=SPLITS[0], pieces=n) for n in (2,))]
+            *(Recipe(parts=split, tiles=TILES) for split in (*SPLITS, more[0])),
+            *(Recipe(parts=split) for split in more),
+            *(Recipe(pieces=n) for n in CHUNKS[1:]), Recipe(parts=SPLITS[0], pieces=2)]
 
 
 def _graphs(window: Window) -> list[tuple[Recipe, Graph]]:
@@ -151,21 +153,21 @@ def best(window: Window, time_limit: float = 20.0, named: Sequence[Scheduled] = 
     end = time.monotonic() + time_limit
     made = [_Candidate(recipe, graph, lower_bound(graph), Search(graph, COLLECTIVES))
             for recipe, graph in _graphs(window)]
-    floor = min((each.bound for each in made), key=lambda bound: bound.time)
     for count, tries in ROUNDS:
-        _search(sorted(made, key=lambda each: each.search.time)[:count], tries, end, floor.time)
+        _search(sorted(made, key=lambda each: each.search.time)[:count], tries, end)
     first = min(made, key=lambda each: each.search.time)
     found = [(first.search.timeline("best"), first.recipe, first.graph, first.search.kept)]
     found += [(s.timeline, s.recipe, s.graph, s.kept) for s in named if not s.technique.changes
               and not s.technique.ideal]
     timeline, recipe, graph, kept = min(found, key=lambda each: each[0].time)
+    floor = _floor(made, timeline.time, end)
     if len(graph.ops) <= SMALL and floor.time < timeline.time * (1 - ENOUGH) and end - time.monotonic() > 1.0:
         other = improved(graph, end - time.monotonic())
         if other is not None and other.time < timeline.time:
             timeline, kept = other, False
     titled = replace(timeline, title="best")
     certificate = Certificate(titled.time, min(floor.time, titled.time),
-                              f"list scheduling, local search and MILP over {len(made)} graphs, {recipe}",
+                              f"list scheduling, annealing and MILP over {len(made)} graphs, {recipe}",
                               floor.reason, "s")
     return Scheduled(Technique("best", (recipe,), (math.inf,), str(recipe)), titled, recipe, graph, certificate, kept)
 
@@ -178,9 +180,26 @@ class _Candidate:
     search: Search
 
 
-def _search(candidates: Sequence[_Candidate], tries: int, end: float, floor: float) -> None:
+def _search(candidates: Sequence[_Candidate], tries: int, end: float) -> None:
     """Improve those that could still become the shortest, so long as there is something to gain."""
     for each in candidates:
         shortest = min(other.search.time for other in candidates)
         if each.bound.time < shortest * (1 - ENOUGH):
-            each.search.improve(tries, end, max(each.bound.time, floor) * (1 + ENOUGH / 2))
+            each.search.improve(tries, end, each.bound.time * (1 + ENOUGH / 2))
+
+
+def _floor(candidates: Sequence[_Candidate], shortest: float, end: float) -> Bound:
+    """The least of all bounds, those made sharper that are the lowest."""
+    bounds = {i: each.bound for i, each in enumerate(candidates)}
+    tried: set[int] = set()
+    while True:
+        lowest = min(bounds, key=lambda i: bounds[i].time)
+        left = end - time.monotonic()
+        if lowest in tried or bounds[lowest].time > shortest * (1 - ENOUGH) or left < 0.5:
+            return bounds[lowest]
+        tried.add(lowest)
+        graph, last = candidates[lowest].graph, len(candidates[lowest].recipe.parts) - 1  # the largest part
+        own = {op.name for op in graph.ops if op.micro in (last, -1)}
+        sharper = interval_bound(graph, own, left)
+        if sharper is not None and sharper.time > bounds[lowest].time:
+            bounds[lowest] = sharper
