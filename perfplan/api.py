@@ -15,6 +15,8 @@ from perfplan.export.flags import LaunchFlags
 from perfplan.export.flags import launch_flags as flags_of
 from perfplan.export.launched import Launched, launched
 from perfplan.overlap.blocks import Sharing
+from perfplan.overlap.offload import Host, Offload
+from perfplan.overlap.offload import schedule_offload as _schedule_offload
 from perfplan.overlap.physics import Gap, gap
 from perfplan.overlap.scheduled import ScheduledLayer
 from perfplan.overlap.scheduled import schedule_layer as _schedule_layer
@@ -45,6 +47,7 @@ __all__ = [
     "provision_serve",
     "read_launch",
     "schedule_layer",
+    "schedule_offload",
     "schedule_pipeline",
     "simulate_serve",
     "training_job",
@@ -372,6 +375,29 @@ def schedule_pipeline(
     parsed = Layout.parse(layout)
     made = training_job(model, cluster=cluster, gpus=parsed.world, catalog=catalog, **job)  # type: ignore[arg-type]
     return _schedule_pipeline(made, parsed, compare, balance)
+
+
+def schedule_offload(
+    model: str | Path,
+    *,
+    cluster: str,
+    layout: str,
+    subgroup: str = "10M",
+    host_memory: str = "",
+    nvme: str = "",
+    catalog: Catalog | None = None,
+    **job: object,
+) -> Offload:
+    """Where the optimizer state of a layout lies and what updates it: named ways, and the best by MILP.
+
+    subgroup: parameters updated at one time; host_memory: of the host for one accelerator's state, without limit unless
+    given; nvme: bandwidth of an accelerator's disk in each direction, none unless given.
+    """
+    parsed = Layout.parse(layout)
+    made = training_job(model, cluster=cluster, gpus=parsed.world, catalog=catalog, **job)  # type: ignore[arg-type]
+    disk = parse(nvme, "B/s") if nvme else 0.0
+    host = Host(parse(host_memory, "B"), disk) if host_memory else Host(disk=disk)
+    return _schedule_offload(made, parsed, host, parse(subgroup, "tokens"))
 
 
 def plan_serve(

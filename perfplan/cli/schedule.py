@@ -161,6 +161,58 @@ def layer(
     Output(csv, json, save).emit(text, layer_rows(found), LAYER_COLUMNS, document)
 
 
+@app.command("offload")
+def offload(
+    model: options.Model,
+    cluster: options.Cluster,
+    layout: options.LayoutText,
+    global_batch: options.GlobalBatch,
+    seq_len: options.SeqLen,
+    host_memory: Annotated[
+        str, typer.Option("--host-memory", metavar="SIZE", show_default=False,
+                          help="Memory of the host for the state of one accelerator, such as 200GiB; no limit unless"
+                          " given.")
+    ] = "",
+    nvme: Annotated[
+        str, typer.Option("--nvme", metavar="RATE", show_default=False,
+                          help="Bandwidth of one accelerator's disk in each direction, such as 3GB/s; no disk unless"
+                          " given.")
+    ] = "",
+    subgroup: Annotated[
+        str, typer.Option("--subgroup", metavar="N", help="Parameters updated at one time, such as 100M.")
+    ] = "10M",
+    precision: options.Precision = "bf16",
+    framework: options.Framework = "deepspeed",
+    overlap: options.Overlap = "",
+    settings: options.Settings = None,
+    catalog: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: options.Save = None,
+) -> None:
+    """Offload of a layout: optimizer state on device, host or NVMe and what updates it; gradients, activations."""
+    from perfplan.api import schedule_offload
+    from perfplan.catalog import Catalog
+    from perfplan.report import Output
+    from perfplan.report.offload import OFFLOAD_COLUMNS, offload_document, offload_rows, offload_text
+
+    found = schedule_offload(
+        model,
+        cluster=cluster,
+        layout=layout,
+        global_batch=global_batch,
+        seq_len=seq_len,
+        host_memory=host_memory,
+        nvme=nvme,
+        subgroup=subgroup,
+        precision=precision,
+        framework=framework,
+        overlap=options.overlaps(overlap),
+        catalog=Catalog(catalog or (), settings or ()),
+    )
+    Output(csv, json, save).emit(offload_text(found), offload_rows(found), OFFLOAD_COLUMNS, offload_document(found))
+
+
 @app.command("gap")
 def gap(
     model: options.Model,

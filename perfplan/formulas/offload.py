@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfplan.formulas.core import formula, maximum
+from perfplan.formulas.core import ceil, formula, maximum
 
 __all__ = [
+    "best_interval",
     "fetched_update_time",
     "host_copy_time",
     "host_update_time",
@@ -90,3 +91,19 @@ def interleaved_update_time(host: Any, device: Any, interval: Any) -> Any:
     (3.0, 6.0)
     """
     return maximum((interval - 1) * host, device) / interval
+
+
+@formula("k*", "1", source=_DOS)
+def best_interval(host: Any, device: Any) -> Any:
+    """Interval at which the accelerator keeps up with the host: it fetches and updates one subgroup in k.
+
+    The least interval at which the host is the slower; the one below it may be quicker still where the accelerator is
+    hardly the slower there (`interleaved_update_time` tells).
+
+    host : time if the host updated all, or one subgroup [s]
+    device : time if the accelerator fetched and updated the same [s]
+
+    >>> best_interval(4.0, 6.0), interleaved_update_time(4.0, 6.0, 3)
+    (3, 2.6666666666666665)
+    """
+    return 1 + ceil(device / host)

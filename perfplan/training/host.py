@@ -11,7 +11,7 @@ from perfplan.formulas.core import total
 from perfplan.training.job import Job, host_link
 from perfplan.training.layout import Layout
 
-__all__ = ["caveats", "on_host", "update", "weight_copies"]
+__all__ = ["caveats", "host_rate", "on_host", "update", "weight_copies"]
 
 
 def on_host(layout: Layout, name: str) -> bool:
@@ -19,7 +19,8 @@ def on_host(layout: Layout, name: str) -> bool:
     return any(word == name for word, _ in layout.offload)
 
 
-def _rate(job: Job) -> float:
+def host_rate(job: Job) -> float:
+    """Parameters that an accelerator's share of the CPU updates per second."""
     rate = job.framework.host_update
     if rate is None:
         raise MissingField(
@@ -42,7 +43,7 @@ def update(job: Job, layout: Layout, owned: Sequence[Any], device: Any, window: 
     here = offload.fetched_update_time(parameters * state, *link, device)
     if interval == 1:
         return here, shown
-    there = offload.host_update_time(parameters, _rate(job), job.recipe.weight, *link)
+    there = offload.host_update_time(parameters, host_rate(job), job.recipe.weight, *link)
     return (offload.interleaved_update_time(there, here, interval) if interval else there), shown
 
 

@@ -382,10 +382,14 @@ def _share(job: Job, away: Away) -> float:
 
 
 def _copies(job: Job, moved: Any, away: Away, ahead: Any, behind: Any) -> Any:
-    """Exposed copies of what layers offload: out beside the forward pass, back in beside the backward pass."""
-    copy = offload.host_copy_time(moved, *host_link(job))
+    """Exposed copies of what layers offload: out beside the forward pass, back in ahead of the backward pass.
+
+    Where some layers offload, their copies spread over all layers (Transformer Engine's cpu_offload.py: windows of
+    num_layers // num_offload_group layers).
+    """
+    copy = _share(job, away) * offload.host_copy_time(moved, *host_link(job))
     share = job.overlapped("offload")
-    return _share(job, away) * (compute.exposed_time(copy, ahead, share) + compute.exposed_time(copy, behind, share))
+    return compute.exposed_time(copy, ahead, share) + compute.exposed_time(copy, behind, share)
 
 
 def layer_cost(
