@@ -74,11 +74,10 @@ def v_orders(
     ZB-V is listed, for the `times` of forward and of the two gradients, with as many chunks held as under 1F1B. V-Min
     is its block; V-Half is its block, or listed with about half of 1F1B's chunks.
     """
-    if name == "zb-v":
-        return [_Listed(ranks, micro_batches, 2 * ranks, times).orders()]
-    room = [min(ranks + more, 2 * ranks) for more in (3, 4, 5)] if name == "v-half" else []
-    listed = [_Listed(ranks, micro_batches, most, (1.0, 1.0, 1.0)).orders() for most in dict.fromkeys(room)]
-    return [_block_order(ranks, micro_batches, name), *listed]
+    more = {"zb-v": (ranks,), "v-half": (3, 4, 5), "v-min": ()}[name]
+    room = dict.fromkeys(min(ranks + each, 2 * ranks) for each in more)
+    block = [] if name == "zb-v" else [_block_order(ranks, micro_batches, name)]
+    return [*block, *(_Listed(ranks, micro_batches, most, times).orders() for most in room)]
 
 
 def _block_order(ranks: int, micro_batches: int, name: str) -> tuple[tuple[Task, ...], ...]:

@@ -98,7 +98,7 @@ def pipeline_text(pipeline: Pipeline, rows: Sequence[Compared], timeline: Timeli
     table_rows = pipeline_rows(pipeline, rows)
     able = [row for row in rows if row.ran is not None]
     parts = [
-        job_line(pipeline.job) + "\n" + short(pipeline.layout),
+        paragraph(job_line(pipeline.job)) + "\n" + short(pipeline.layout),
         table([row for row, source in zip(table_rows, rows, strict=True) if source.ran], PIPELINE_COLUMNS),
     ]
     fitting = [row for row in able if row.fits]

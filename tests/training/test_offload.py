@@ -48,7 +48,7 @@ def test_what_leaves_the_device_is_what_came_less():
     assert gone.saved == 0
     assert gone.whole == 2 * here.saved
     assert half.saved == pytest.approx(here.saved / 2)  # 16 of the 32 layers
-    assert half.offload == pytest.approx(gone.offload / 2)
+    assert 0 < half.offload <= gone.offload / 2  # copies of 16 layers spread over 32
 
 
 def test_copies_follow_the_link():
