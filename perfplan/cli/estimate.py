@@ -124,6 +124,7 @@ def serve(
     host_hit: serving.HostHit = 0.0,
     host_memory: serving.HostMemory = "",
     host_bandwidth: serving.HostBandwidth = "",
+    host_experts: serving.HostExperts = 0.0,
     launch: options.ServeLaunch = "",
     settings: options.Settings = None,
     catalog: options.Folders = None,
@@ -148,7 +149,7 @@ def serve(
     job, parsed = served_job(
         model, cluster, layout, read, source, length=tokens(isl) + tokens(osl), engine=engine, weights=weights, kv=kv,
         routing=routing, routing_skew=routing_skew, imbalance=imbalance, drafts=drafts, acceptance=acceptance,
-        reuse=reuse_of(prefix_hit, prefixes, host_hit, host_memory, host_bandwidth))
+        host_experts=host_experts, reuse=reuse_of(prefix_hit, prefixes, host_hit, host_memory, host_bandwidth))
     refuse_unused(source)
     found = deployment(job, parsed, tokens(isl), tokens(osl),
                        concurrency=concurrency, batch=batch, rate=rate_of(rate) if rate else None,

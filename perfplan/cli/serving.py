@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Acceptance", "Concurrency", "Drafts", "Engine", "EngineOrLine", "HostBandwidth", "HostHit",
+__all__ = ["Acceptance", "Concurrency", "Drafts", "Engine", "EngineOrLine", "HostBandwidth", "HostExperts", "HostHit",
            "HostMemory", "Imbalance", "Isl", "Kv", "LayoutText", "MeanIsl", "MeanOsl", "Osl", "Percentile", "PrefixHit",
            "Prefixes", "Rate", "Tpot", "Ttft", "Weights", "Workload"]
 
@@ -63,6 +63,10 @@ HostMemory = Annotated[
 HostBandwidth = Annotated[
     str, typer.Option("--host-bandwidth", metavar="B/s", show_default=False,
                       help="What copies reach of the host link, such as '50 GB/s'; the catalog's figure unless given.")
+]
+HostExperts = Annotated[
+    float, typer.Option("--host-experts", metavar="X",
+                        help="Share of the routed experts' weights that is kept in host memory and read from there.")
 ]
 Imbalance = Annotated[
     float, typer.Option("--imbalance", metavar="X", help="Sequences of the fullest attention rank over the mean.")

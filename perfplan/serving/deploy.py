@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from perfplan.catalog.specs import Moe
-from perfplan.errors import MissingField, OutOfRange
+from perfplan.errors import Infeasible, MissingField, OutOfRange
 from perfplan.formulas.accounting import energy_used, money_spent
 from perfplan.serving import estimate as price
 from perfplan.serving.formats import number_format
@@ -182,14 +183,17 @@ def deployment(
         return price.saturated(one, layout, isl, osl), "all requests queued"
 
     steady, load = under(job)
-    less = tuple((words, under(replace(job, **plain))[0]) for words, plain in assumed(job))
+    less = []
+    for words, plain in assumed(job):
+        with suppress(Infeasible):  # such as experts that do not fit on the accelerators
+            less.append((words, under(replace(job, **plain))[0]))
     each, first, said = _bands(job, steady, bands)
     held = fit(job, layout, isl + osl, 1, isl + osl // 2)
     ranks = layout.dp * layout.adp
     found = reuse_notes(job, layout, isl, osl, float(steady.rate) / ranks)
     return Deployment(job, layout, isl, osl, load, steady, held, each, first,
                       found + job.caveats + unmodelled(job) + said,
-                      less)
+                      tuple(less))
 
 
 def _bands(job: ServingJob, steady: price.Steady, bands: Bands | None

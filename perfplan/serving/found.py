@@ -36,7 +36,7 @@ def _host(job: ServingJob, layout: ServingLayout, isl: float, osl: float, rate: 
     reuse, net = job.reuse, network(job, layout)
     size = float(sequence_cache(job, layout, isl * reuse.host_hit))
     copy = float(kv_transfer_time(size, job.host_bandwidth))
-    computed = replace(job, reuse=replace(reuse, host_hit=0.0, host_memory=0.0, bandwidth=0.0))
+    computed = replace(job, reuse=replace(reuse, host_hit=0.0, host_memory=0.0, bandwidth=0.0), host_experts=0.0)
     saved = float(whole(prompt_time(computed, net, layout, isl)) - whole(prompt_time(job, net, layout, isl)))
     words = (f"{100 * reuse.host_hit:.0f} % of the prompt tokens come from host memory: {show(size, 'B')} a prompt and"
              f" accelerator take {show(copy, 's')} over {show(job.host_bandwidth, 'B/s')}, computing them would take"

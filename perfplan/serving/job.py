@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from perfplan.catalog.constants import same_units
-from perfplan.catalog.specs import Attention, Cluster, Engine, Kernel, Model
+from perfplan.catalog.specs import Attention, Cluster, Engine, Kernel, Model, Moe
 from perfplan.errors import MissingField, OutOfRange, Unsupported
 from perfplan.serving.attention import cached_width
 from perfplan.serving.formats import FORMATS, Format
@@ -25,7 +25,8 @@ class ServingJob:
     """weights: number format of the weights; kv: dtype of the cache; routing_skew: load of the most loaded expert rank
     over the mean [1]; skews: (ep, that load) where routing is known, instead of one routing_skew; drafts,
     acceptance: draft tokens per step of speculative decoding or MTP, and the chance that one is accepted; imbalance:
-    sequences of the fullest attention rank over the mean [1]; reuse: cache that requests find instead of computing."""
+    sequences of the fullest attention rank over the mean [1]; reuse: cache that requests find instead of computing;
+    host_experts: share of the routed experts' weights that is kept in host memory and read over the host link [1]."""
 
     model: Model
     cluster: Cluster
@@ -39,6 +40,7 @@ class ServingJob:
     caveats: tuple[str, ...] = ()
     skews: tuple[tuple[int, float], ...] = ()
     reuse: Reuse = Reuse()
+    host_experts: float = 0.0
 
     def __post_init__(self) -> None:
         """Reject numbers outside their meaning and formats that the accelerator lacks."""
@@ -50,6 +52,16 @@ class ServingJob:
             if getattr(self, name) < 1:
                 raise OutOfRange(f"{name} is {getattr(self, name):g}, but the fullest rank over the mean is at least 1")
 
+        self._check_host()
+
+    def _check_host(self) -> None:
+        if not 0 <= self.host_experts <= 1:
+            raise OutOfRange(f"{self.host_experts:g} of the experts cannot be in host memory; give a share from 0 to 1")
+        if self.host_experts and not any(isinstance(kind.ffn, Moe) for kind in self.model.kinds):
+            raise OutOfRange(f"experts in host memory change nothing: {self.model.id} has no routed experts")
+        if self.reuse.bandwidth and not (self.reuse.host_hit or self.host_experts):
+            raise OutOfRange("the host link changes nothing without --host-hit or --host-experts; give one of them")
+
     def skew(self, ep: int) -> float:
         """Load of the most loaded of `ep` expert ranks over the mean; 1 where every rank has a share of all experts."""
         return dict(self.skews).get(ep, self.routing_skew) if ep > 1 else 1.0
@@ -59,7 +71,7 @@ class ServingJob:
         """Bandwidth of the host link of one accelerator, each way [B/s]."""
         chip = self.cluster.accelerator
         if not (self.reuse.bandwidth or chip.host_bandwidth):
-            raise MissingField(f"accelerator {chip.id} states no host_bandwidth, which cache in host memory needs; give"
+            raise MissingField(f"accelerator {chip.id} states no host_bandwidth, which host memory needs; give"
                                " --host-bandwidth, such as '50 GB/s'")
         return self.reuse.bandwidth or float(chip.host_bandwidth or 0.0)
 
@@ -101,7 +113,10 @@ def assumed(job: ServingJob) -> tuple[tuple[str, dict[str, Any]], ...]:
         ("experts loaded evenly", {"routing_skew": 1.0, "skews": ()}),
         ("attention ranks filled evenly", {"imbalance": 1.0}),
         ("no draft tokens", {"drafts": 0, "acceptance": 0.0}),
-        ("no cache in host memory", {"reuse": replace(job.reuse, host_hit=0.0, host_memory=0.0, bandwidth=0.0)}),
+        ("no cache in host memory", {"reuse": replace(
+            job.reuse, host_hit=0.0, host_memory=0.0, bandwidth=job.reuse.bandwidth * (job.host_experts > 0))}),
+        ("all experts on the accelerators", {"host_experts": 0.0, **({} if job.reuse.host_hit else {
+            "reuse": replace(job.reuse, bandwidth=0.0)})}),
         ("no prefix in the cache", {"reuse": replace(job.reuse, hit=0.0, prefixes=0)}),
     )
     return tuple((words, plain) for words, plain in every

@@ -44,7 +44,7 @@ def layer_weights(job: ServingJob, kind: LayerKind, layout: ServingLayout) -> An
         width = job.weights.weight if part in job.weights.parts else 2.0
         split = 1 if part in LEFT else layout.width if part == "experts" else layout.tp
         kept = count / split + (_replicated(job, kind, layout.tp) if part == "attention" else 0.0)
-        parts[part] = kept * width
+        parts[part] = kept * width * (1 - job.host_experts if part == "experts" else 1.0)
     return total("M_layer", "B", parts)
 
 

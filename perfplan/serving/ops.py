@@ -20,6 +20,7 @@ from perfplan.formulas.attention import (
     windowed_pairs,
 )
 from perfplan.formulas.core import maximum, minimum, where
+from perfplan.formulas.offload import host_copy_time
 from perfplan.formulas.serving import attended_tokens, kv_head_share, touched_experts
 from perfplan.serving.attention import decode_kernel, latent_decode, plain_decode
 from perfplan.serving.job import PLAIN, ServingJob
@@ -264,10 +265,17 @@ def routed_time(p: Pricing, moe: Moe, rows: Any, met: Any, here: Any, inner: Any
     """Time of the routed experts of one rank in one layer [s]. rows: token copies computed; met: experts that some
     token reaches, of those `here`; inner: width of an expert on the rank."""
     idle = p.job.engine.idle_experts.get(p.job.weights.id, 0.0)
-    used, seen = met + idle * (here - met), moe.latent or p.job.model.hidden
+    used = (met + idle * (here - met)) * (1 - p.job.host_experts)
+    seen = moe.latent or p.job.model.hidden
     up = product(p, "experts", rows, inner * (2 if moe.gated else 1), seen, here, used)
     down = product(p, "experts", rows, seen, inner, here, used)
     return p.job.engine.routed + up + down + stream(p, WIDE * rows * inner * (3 if moe.gated else 2))
+
+
+def host_read(p: Pricing, moe: Moe, met: Any, inner: Any) -> Any:
+    """Time in which the weights of the experts that are met come from host memory, for those kept there [s]."""
+    weights = (3 if moe.gated else 2) * inner * (moe.latent or p.job.model.hidden) * p.job.weights.weight
+    return host_copy_time(met * p.job.host_experts * weights, p.job.host_bandwidth, 1.0)
 
 
 def _moe(p: Pricing, moe: Moe) -> dict[str, Any]:
@@ -282,6 +290,8 @@ def _moe(p: Pricing, moe: Moe) -> dict[str, Any]:
     latent = product(p, "latent", t, 2 * seen, hidden) if moe.latent else 0.0
     parts = {"experts": routed_time(p, moe, rows, met, here, moe.width / split) + latent,
              "router": product(p, "router", t, moe.experts, hidden) + stream(p, 3 * WIDE * t * moe.top_k * seen, 3)}
+    if p.job.host_experts:
+        parts["offload"] = host_read(p, moe, met, moe.width / split)
     if moe.shared_width:
         parts["mlp"] = _mlp(p, "shared", moe.shared_width, moe.gated)
     return parts

@@ -33,9 +33,9 @@ class Reuse:
                              " prompt to compute; together they must stay below 1")
         if self.prefixes < 0 or (self.prefixes and not self.hit):
             raise OutOfRange(f"prefixes are {self.prefixes}, but without --prefix-hit they change nothing; give both")
-        if (self.host_memory or self.bandwidth) and not self.host_hit:
-            raise OutOfRange("host memory and its link change nothing without --host-hit; give the share of the prompt"
-                             " tokens that is found there")
+        if self.host_memory and not self.host_hit:
+            raise OutOfRange("host memory changes nothing without --host-hit; give the share of the prompt tokens that"
+                             " is found there")
 
     @property
     def found(self) -> float:

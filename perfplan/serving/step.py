@@ -13,7 +13,8 @@ from perfplan.training.network import Group, Network
 
 __all__ = ["PARTS", "Load", "decode_step", "network", "padded", "prompt_step", "step_parts", "whole"]
 
-PARTS = ("projections", "attention", "mlp", "experts", "router", "streams", "tp", "ep", "head", "drafts", "pp", "host")
+PARTS = ("projections", "attention", "mlp", "experts", "offload", "router", "streams", "tp", "ep", "head",
+         "drafts", "pp", "host")
 
 
 def network(job: ServingJob, layout: ServingLayout) -> Network:

@@ -11,9 +11,9 @@ from perfplan.formulas.serving_bounds import exposed_kv_transfer
 from perfplan.serving.deploy import deployment, serving_job
 from perfplan.serving.estimate import capacity, loading_time, prompt_time, steady
 from perfplan.serving.layout import ServingLayout
-from perfplan.serving.memory import held_sequences, sequence_cache
+from perfplan.serving.memory import held_sequences, sequence_cache, weights
 from perfplan.serving.reuse import Reuse, reuse_of
-from perfplan.serving.step import network, whole
+from perfplan.serving.step import decode_step, network, whole
 
 JOB = serving_job("llama-3.1-70b", "dgx-h100", Catalog(), engine="vllm")
 TP4 = ServingLayout(tp=4)
@@ -79,6 +79,28 @@ def test_a_plan_with_found_cache_serves_more():
     flip = next(flip for flip in hits.flips if flip.change == "no cache in host memory")
     assert flip.goodput < hits.best.goodput
     assert any("come from host memory" in caveat for caveat in hits.caveats)
+
+
+def test_experts_in_host_memory_are_read_over_its_link():
+    moe = serving_job("qwen3-235b-a22b", "h100-pcie", Catalog(), engine="vllm", weights="fp8-block")
+    away = replace(moe, host_experts=0.9)
+    layout, net = ServingLayout(), network(moe, ServingLayout())
+    step, plain = (decode_step(job, net, layout, 1, 600) for job in (away, moe))
+    read = 0.9 * 94 * 8 * 3 * 4096 * 1536 * moe.weights.weight
+    assert step["offload"] == pytest.approx(read / moe.cluster.accelerator.host_bandwidth)
+    assert step["experts"] < plain["experts"] and "offload" not in plain
+    assert weights(moe, layout) > 200e9
+    assert weights(away, layout) < 40e9
+    faster = replace(away, reuse=Reuse(bandwidth=400e9))
+    assert decode_step(faster, net, layout, 1, 600)["offload"] == pytest.approx(read / 400e9)
+    found = deployment(away, layout, 500, 200, batch=1)
+    assert found.steady.binding == "offload" and not found.without, "without it nothing fits"
+    with pytest.raises(OutOfRange, match="share from 0 to 1"):
+        replace(moe, host_experts=1.5)
+    with pytest.raises(OutOfRange, match="no routed experts"):
+        replace(JOB, host_experts=0.5)
+    with pytest.raises(OutOfRange, match="changes nothing without"):
+        replace(JOB, reuse=Reuse(bandwidth=1e9))
 
 
 @pytest.mark.parametrize("what, words", [
