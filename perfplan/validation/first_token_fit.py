@@ -1,8 +1,8 @@
 """Constants of an engine's TTFT in closed loops, fitted release around engine around what engines share.
 
 The TTFT of a closed loop is linear in these constants, so the runs are priced once. Queues that nobody reports make
-outliers, so residuals count by their logarithm (Cauchy loss). A release is drawn towards its engine, an engine towards
-`CONSTANTS`, each by a spread in logarithms that was chosen by the error on models left out.
+outliers, so relative errors count by the logarithm of their square (Cauchy loss). A release is drawn towards its
+engine, an engine towards `CONSTANTS`; these and the spreads, in logarithms, have the least error on models left out.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["CONSTANTS", "fit_first_tokens"]
 
 CONSTANTS = {
     # constant: (shared by engines, least, most, spread of engines, spread of releases)
-    "first": (0.03, 1e-3, 0.5, 0.3, 0.3),
-    "ahead": (1.2, 0.05, 9.0, 0.3, 0.4),
-    "stream": (8e-4, 1e-5, 7e-3, 0.3, 0.4),
-    "burst": (0.12, 0.01, 1.0, 0.1, 0.3),
+    "first": (0.02, 1e-3, 0.5, 0.15, 0.3),
+    "ahead": (1.6, 0.05, 9.0, 0.5, 0.8),
+    "stream": (1.2e-3, 1e-5, 7e-3, 0.3, 0.4),
+    "burst": (0.12, 0.01, 1.0, 0.1, 0.5),
 }
 PARTS = ("server", "ahead", "streams", "burst")  # of Steady.waits, proportional to the constants
-SCALE = 0.2  # log residual from which a row counts less
+SCALE = 0.45  # relative error from which a row counts less
 MOST = 30  # rows of one model and release that count in full towards their engine
 
 
@@ -60,8 +60,8 @@ def _fit(units: NDArray[np.float64], rest: NDArray[np.float64], measured: NDArra
     def loss(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         parts = units * np.exp(x)
         whole = parts.sum(axis=1) + rest
-        residual, pull = np.log(whole / measured) / SCALE, (x - centre) / spread
-        slope = counts * 2 * residual / (1 + residual**2) / SCALE / whole
+        residual, pull = (whole / measured - 1) / SCALE, (x - centre) / spread
+        slope = counts * 2 * residual / (1 + residual**2) / SCALE / measured
         return float(counts @ np.log1p(residual**2) + pull @ pull), slope @ parts + 2 * pull / spread
 
     limits = [(np.log(low), np.log(high)) for _, low, high, *_ in CONSTANTS.values()]
