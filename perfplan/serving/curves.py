@@ -7,8 +7,10 @@ to what cache and engine allow. Rates are of the whole instance.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import groupby
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from perfplan.catalog.workloads import Workload
@@ -25,7 +27,7 @@ from perfplan.training.network import Network
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["POINTS", "Curve", "curve", "curves", "resident_context"]
+__all__ = ["POINTS", "Curve", "curve", "curves", "curves_of", "resident_context"]
 
 POINTS = 25  # batch sizes priced
 _SAME = 1 + 1e-9
@@ -175,91 +177,157 @@ def _batches(room: float) -> np.ndarray:
     return numpy.unique(numpy.concatenate(([1.0, room], numpy.floor(numpy.geomspace(1, room, POINTS)))))
 
 
-def _beside(
-    job: ServingJob,
-    net: Network,
-    layout: ServingLayout,
-    workload: Workload,
-    coarse: np.ndarray,
-    batch: np.ndarray,
-    context: float,
-) -> np.ndarray:
-    """What prompts add to steps with decodes, over what they take alone: the weights are read once for both."""
-    import numpy
+# ---------------------------------------------------------------- layouts of one size, priced together
+@dataclass(frozen=True, eq=False)
+class _Room:
+    """What a rank of a layout holds. held: sequences; fullest: those of the fullest rank over the mean [1]; cached:
+    tokens; coarse: batches that are priced."""
 
-    if not job.engine.mixed:
-        return numpy.ones_like(batch)
-    points = coarse[:: max(1, len(coarse) // _MIXES)]
-    few = workload.isl.values[:: max(1, len(workload.isl.values) // _LENGTHS)]
-    added = whole(prompt_time(job, net, layout, few, 1.0, points[:, None], context))
-    alone = whole(prompt_time(job, net, layout, few))
-    weights = numpy.interp(few, workload.isl.values, workload.isl.weights)
-    share = (added * weights).sum(axis=-1) / (alone * weights).sum()
-    found: np.ndarray = numpy.interp(batch, points, numpy.clip(share, 0.0, 1.0))
-    return found
+    layout: ServingLayout
+    held: float
+    fullest: float
+    cached: float
+    coarse: np.ndarray
 
 
-def curve(job: ServingJob, layout: ServingLayout, workload: Workload, twin: Curve | None = None) -> Curve | None:
-    """The curve of one instance, or None where not one of the longest requests of the workload fits. twin: the curve of
-    a smaller token budget, whose decode steps are the same."""
-    import numpy
-
+def _room(job: ServingJob, layout: ServingLayout, workload: Workload) -> _Room | None:
+    """None where not one of the longest requests of the workload fits."""
     longest = workload.isl.longest + workload.osl.longest
     if job.model.max_position:
         longest = min(longest, job.model.max_position)
     room, context = pool(job, layout, longest), resident_context(workload)
     if room <= 0 or float(sequence_cache(job, layout, longest)) > room:
         return None
-    whole_length = workload.isl.mean + workload.osl.mean if job.engine.no_evict else context
+    length = workload.isl.mean + workload.osl.mean if job.engine.no_evict else context
     inside = held_sequences(job, layout, room, context, workload.isl.mean)
-    held = held_sequences(job, layout, room, max(whole_length, context), workload.isl.mean)
+    held = held_sequences(job, layout, room, max(length, context), workload.isl.mean)
     if held < 1:
         return None
-    held = min(held, job.engine.max_batch)
     fullest = job.imbalance if layout.adp > 1 else 1.0  # all ranks step with the fullest, which the cache has to hold
-    held = max(held / fullest, 1.0)
-    coarse, net = _batches(held), network(job, layout)
-    batch = numpy.unique(numpy.concatenate((coarse, numpy.geomspace(coarse[0], coarse[-1], FINE))))
-    if twin is not None and held <= twin.batch[-1] * _SAME:
-        step, beside = (numpy.interp(batch, twin.batch, column) for column in (twin.step, twin.beside))
-    else:
-        priced = whole(decode_step(job, net, layout, coarse * fullest, context))
-        step = numpy.interp(batch, coarse, numpy.maximum.accumulate(priced))
-        beside = _beside(job, net, layout, workload, coarse, batch, context)
+    held = max(min(held, job.engine.max_batch) / fullest, 1.0)
+    return _Room(layout, held, fullest, inside * context, _batches(held))
+
+
+def _columns(rooms: Sequence[_Room], axes: int) -> ServingLayout:
+    """The layouts as one whose degrees are columns along the first of `axes` axes."""
+    import numpy
+
+    shape = (-1, *[1] * (axes - 1))
+    degrees = {f.name: numpy.array([getattr(r.layout, f.name) for r in rooms]) for f in fields(ServingLayout)}
+    return ServingLayout(**{name: column.reshape(shape) for name, column in degrees.items()})  # type: ignore[arg-type]
+
+
+def _level(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of different length as an array, the last value of each repeated."""
+    import numpy
+
+    longest = max(map(len, rows))
+    return numpy.array([numpy.pad(row, (0, longest - len(row)), mode="edge") for row in rows])
+
+
+def _steps(job: ServingJob, net: Network, rooms: Sequence[_Room], context: float) -> list[np.ndarray]:
+    """Time of a decode step of each layout at its coarse batches [s]."""
+    import numpy
+
+    fullest = numpy.array([room.fullest for room in rooms])[:, None]
+    times = whole(decode_step(job, net, _columns(rooms, 2), _level([r.coarse for r in rooms]) * fullest, context))
+    return [row[: len(room.coarse)] for row, room in zip(numpy.maximum.accumulate(times, axis=1), rooms, strict=True)]
+
+
+def _beside(
+    job: ServingJob, net: Network, rooms: Sequence[_Room], workload: Workload, context: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What prompts add to steps with decodes, over what they take alone, as the weights are read once for both: (batch,
+    ratio) of each layout."""
+    import numpy
+
+    if not job.engine.mixed:
+        return [(room.coarse[:1], numpy.ones(1)) for room in rooms]
+    points = [room.coarse[:: max(1, len(room.coarse) // _MIXES)] for room in rooms]
+    few = workload.isl.values[:: max(1, len(workload.isl.values) // _LENGTHS)]
+    layouts = _columns(rooms, 3)
+    added = whole(prompt_time(job, net, layouts, few, 1.0, _level(points)[:, :, None], context))
+    alone = whole(prompt_time(job, net, layouts, few))
+    weights = numpy.interp(few, workload.isl.values, workload.isl.weights)
+    share = numpy.clip((added * weights).sum(axis=-1) / (alone * weights).sum(axis=-1), 0.0, 1.0)
+    return [(batch, row[: len(batch)]) for batch, row in zip(points, share, strict=True)]
+
+
+def _alike(
+    job: ServingJob, rooms: Sequence[_Room], workload: Workload, twins: Mapping[ServingLayout, Curve]
+) -> Iterator[Curve]:
+    """Curves of layouts of one size, all columns of one call of the step model each."""
+    import numpy
+
+    net, context = network(job, rooms[0].layout), resident_context(workload)
+    own = [r for r in rooms if r.layout not in twins or r.held > twins[r.layout].batch[-1] * _SAME]
+    decoding: dict[ServingLayout, Any] = {}
+    if own:
+        priced = zip(_steps(job, net, own, context), _beside(job, net, own, workload, context), strict=True)
+        decoding = dict(zip((r.layout for r in own), priced, strict=True))
     lengths, budget = workload.isl.values, job.engine.token_budget
     chunked, fresh = job.engine.chunked, fresh_tokens(job, lengths)
-    prompts = numpy.broadcast_to(whole(prompt_time(job, net, layout, lengths)), lengths.shape)
-    return Curve(
-        job,
-        layout,
-        batch,
-        step,
-        lengths,
-        prompts,
-        ceil_div(fresh, budget) if chunked else numpy.ones_like(lengths),
-        fresh / budget if chunked else numpy.ones_like(lengths),
-        workload.isl.weights,
-        max(workload.osl.mean - 1, 1e-9) / float(drafted_tokens(job.acceptance, job.drafts)),
-        held,
-        context,
-        beside,
-        inside * context,
-        loading_time(job, layout, lengths, prompts),
-    )
+    steps = max(workload.osl.mean - 1, 1e-9) / float(drafted_tokens(job.acceptance, job.drafts))
+    alone = numpy.broadcast_to(whole(prompt_time(job, net, _columns(rooms, 2), lengths)), (len(rooms), len(lengths)))
+    for room, prompts in zip(rooms, alone, strict=True):
+        coarse = room.coarse
+        batch = numpy.unique(numpy.concatenate((coarse, numpy.geomspace(coarse[0], coarse[-1], FINE))))
+        if room.layout in decoding:
+            priced_step, priced_beside = decoding[room.layout]
+            step, beside = numpy.interp(batch, coarse, priced_step), numpy.interp(batch, *priced_beside)
+        else:
+            twin = twins[room.layout]
+            step, beside = (numpy.interp(batch, twin.batch, column) for column in (twin.step, twin.beside))
+        yield Curve(
+            job,
+            room.layout,
+            batch,
+            step,
+            lengths,
+            prompts,
+            ceil_div(fresh, budget) if chunked else numpy.ones_like(lengths),
+            fresh / budget if chunked else numpy.ones_like(lengths),
+            workload.isl.weights,
+            steps,
+            room.held,
+            context,
+            beside,
+            room.cached,
+            loading_time(job, room.layout, lengths, prompts),
+        )
 
 
-def curves(jobs: list[ServingJob], workload: Workload, most: int) -> Iterator[Curve | None]:
+def curves_of(
+    job: ServingJob,
+    layouts: Iterable[ServingLayout],
+    workload: Workload,
+    twins: Mapping[ServingLayout, Curve] = MappingProxyType({}),
+) -> dict[ServingLayout, Curve]:
+    """The curves of those instances that hold the longest request of the workload. twins: curves of a smaller token
+    budget, whose decode steps are the same."""
+    rooms = [room for layout in layouts if (room := _room(job, layout, workload)) is not None]
+    sizes = groupby(sorted(rooms, key=_size), key=_size)
+    return {curve.layout: curve for _, same in sizes for curve in _alike(job, list(same), workload, twins)}
+
+
+def _size(room: _Room) -> int:
+    return room.layout.instance
+
+
+def curve(job: ServingJob, layout: ServingLayout, workload: Workload) -> Curve | None:
+    """The curve of one instance, or None where it does not hold the longest request."""
+    return curves_of(job, [layout], workload).get(layout)
+
+
+def curves(jobs: Sequence[ServingJob], workload: Workload, most: int) -> list[Curve | None]:
     """The curve of every legal instance of at most `most` accelerators; None for one that does not fit."""
-    for gpus in range(1, most + 1):
-        for layout in legal(jobs[0].model, gpus):
-            if layout.dp > 1:
-                continue
-            twins: dict[str, Curve] = {}
-            for job in sorted(jobs, key=lambda one: one.engine.token_budget):
-                found = curve(job, layout, workload, twins.get(job.kv))
-                if found is not None:
-                    twins[job.kv] = found
-                yield found
+    layouts = [one for gpus in range(1, most + 1) for one in legal(jobs[0].model, gpus) if one.dp == 1]
+    found: list[dict[ServingLayout, Curve]] = []
+    twins: dict[str, dict[ServingLayout, Curve]] = {}
+    for job in sorted(jobs, key=lambda one: one.engine.token_budget):
+        found.append(curves_of(job, layouts, workload, twins.get(job.kv, {})))
+        twins[job.kv] = twins.get(job.kv, {}) | found[-1]
+    return [each.get(layout) for layout in layouts for each in found]
 
 
 def with_budget(job: ServingJob, budget: int) -> ServingJob:

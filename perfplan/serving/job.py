@@ -8,6 +8,7 @@ from typing import Any
 from perfplan.catalog.constants import same_units
 from perfplan.catalog.specs import Attention, Cluster, Engine, Kernel, Model, Moe
 from perfplan.errors import MissingField, OutOfRange, Unsupported
+from perfplan.formulas.core import where
 from perfplan.serving.attention import cached_width
 from perfplan.serving.formats import FORMATS, Format
 from perfplan.serving.reuse import Reuse
@@ -62,9 +63,12 @@ class ServingJob:
         if self.reuse.bandwidth and not (self.reuse.host_hit or self.host_experts):
             raise OutOfRange("the host link changes nothing without --host-hit or --host-experts; give one of them")
 
-    def skew(self, ep: int) -> float:
+    def skew(self, ep: Any) -> Any:
         """Load of the most loaded of `ep` expert ranks over the mean; 1 where every rank has a share of all experts."""
-        return dict(self.skews).get(ep, self.routing_skew) if ep > 1 else 1.0
+        result: Any = self.routing_skew
+        for ranks, load in self.skews:
+            result = where(ep == ranks, load, result)
+        return where(ep > 1, result, 1.0)
 
     @property
     def host_bandwidth(self) -> float:

@@ -7,13 +7,13 @@ meets each limit; the fewest accelerators whose goodput is the rate asked for wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from perfplan.catalog.workloads import Lengths, Workload, fixed_workload, stretched
 from perfplan.errors import Infeasible, OutOfRange
-from perfplan.serving.curves import Curve, curve, curves, with_budget
+from perfplan.serving.curves import Curve, curve, curves, curves_of, with_budget
 from perfplan.serving.found import reuse_notes
 from perfplan.serving.job import ServingJob, assumed, unmodelled
 from perfplan.serving.layout import ServingLayout, check
@@ -223,6 +223,18 @@ def _pool(c: Curve) -> tuple[ServingLayout, str, int]:
     return replace(c.layout, ep=1), c.job.kv, c.job.engine.token_budget
 
 
+def _again(found: Iterable[Curve], workload: Workload, plain: Mapping[str, Any]) -> dict[tuple[str, str, int], Any]:
+    """Curves under another workload and with other fields of the job, by key; None where that does not fit."""
+    alike: dict[tuple[str, int], list[Curve]] = {}
+    for c in found:
+        alike.setdefault((c.job.kv, c.job.engine.token_budget), []).append(c)
+    priced: dict[tuple[str, str, int], Any] = {}
+    for same in alike.values():
+        new = curves_of(replace(same[0].job, **plain), [c.layout for c in same], workload)
+        priced |= {_key(c): new.get(c.layout) for c in same}
+    return priced
+
+
 def _flips(
     ranked: Sequence[Candidate],
     every: Sequence[Curve],
@@ -245,7 +257,7 @@ def _flips(
         limit = next(iter(tried.values())).job.model.max_position or 0
         fitted = clipped(other, limit)
         these = alike if "skews" in plain else tried
-        priced = {key: curve(replace(c.job, **plain), c.layout, fitted) for key, c in these.items()}
+        priced = _again(these.values(), fitted, plain)
         again = [new for new in priced.values() if new is not None]
         load = replace(traffic, arrivals=arrivals)
         whole, _ = _search(again, fitted, load, limits, gpus, kinds) if again else ([], {})
@@ -284,7 +296,7 @@ def plan(
         )
     _check(job, workload, traffic, limits, gpus)
     fitted = clipped(workload, job.model.max_position or 0)
-    every = list(curves(_jobs(job, kvs), fitted, gpus))
+    every = curves(_jobs(job, kvs), fitted, gpus)
     found = [one for one in every if one is not None]
     if not found:
         raise Infeasible(
