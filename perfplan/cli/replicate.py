@@ -63,6 +63,16 @@ def replicate(
             help="Score the slots of this file (JSON of SGLang or of vLLM's Ascend plug-in) beside the plans.",
         ),
     ] = "",
+    certify: Annotated[
+        bool,
+        typer.Option(
+            "--certify",
+            help="For few experts: let a solver better the plans with equal and unequal split or bound them.",
+        ),
+    ] = False,
+    time_limit: Annotated[
+        float, typer.Option("--time-limit", metavar="S", help="Seconds for --certify, shared by plans and layers.")
+    ] = 30.0,
     write: Write = "",
     form: Annotated[str, typer.Option("--form", metavar="sglang|vllm|csv", help="Form of --write.")] = "sglang",
     settings: options.Settings = None,
@@ -76,7 +86,7 @@ def replicate(
     from perfplan.catalog.check import refuse_unused
     from perfplan.errors import Unsupported
     from perfplan.placement.outputs import written
-    from perfplan.placement.replicated import asked, choose, replicated, sweep
+    from perfplan.placement.replicated import asked, choose, replicated, solver_seconds, sweep
     from perfplan.placement.step import PHASES, Step, dispatching, routed_layers
     from perfplan.placement.study import fetch
     from perfplan.report import Output
@@ -101,9 +111,10 @@ def replicate(
     wanted, given = asked(step, redundant, evaluate)
     routing = fetch(job, loads, synthetic)
     if len(wanted) > 1:
-        if policy or groups > 1:
+        if policy or groups > 1 or certify:
             raise Unsupported(
-                "a sweep compares the best plans with equal shares: give one --redundant with --policy or --groups"
+                "a sweep compares the best plans with equal shares: give one --redundant with --policy, --groups or"
+                " --certify"
             )
         swept = sweep(step, routing, wanted)
         if write:
@@ -111,7 +122,7 @@ def replicate(
             write_file(write, written(form, table, ep, routed_layers(job), len(job.model.layers)))
         output.emit(sweep_text(swept), sweep_rows(swept), SWEEP_COLUMNS, sweep_document(swept))
         return
-    found = replicated(step, routing, wanted[0], groups, given)
+    found = replicated(step, routing, wanted[0], groups, given, solver_seconds(certify, time_limit))
     chosen = choose(found, policy or (given[0] if given else ""))
     if write:
         write_file(write, written(form, chosen.plan.slots, ep, routed_layers(job), len(job.model.layers)))

@@ -31,6 +31,7 @@ __all__ = [
     "max_loads",
     "plans",
     "replica_counts",
+    "shared",
 ]
 
 _ENUMERATED = 20_000  # ways to give out the redundant slots that are all tried
@@ -43,13 +44,15 @@ _SEED = 7
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Replicas of all layers. slots: experts [layer, slot]; shares: of their expert's load [layer, slot]; proven: which
-    layers no plan of the same kind can better; least: maximal load of a GPU that no plan can go below [layer]."""
+    layers no plan of the same kind can better; least: maximal load of a GPU that no plan can go below [layer]; by: what
+    says so."""
 
     name: str
     slots: Whole
     shares: Array
     proven: Array
     least: Array
+    by: str = "mean load and largest replica"
 
     def gpu_loads(self, loads: Array, gpus: int) -> Array:
         """Load of each GPU [layer, GPU]."""
@@ -62,7 +65,7 @@ class Plan:
         reached = self.gpu_loads(loads, gpus).max(axis=1)
         least = np.where(self.proven > 0, reached, np.minimum(self.least, reached))
         return Certificate(
-            float((reached / mean).mean()), float((least / mean).mean()), self.name, "mean load and largest replica"
+            float((reached / mean).mean()), float((least / mean).mean()), self.name, self.by
         )
 
 
@@ -268,7 +271,7 @@ def fractional_split(loads: Array, slots: int, gpus: int, start: Whole | None = 
     The best shares of the slots of the equal split (`start` if it is known) by a linear programme; and, if these are
     not balanced, orders of experts that are filled into the GPUs by McNaughton's rule, for less and less load.
     """
-    table, shares = _shared(loads, equal_split(loads, slots, gpus)[0] if start is None else start, gpus)
+    table, shares = shared(loads, equal_split(loads, slots, gpus)[0] if start is None else start, gpus)
     best, low, size = max_loads(loads, table, shares, gpus), float(loads.sum()) / gpus, slots // gpus
     order, amounts = [int(e) for e in np.argsort(-loads, kind="stable")], [float(x) for x in loads]
     for _ in range(_LEVELS):
@@ -279,7 +282,7 @@ def fractional_split(loads: Array, slots: int, gpus: int, start: Whole | None = 
         if placed is None:
             low = goal
             continue
-        table, shares = _shared(loads, _as_plan(loads, placed, gpus, size)[0], gpus)
+        table, shares = shared(loads, _as_plan(loads, placed, gpus, size)[0], gpus)
         best = min(goal, max_loads(loads, table, shares, gpus))
     return table, shares
 
@@ -296,7 +299,7 @@ def _as_plan(loads: Array, placed: list[tuple[int, int, float]], gpus: int, size
     return table.ravel(), shares.ravel()
 
 
-def _shared(loads: Array, table: Whole, gpus: int) -> tuple[Whole, Array]:
+def shared(loads: Array, table: Whole, gpus: int) -> tuple[Whole, Array]:
     """The best shares for given slots: a linear programme over (slot) loads and the largest of the GPUs."""
     from scipy import sparse
     from scipy.optimize import linprog

@@ -3,7 +3,8 @@ redundant slots there are, with the step and the memory of each."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,23 @@ from perfplan.errors import OutOfRange, SpecError, Unsupported, offer
 from perfplan.optimize.certificate import Certificate
 from perfplan.placement.given import read_slots
 from perfplan.placement.replicate import Plan, check_slots, even_plans, given_plan, plans
+from perfplan.placement.replicate_milp import certified
 from perfplan.placement.routing import Array, Routing, Whole
 from perfplan.placement.step import Step, Timed, routed_layers
 
-__all__ = ["KNEE", "Choice", "Replicated", "Sweep", "Swept", "amounts", "asked", "choose", "replicated", "sweep"]
+__all__ = [
+    "KNEE",
+    "Choice",
+    "Replicated",
+    "Sweep",
+    "Swept",
+    "amounts",
+    "asked",
+    "choose",
+    "replicated",
+    "solver_seconds",
+    "sweep",
+]
 
 KNEE = 0.01  # of a step: what more slots save must be more than this to be worth their memory
 _AUTO = (0, 1, 2, 3, 4, 6, 8)  # redundant slots of a GPU that `auto` sweeps
@@ -62,11 +76,17 @@ def _choice(step: Step, routing: Routing, plan: Plan) -> Choice:
 
 
 def replicated(
-    step: Step, routing: Routing, redundant: int, groups: int = 1, given: tuple[str, Whole] | None = None
+    step: Step,
+    routing: Routing,
+    redundant: int,
+    groups: int = 1,
+    given: tuple[str, Whole] | None = None,
+    certify: float = 0.0,
 ) -> Replicated:
     """Plans of `redundant` slots more than experts in every layer; by node too where the group spans fast domains.
 
-    given: somebody's plan beside them, its name and experts by slot [layer, slot].
+    given: somebody's plan beside them, its name and experts by slot [layer, slot]; certify: seconds for the solver to
+    better the plans with equal and unequal split or to bound them, 0 = without it.
     """
     domain = step.pricing.net.inner.size or step.gpus
     nodes = max(step.gpus // domain, 1)
@@ -80,9 +100,32 @@ def replicated(
         routing.loads.sum(axis=1) / step.gpus,
     )
     found = [none, *plans(routing.loads, slots, step.gpus, nodes if groups > 1 else 1, groups)]
+    if certify:
+        spans = {name: (nodes, groups) if "by node" in name else (1, 1) for name in (plan.name for plan in found)}
+        found = _certified(found, routing.loads, step.gpus, certify, spans)
     if given is not None:
         found.append(given_plan(*given, routing.loads, step.gpus))
     return Replicated(step, routing, redundant, nodes, tuple(_choice(step, routing, plan) for plan in found))
+
+
+def _certified(
+    found: list[Plan], loads: Array, gpus: int, seconds: float, spans: dict[str, tuple[int, int]]
+) -> list[Plan]:
+    """The plans with equal and unequal split as the solver leaves them; EPLB's bounded by those of its kind."""
+    wanted = [plan.name for plan in found if "split" in plan.name]
+    end, better = time.monotonic() + seconds, dict[str, Plan]()
+    for plan in found:
+        if plan.name in wanted:
+            now = time.monotonic()
+            share = now + (end - now) / (len(wanted) - len(better))
+            better[plan.name] = certified(plan, loads, gpus, plan.name.startswith("equal"), share, *spans[plan.name])
+    kinds = {"EPLB by node": "equal split by node", "EPLB global": "equal split"}
+    return [better.get(plan.name, _bounded(plan, better.get(kinds.get(plan.name, "")))) for plan in found]
+
+
+def _bounded(plan: Plan, other: Plan | None) -> Plan:
+    """A plan with the bound of a better one of its kind."""
+    return replace(plan, least=np.maximum(plan.least, other.least), by=other.by) if other else plan
 
 
 def choose(found: Replicated, policy: str) -> Choice:
@@ -149,6 +192,13 @@ def asked(step: Step, redundant: str, evaluate: str = "") -> tuple[tuple[int, ..
     if redundant and redundant != str(more):
         raise SpecError(f"{evaluate} has {more} redundant slots a layer, --redundant is {redundant}; leave it out")
     return (more,), (Path(evaluate).name, table)
+
+
+def solver_seconds(certify: bool, time_limit: float) -> float:
+    """Seconds that the solver gets, 0 if it is not asked."""
+    if not time_limit > 0:
+        raise OutOfRange(f"a time limit of {time_limit:g} s leaves no time to certify plans; give more than 0 s")
+    return time_limit if certify else 0.0
 
 
 def sweep(step: Step, routing: Routing, wanted: tuple[int, ...]) -> Sweep:
