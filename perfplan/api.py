@@ -32,6 +32,7 @@ from perfplan.units import parse
 
 if TYPE_CHECKING:
     from perfplan.export.served import Served
+    from perfplan.overlap.serving_physics import ServedStep
     from perfplan.serving.diagnose import Diagnosis
     from perfplan.serving.fleets import Provisioned
     from perfplan.serving.plan import ServePlan
@@ -447,12 +448,43 @@ def simulate_serve(plan: ServePlan, *, count: int = 3, requests: int = 1500, see
     ]
 
 
+def _seconds(measured: float | str | None) -> float | None:
+    return parse(measured, "s") if isinstance(measured, str) else measured
+
+
 def gap_train(
     model: str | Path, *, cluster: str, layout: str, measured: float | str | None = None, **job: Any
-) -> Gap:
-    """A step of one layout split into physics, layout, schedule and, with a measured step time, the unexplained."""
-    seconds = parse(measured, "s") if isinstance(measured, str) else measured
-    return gap(estimate_train(model, cluster=cluster, layout=layout, **job), seconds)
+) -> tuple[Estimate, Gap]:
+    """A step of one layout, and its split into physics, layout, schedule and, with a measured step, the unexplained."""
+    found = estimate_train(model, cluster=cluster, layout=layout, **job)
+    return found, gap(found, _seconds(measured))
+
+
+def gap_serve(
+    model: str | Path,
+    *,
+    cluster: str,
+    layout: str,
+    phase: str,
+    batch: int,
+    context: int,
+    measured: float | str | None = None,
+    catalog: Catalog | None = None,
+    **formats: Any,
+) -> tuple[ServedStep, Gap]:
+    """A decode or prefill step of one replica, and its split like `gap_train`'s. batch: sequences of the replica;
+    context: tokens cached by each, or of a prompt; formats: engine, weights, kv."""
+    from perfplan.catalog.check import refuse_unused
+    from perfplan.overlap.serving_physics import served_step, serving_physics
+    from perfplan.serving.deploy import serving_job
+    from perfplan.serving.layout import ServingLayout, check
+
+    catalog = catalog or Catalog()
+    job, place = serving_job(str(model), cluster, catalog, **formats), ServingLayout.parse(layout)
+    refuse_unused(catalog)
+    check(job.model, place)
+    step = served_step(job, place, phase, batch, context)
+    return step, Gap(step.time, step.compute, serving_physics(step), _seconds(measured))
 
 
 def schedule_layer(

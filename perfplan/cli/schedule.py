@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
 from perfplan.cli import options, serving
+from perfplan.errors import OutOfRange
 
 __all__ = ["app"]
 
@@ -23,6 +25,21 @@ Diff = Annotated[
     str,
     typer.Option("--diff", metavar="'A B'", show_default=False, help="Say where two of the timelines differ."),
 ]
+
+
+def _needed(value: int | None, name: str) -> int:
+    """An option that this phase cannot do without."""
+    if value is None:
+        raise OutOfRange(f"{name} is missing; this phase needs it")
+    return value
+
+
+def _belongs(phase: str, training: Mapping[str, object], serving_: Mapping[str, object]) -> None:
+    """Refuse options of serving in a training phase, and the other way round."""
+    given, other = (serving_, "serving") if phase == "train" else (training, "training")
+    for name, value in given.items():
+        if value:
+            raise OutOfRange(f"{name} belongs to {other} and changes nothing with --phase {phase}; leave it out")
 
 
 @app.callback()
@@ -104,8 +121,8 @@ def layer(
         str, typer.Option("--context", metavar="TOKENS", help="Tokens cached, of a prompt, or of a training sequence.")
     ] = "1024",
     technique: Annotated[
-        str, typer.Option("--technique", metavar="all|NAMES", help="Of blocking, async, fused, t3, fsdp, two-batch,"
-                          " nanoflow, ladder, parallel and best.")
+        str, typer.Option("--technique", metavar="all|NAMES", help="Of blocking, async, fused, t3, fsmoe,"
+                          " shared-expert, delayed-wgrad, fsdp, two-batch, nanoflow, ladder, parallel and best.")
     ] = "all",
     time_limit: Annotated[
         float, typer.Option("--time-limit", metavar="S", min=0.1, help="Seconds for the best order's MILP.")
@@ -140,6 +157,8 @@ def layer(
     from perfplan.report.views import layer_view, write_timelines
     from perfplan.serving.words import tokens
 
+    _belongs(phase, {"--precision": precision != "bf16", "--framework": framework},
+             {"--engine": engine != "trtllm", "--weights": weights, "--kv": kv})
     found = schedule_layer(
         model,
         cluster=cluster,
@@ -218,8 +237,21 @@ def gap(
     model: options.Model,
     cluster: options.Cluster,
     layout: options.LayoutText,
-    global_batch: options.GlobalBatch,
-    seq_len: options.SeqLen,
+    phase: Annotated[
+        str, typer.Option("--phase", metavar="train|decode|prefill", help="Whether a step trains, or which it serves.")
+    ] = "train",
+    global_batch: Annotated[
+        int | None, typer.Option("--global-batch", metavar="B", help="Sequences per optimizer step, in training.")
+    ] = None,
+    seq_len: Annotated[
+        int | None, typer.Option("--seq-len", metavar="S", help="Tokens per sequence, in training.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", metavar="B", help="Sequences of the replica in one step, in serving.")
+    ] = None,
+    context: Annotated[
+        str, typer.Option("--context", metavar="TOKENS", help="Tokens cached by each, or of a prompt, in serving.")
+    ] = "1024",
     measured: Annotated[
         str, typer.Option("--measured", metavar="TIME", show_default=False, help="Measured step, such as 35.1s.")
     ] = "",
@@ -227,6 +259,9 @@ def gap(
     framework: options.Framework = "",
     overlap: options.Overlap = "",
     routing_skew: options.Skew = 1.0,
+    engine: serving.Engine = "trtllm",
+    weights: serving.Weights = "",
+    kv: serving.Kv = "",
     settings: options.Settings = None,
     catalog: options.Folders = None,
     csv: options.Csv = None,
@@ -234,22 +269,33 @@ def gap(
     save: options.Save = None,
 ) -> None:
     """Split a step into what physics demands, what the layout adds, what the schedule adds, and what is unexplained."""
-    from perfplan.api import gap_train
+    from perfplan.api import gap_serve, gap_train
     from perfplan.catalog import Catalog
     from perfplan.report import Output
-    from perfplan.report.schedule import GAP_COLUMNS, gap_document, gap_rows, gap_text
-
-    found = gap_train(
-        model,
-        cluster=cluster,
-        layout=layout,
-        global_batch=global_batch,
-        seq_len=seq_len,
-        measured=measured or None,
-        precision=precision,
-        framework=framework,
-        overlap=options.overlaps(overlap),
-        routing_skew=routing_skew,
-        catalog=Catalog(catalog or (), settings or ()),
+    from perfplan.report.schedule import (
+        GAP_COLUMNS,
+        gap_document,
+        gap_rows,
+        gap_text,
+        served_title,
+        trained_title,
     )
-    Output(csv, json, save).emit(gap_text(found), gap_rows(found), GAP_COLUMNS, gap_document(found))
+    from perfplan.serving.words import tokens
+
+    _belongs(phase, {"--global-batch": global_batch, "--seq-len": seq_len, "--precision": precision != "bf16",
+                     "--framework": framework, "--overlap": overlap, "--routing-skew": routing_skew != 1},
+             {"--batch": batch, "--context": context != "1024", "--engine": engine != "trtllm", "--weights": weights,
+              "--kv": kv})
+    found_in, spent = Catalog(catalog or (), settings or ()), measured or None
+    if phase == "train":
+        step, found = gap_train(model, cluster=cluster, layout=layout, measured=spent, precision=precision,
+                                global_batch=_needed(global_batch, "--global-batch"),
+                                seq_len=_needed(seq_len, "--seq-len"), framework=framework,
+                                overlap=options.overlaps(overlap), routing_skew=routing_skew, catalog=found_in)
+        title, place = trained_title(step), str(step.layout)
+    else:
+        served, found = gap_serve(model, cluster=cluster, layout=layout, phase=phase, measured=spent, engine=engine,
+                                  batch=_needed(batch, "--batch"), context=tokens(context), weights=weights,
+                                  kv=kv, catalog=found_in)
+        title, place = served_title(served), str(served.layout)
+    Output(csv, json, save).emit(gap_text(found, title), gap_rows(found), GAP_COLUMNS, gap_document(found, place))

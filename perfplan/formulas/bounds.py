@@ -6,7 +6,7 @@ from typing import Any
 
 from perfplan.formulas.core import formula, maximum, minimum
 
-__all__ = ["cut_floor", "flop_floor", "host_floor", "traffic_floor"]
+__all__ = ["cut_floor", "flop_floor", "host_floor", "read_floor", "traffic_floor"]
 
 _ALL = "derived: every resource of the whole machine in use all the time"
 
@@ -38,6 +38,22 @@ def traffic_floor(weights: Any, accelerators: Any, cache: Any, bandwidth: Any) -
     2.0
     """
     return maximum(2 * weights - accelerators * cache, 0.0) / (accelerators * bandwidth)
+
+
+@formula("T_read", "s", source=_ALL)
+def read_floor(weights: Any, cached: Any, accelerators: Any, cache: Any, bandwidth: Any) -> Any:
+    """Least time to read weights and the cache of all sequences once, less what the chips' caches may have kept.
+
+    weights : weights that one token needs [B]
+    cached : keys, values and states that the step reads, all sequences [B]
+    accelerators : accelerators of the replica [1]
+    cache : last-level cache of one accelerator [B]
+    bandwidth : memory bandwidth of one accelerator [B/s]
+
+    >>> read_floor(100.0, 60.0, 2, 10.0, 35.0)
+    2.0
+    """
+    return maximum(weights + cached - accelerators * cache, 0.0) / (accelerators * bandwidth)
 
 
 @formula("T_cut", "s", source="derived: a fast domain holds all layers, or passes on the tokens that it computes")

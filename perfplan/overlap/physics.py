@@ -117,29 +117,33 @@ def physics(job: Job) -> Physics:
 class Gap:
     """A step split in four that add up to it [s]. physics: no layout and schedule is below; layout: what the compute of
     this layout takes beyond, kernels, recompute and imbalance included; schedule: exposed communication, bubbles and
-    gaps; unexplained: a measurement less the prediction, None without one."""
+    gaps; unexplained: a measurement less the prediction, None without one. step, compute: predicted [s]."""
 
-    estimate: Estimate
+    step: float
+    compute: float
     bound: Physics
     measured: float | None = None
+
+    def __post_init__(self) -> None:
+        """Reject what is no measurement."""
+        if self.measured is not None and not self.measured > 0:
+            raise OutOfRange(f"a measured step of {self.measured:g} s is none; give a time above 0")
 
     @cached_property
     def parts(self) -> dict[str, float]:
         """The split by name [s]."""
-        step, compute = float(self.estimate.step_time), sum(self.estimate.breakdown.get(part, 0.0) for part in COMPUTE)
-        low = min(self.bound.time, step)
-        busy = max(compute, low)
-        parts = {"physics": low, "layout": busy - low, "schedule": step - busy}
-        return parts if self.measured is None else {**parts, "unexplained": self.measured - step}
+        low = min(self.bound.time, self.step)
+        busy = max(self.compute, low)
+        parts = {"physics": low, "layout": busy - low, "schedule": self.step - busy}
+        return parts if self.measured is None else {**parts, "unexplained": self.measured - self.step}
 
     @property
     def share(self) -> float:
         """The bound over the step, measured if that is known [1]."""
-        return self.bound.time / (float(self.estimate.step_time) if self.measured is None else self.measured)
+        return self.bound.time / (self.step if self.measured is None else self.measured)
 
 
 def gap(estimate: Estimate, measured: float | None = None) -> Gap:
-    """Where the time of a step goes beyond what physics demands."""
-    if measured is not None and not measured > 0:
-        raise OutOfRange(f"a measured step of {measured:g} s is none; give a time above 0")
-    return Gap(estimate, physics(estimate.job), measured)
+    """Where the time of a training step goes beyond what physics demands."""
+    compute = sum(float(estimate.breakdown.get(part, 0.0)) for part in COMPUTE)
+    return Gap(float(estimate.step_time), compute, physics(estimate.job), measured)

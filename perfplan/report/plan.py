@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from perfplan.overlap.physics import gap
 from perfplan.report.columns import Column, Row
 from perfplan.report.machine import plain
 from perfplan.report.text import paragraph, table
@@ -13,6 +14,7 @@ from perfplan.report.training import (
     estimate_columns,
     estimate_document,
     estimate_row,
+    gap_sentence,
     job_document,
     job_line,
     parts_table,
@@ -197,6 +199,7 @@ def plan_text(plan: Plan) -> str:
         f"the best layout: {best.layout}",
         parts_table(best.breakdown, "s", "step by part", "step time"),
         parts_table(best.memory, "B", "memory of the fullest rank", "reserved in all"),
+        gap_sentence(gap(best)),
     ]
     return "\n\n".join(blocks + [paragraph(f"caveat: {caveat}") for caveat in best.caveats])
 

@@ -9,12 +9,14 @@ from perfplan.overlap.auto import Auto
 from perfplan.overlap.partition import Partition, layout_string
 from perfplan.overlap.physics import Gap
 from perfplan.overlap.scheduled import ScheduledLayer
+from perfplan.overlap.serving_physics import ServedStep
 from perfplan.overlap.stages import Compared, Pipeline, own_schedule
 from perfplan.overlap.timeline import Timeline, difference, usage
 from perfplan.report.columns import Column, Row
 from perfplan.report.gantt import gantt
 from perfplan.report.text import paragraph, table
 from perfplan.report.training import job_line, short
+from perfplan.training.estimate import Estimate
 from perfplan.units import show
 
 __all__ = [
@@ -37,6 +39,8 @@ __all__ = [
     "pipeline_document",
     "pipeline_rows",
     "pipeline_text",
+    "served_title",
+    "trained_title",
     "usage_text",
 ]
 
@@ -261,23 +265,41 @@ def gap_rows(found: Gap) -> list[Row]:
     return [*rows, {"part": name, "time": whole, "share": 1.0}]
 
 
-def gap_text(found: Gap) -> str:
+def gap_text(found: Gap, title: str) -> str:
     """Where a step goes beyond physics, for people."""
-    bound, e = found.bound, found.estimate
+    bound = found.bound
     floors = ", ".join(f"{name} {show(time, 's')}" for name, time in bound.floors.items())
+    beaten = found.measured is not None and found.measured < bound.time
+    held = "weights, gradients and optimizer state" if "network" in bound.floors else "the weights"
     return "\n\n".join((
-        paragraph(job_line(e.job)) + "\n" + short(e.layout),
+        title,
         table(gap_rows(found), GAP_COLUMNS),
         "\n".join(paragraph(f"{name}: {SAYS[name]}") for name in found.parts),
-        paragraph(f"physics: {bound.reason}; floors: {floors}; weights, gradients and optimizer state need at least"
+        paragraph(f"physics: {bound.reason}; floors: {floors}; {held} need at least"
                   f" {bound.accelerators} accelerators if nothing is kept on the host"),
+        *([paragraph("the measurement is below the bound: it is not of this job on these accelerators, or the catalog"
+                     " has a data sheet wrong")] if beaten else []),
     ))
 
 
-def gap_document(found: Gap) -> dict[str, Any]:
+def trained_title(estimate: Estimate) -> str:
+    """What is trained, and how."""
+    return paragraph(job_line(estimate.job)) + "\n" + short(estimate.layout)
+
+
+def served_title(step: ServedStep) -> str:
+    """What is served, and how."""
+    job = step.job
+    tokens = "tokens cached" if step.phase == "decode" else "tokens of prompt"
+    return paragraph(f"{job.model.id} on {job.cluster.id}, {step.layout.instance} x {job.cluster.accelerator.id},"
+                     f" {step.phase} step of {step.batch:g} sequences, {step.context} {tokens} each, weights in"
+                     f" {job.weights.id}, {job.engine.name}") + f"\n{step.layout}"
+
+
+def gap_document(found: Gap, layout: str) -> dict[str, Any]:
     """The same under machine names."""
     return {
-        "layout": str(found.estimate.layout),
+        "layout": layout,
         "parts_s": dict(found.parts),
         "floors_s": dict(found.bound.floors),
         "bound_s": found.bound.time,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from perfplan.overlap.physics import Gap, gap
 from perfplan.report.columns import Column, Row
 from perfplan.report.text import paragraph, table
 from perfplan.training.estimate import Estimate
@@ -17,6 +18,7 @@ __all__ = [
     "estimate_document",
     "estimate_row",
     "estimate_text",
+    "gap_sentence",
     "job_document",
     "job_line",
     "parts_table",
@@ -115,6 +117,14 @@ def _caveats(caveats: Sequence[str]) -> list[str]:
     return [paragraph(f"caveat: {caveat}") for caveat in caveats]
 
 
+def gap_sentence(found: Gap) -> str:
+    """The step split into physics, layout and schedule, in one sentence."""
+    words = ", ".join(f"{name} {show(time, 's')} ({100 * time / found.step:.1f}%)"
+                      for name, time in found.parts.items())
+    return paragraph(f"gap to physics: {words}; no layout and no schedule of the declared model takes less than"
+                     f" {show(found.bound.time, 's')} ({found.bound.reason})")
+
+
 def estimate_text(estimate: Estimate) -> str:
     """One layout for people: headline, step time by part, memory by part, caveats."""
     blocks = [
@@ -122,6 +132,7 @@ def estimate_text(estimate: Estimate) -> str:
         _headline(estimate),
         parts_table(estimate.breakdown, "s", "time", "step time"),
         parts_table(estimate.memory, "B", "memory of the fullest rank", "reserved in all"),
+        gap_sentence(gap(estimate)),
     ]
     return "\n\n".join(blocks + _caveats(estimate.caveats))
 
@@ -150,6 +161,7 @@ def estimate_document(estimate: Estimate) -> dict[str, Any]:
         "fits": estimate.fits,
         "binding": estimate.binding,
         "breakdown_s": estimate.breakdown,
+        "gap_s": gap(estimate).parts,
         "memory_parts_bytes": estimate.memory,
         "caveats": estimate.caveats,
     }

@@ -102,3 +102,17 @@ def test_the_gap_to_physics(capsys):
     document = json.loads(printed(capsys, [*arguments, "30 s", "--json"]))
     assert sum(document["parts_s"].values()) == pytest.approx(30) and document["bound_by"] == "arithmetic"
     assert run([*arguments, "0 s"]) == 2 and "is none" in capsys.readouterr().err
+
+
+def test_the_gap_of_a_serving_step_and_options_of_the_other_phase(capsys):
+    gap = ["schedule", "gap", "llama-3.1-70b", "--cluster", "dgx-h100", "--layout", "tp8"]
+    out = printed(capsys, [*gap, "--phase", "decode", "--batch", "64", "--measured", "30ms"])
+    assert "64 sequences, 1024 tokens cached each" in out and "unexplained" in out
+    parts = json.loads(printed(capsys, [*gap, "--phase", "decode", "--batch", "64", "--json"]))["parts_s"]
+    assert list(parts) == ["physics", "layout", "schedule"]
+    below = printed(capsys, [*gap, "--phase", "decode", "--batch", "64", "--measured", "1ms"])
+    assert "the measurement is below the bound" in below
+    for more, told in ((["--phase", "decode"], "--batch is missing"), ([], "--global-batch is missing"),
+                       (["--phase", "decode", "--batch", "64", "--precision", "fp8"], "--precision belongs to training"),
+                       (["--batch", "64"], "--batch belongs to serving")):
+        assert run([*gap, *more]) == 2 and told in capsys.readouterr().err

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from overlap.jobs import shipped
-from perfplan.api import estimate_train, gap_train, plan_train, training_job
+from perfplan.api import estimate_train, gap_serve, gap_train, plan_train, training_job
 from perfplan.errors import OutOfRange
 from perfplan.overlap.physics import gap, physics
 from perfplan.training.estimate import model_flops
@@ -48,10 +48,33 @@ def test_state_beyond_the_memory_crosses_the_host_link():
 
 def test_the_parts_of_a_step_add_up():
     named = {"cluster": "dgx-h100", "layout": "tp2 sp1 dp32 zero1", "global_batch": 128, "seq_len": 8192}
-    found = gap_train("llama-3-8b", **named, measured="1.9 s", catalog=shipped())
+    estimate, found = gap_train("llama-3-8b", **named, measured="1.9 s", catalog=shipped())
     assert sum(found.parts.values()) == pytest.approx(1.9) and min(found.parts.values()) > 0
     plain = gap(estimate_train("llama-3-8b", **named, catalog=shipped()))
-    assert sum(plain.parts.values()) == pytest.approx(float(plain.estimate.step_time))
+    assert sum(plain.parts.values()) == pytest.approx(float(estimate.step_time)) == plain.step
     assert set(plain.parts) == {"physics", "layout", "schedule"} and 0.3 < plain.share < 1
     with pytest.raises(OutOfRange, match="measured step of 0 s is none"):
-        gap(plain.estimate, 0.0)
+        gap(estimate, 0.0)
+
+
+@pytest.mark.parametrize(("model", "layout", "engine"), [("llama-3.1-70b", "tp8", "trtllm"),
+                                                         ("deepseek-v3", "tp1 adp16 ep16", "sglang")])
+@pytest.mark.parametrize("phase", ["decode", "prefill"])
+def test_a_serving_step_splits_too_and_no_layout_beats_its_physics(model, layout, engine, phase):
+    named = {"cluster": "dgx-h100", "phase": phase, "batch": 64, "context": 2048, "engine": engine}
+    step, found = gap_serve(model, layout=layout, **named, measured="20 s", catalog=shipped())
+    assert sum(found.parts.values()) == pytest.approx(20.0) and min(found.parts.values()) > 0
+    assert found.bound.time < step.time and found.bound.reason == ("memory traffic" if phase == "decode"
+                                                                   else "arithmetic")
+
+
+def test_physics_of_serving_by_hand():
+    step, found = gap_serve("llama-3.1-70b", cluster="dgx-h100", layout="tp8", phase="decode", batch=64, context=1024,
+                            catalog=shipped())
+    matrices = (70.55e9 - 2 * 128256 * 8192) * 2  # bf16, without the two vocabulary matrices
+    cached = 64 * 1024 * 80 * 2 * 8 * 128 * 2
+    floors = found.bound.floors
+    assert floors["memory traffic"] == pytest.approx((matrices + cached - 8 * 50e6) / (8 * 3.35e12), rel=0.01)
+    assert floors["arithmetic"] == pytest.approx(64 * matrices / (8 * 989.4e12), rel=0.01)
+    with pytest.raises(OutOfRange, match="phase 'decoding' is unknown; did you mean decode"):
+        gap_serve("llama-3.1-70b", cluster="dgx-h100", layout="tp8", phase="decoding", batch=1, context=1)
