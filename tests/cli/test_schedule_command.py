@@ -113,6 +113,6 @@ def test_the_gap_of_a_serving_step_and_options_of_the_other_phase(capsys):
     below = printed(capsys, [*gap, "--phase", "decode", "--batch", "64", "--measured", "1ms"])
     assert "the measurement is below the bound" in below
     for more, told in ((["--phase", "decode"], "--batch is missing"), ([], "--global-batch is missing"),
-                       (["--phase", "decode", "--batch", "64", "--precision", "fp8"], "--precision belongs to training"),
+                       (["--phase", "decode", "--batch", "64", "--precision", "fp8"], "--precision belongs to"),
                        (["--batch", "64"], "--batch belongs to serving")):
         assert run([*gap, *more]) == 2 and told in capsys.readouterr().err
