@@ -38,6 +38,11 @@ def provision(
     caps: Annotated[
         str, typer.Option("--caps", metavar="F,F", help="Power caps to choose from, as fractions of a machine's power.")
     ] = "1,0.7",
+    assume_power: Annotated[
+        str,
+        typer.Option("--assume-power", metavar="CHIP=W", show_default=False,
+                     help="What accelerators draw where the catalog does not say, or instead: tpu-v6e=300W."),
+    ] = "",
     ttft: serving.Ttft = "2 s",
     tpot: serving.Tpot = "100 ms",
     percentile: serving.Percentile = 90.0,
@@ -71,6 +76,7 @@ def provision(
         budget=budget or None,
         servers=servers,
         caps=options.words(caps),
+        assume_power=options.words(assume_power),
         ttft=ttft,
         tpot=tpot,
         percentile=percentile,
@@ -80,7 +86,8 @@ def provision(
         catalog=Catalog(catalog or (), settings or ()),
     )
     text = fleet_text(
-        found.fleet, found.designs, found.workload, found.traffic, found.limits, found.model, found.caveats, top
+        found.fleet, found.designs, found.workload, found.traffic, found.limits, found.model, found.caveats, top,
+        found.other_lengths,
     )
-    document = fleet_document(found.fleet, found.designs, found.bounds, found.caveats)
+    document = fleet_document(found.fleet, found.designs, found.bounds, found.caveats, found.other_lengths)
     output.emit(text, fleet_rows(found.fleet), FLEET_COLUMNS, document)

@@ -24,6 +24,7 @@ FLEET_COLUMNS = (
     Column("power", "power", "W"),
     Column("price", "price", "$/h"),
 )
+OTHER_COLUMNS = (Column("change", "with"), Column("rate", "requests/s", "1"))
 DESIGN_COLUMNS = (
     Column("view"),
     Column("prefill", "prefill on"),
@@ -102,6 +103,7 @@ def fleet_text(
     model: str,
     caveats: Sequence[str],
     top: int,
+    others: Sequence[tuple[str, float]] = (),
 ) -> str:
     """The fleet first, the proof, then what every pairing of machine types serves at the same power and price."""
     p = 100 * limits.share
@@ -119,6 +121,9 @@ def fleet_text(
         "",
         paragraph(_proof(fleet)),
     ]
+    if others:
+        loads = [{"change": words, "rate": rate} for words, rate in others]
+        blocks += ["", "what the same machines serve under other lengths", table(loads, OTHER_COLUMNS)]
     for view in dict.fromkeys(d.view for d in designs):
         rows = design_rows([d for d in designs if d.view == view])
         more = f"; {len(rows) - top} more with --json" if len(rows) > top else ""
@@ -131,7 +136,13 @@ def fleet_text(
     return "\n".join([*blocks, *([""] if notes else []), *notes])
 
 
-def fleet_document(fleet: Fleet, designs: Sequence[Design], bounds: Bounds, caveats: Sequence[str]) -> dict[str, Any]:
+def fleet_document(
+    fleet: Fleet,
+    designs: Sequence[Design],
+    bounds: Bounds,
+    caveats: Sequence[str],
+    others: Sequence[tuple[str, float]] = (),
+) -> dict[str, Any]:
     """The fleet under machine names, SI units; prices in $/h."""
     return {
         "objective": fleet.objective,
@@ -145,5 +156,6 @@ def fleet_document(fleet: Fleet, designs: Sequence[Design], bounds: Bounds, cave
         "checked": fleet.checked,
         "limits": {"power_w": bounds.power, "budget_per_h": bounds.budget, "servers": bounds.servers},
         "designs": [dict(row) for row in design_rows(designs)],
+        "other_lengths": [{"change": words, "rate_per_s": rate} for words, rate in others],
         "caveats": list(caveats),
     }

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from perfplan.catalog.workloads import Workload
-from perfplan.errors import OutOfRange
+from perfplan.errors import OutOfRange, offer
 from perfplan.serving.deploy import serving_job
+from perfplan.serving.job import ServingJob
 from perfplan.serving.plan import clipped
 from perfplan.serving.planning import load_workload
 from perfplan.serving.pools import Limits, Traffic
-from perfplan.serving.provision import Bounds, Design, Fleet, provision
+from perfplan.serving.provision import Bounds, Design, Fleet, provision, under_other_lengths
 from perfplan.serving.words import rate_of
-from perfplan.units import parse
+from perfplan.units import parse, show
 
 if TYPE_CHECKING:
     from perfplan.catalog import Catalog
@@ -24,7 +25,8 @@ __all__ = ["Provisioned", "provision_by_name"]
 
 @dataclass(frozen=True, eq=False)
 class Provisioned:
-    """A fleet with what was asked: designs are the pairings of machine types at its power and its price."""
+    """A fleet with what was asked: designs are the pairings of machine types at its power and its price; other_lengths:
+    what the same machines serve under other lengths [1/s]."""
 
     model: str
     workload: Workload
@@ -34,10 +36,31 @@ class Provisioned:
     fleet: Fleet
     designs: tuple[Design, ...]
     caveats: tuple[str, ...]
+    other_lengths: tuple[tuple[str, float], ...]
 
 
 def _given(value: float | str | None, unit: str) -> float | None:
     return parse(value, unit) if isinstance(value, str) else value
+
+
+def _powered(jobs: list[ServingJob], given: Sequence[str]) -> tuple[list[ServingJob], tuple[str, ...]]:
+    """The jobs with the power that is assumed of their accelerators, and what there is to say of it."""
+    assumed = {}
+    known = [job.cluster.accelerator.id for job in jobs]
+    for token in given:
+        name, _, power = token.partition("=")
+        if name not in known or not power:
+            raise OutOfRange(f"--assume-power {token!r} is not understood{offer(name, known)}; write {known[0]}=300W")
+        assumed[name] = parse(power, "W")
+        if assumed[name] <= 0:
+            raise OutOfRange(f"--assume-power {token!r}: an accelerator draws more than 0 W; give its power")
+    def fed(job: ServingJob) -> ServingJob:
+        chip = job.cluster.accelerator
+        power = assumed.get(chip.id, chip.tdp)
+        return replace(job, cluster=replace(job.cluster, accelerator=replace(chip, tdp=power)))
+
+    return [fed(job) for job in jobs], tuple(
+        f"{name} is taken to draw {show(power, 'W')}, as given" for name, power in assumed.items())
 
 
 def provision_by_name(
@@ -54,6 +77,7 @@ def provision_by_name(
     budget: float | str | None = None,
     servers: int | None = None,
     caps: Sequence[float | str] = (1.0, 0.7),
+    assume_power: Sequence[str] = (),
     ttft: float | str = 2.0,
     tpot: float | str = 0.1,
     percentile: float = 90.0,
@@ -61,7 +85,8 @@ def provision_by_name(
     weights: str = "",
     kv: str = "",
 ) -> Provisioned:
-    """The best fleet by names; quantities may be texts such as "232kW" or "70/s"."""
+    """The best fleet by names; quantities may be texts such as "232kW" or "70/s"; assume_power: what accelerators draw,
+    such as "tpu-v6e=300W", in the place of the catalog's figure."""
     if not clusters:
         raise OutOfRange("name at least one cluster, such as dgx-h100")
     if not 50 <= percentile < 100:
@@ -69,6 +94,7 @@ def provision_by_name(
     jobs = [
         serving_job(model, name, catalog, engine=engine, weights=weights, kv=kv) for name in dict.fromkeys(clusters)
     ]
+    jobs, drawn = _powered(jobs, assume_power)
     population = clipped(load_workload(catalog, workload, isl, osl), jobs[0].model.max_position or 0)
     asked = rate_of(rate) if isinstance(rate, str) else (rate or 0.0)
     traffic = Traffic(asked, arrivals=population.arrivals)
@@ -88,5 +114,7 @@ def provision_by_name(
         if any(c < 1 for c in fractions)
         else ()
     )
-    notes = tuple(dict.fromkeys((*population.notes, *(note for job in jobs for note in job.caveats), *capped)))
-    return Provisioned(jobs[0].model.id, population, traffic, limits, bounds, fleet, tuple(designs), notes)
+    notes = tuple(dict.fromkeys((
+        *population.notes, *drawn, *(note for job in jobs for note in job.caveats), *capped)))
+    others = under_other_lengths(fleet, population, limits, traffic)
+    return Provisioned(jobs[0].model.id, population, traffic, limits, bounds, fleet, tuple(designs), notes, others)

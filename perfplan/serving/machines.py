@@ -15,7 +15,7 @@ from perfplan.catalog.specs import Cluster
 from perfplan.catalog.workloads import Workload
 from perfplan.errors import MissingField, OutOfRange
 from perfplan.formulas.energy import capped_clock, capped_power, capped_time
-from perfplan.serving.curves import Curve, curves
+from perfplan.serving.curves import Curve, curve, curves
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout
 from perfplan.serving.memory import sequence_cache
@@ -24,7 +24,7 @@ from perfplan.serving.pools import Limits, Traffic, mixed_goodput, prefill_goodp
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["ROLES", "Unit", "clock_at", "machine_power", "machine_price", "regauged", "units"]
+__all__ = ["ROLES", "Unit", "clock_at", "machine_power", "machine_price", "regauged", "reloaded", "units"]
 
 ROLES = ("prefill", "decode", "mixed")
 MEASURED_CAP, MEASURED_TIME = 0.7, 1.3
@@ -72,7 +72,8 @@ def machine_power(cluster: Cluster) -> float:
     """Power of a machine at full load, its share of host and network with it [W]."""
     chip = cluster.accelerator
     if chip.tdp is None:
-        raise MissingField(f"accelerator {chip.id} states no tdp, which power needs; add it to its YAML")
+        raise MissingField(f"the catalog has no power of {chip.id}; say what it draws with --assume-power"
+                           f" {chip.id}=300W, or add tdp to its YAML")
     return (chip.tdp + cluster.overhead_power) * cluster.accelerators_per_node
 
 
@@ -85,6 +86,14 @@ def machine_price(cluster: Cluster) -> float | None:
 def _capped(curve: Curve, cap: float) -> Curve:
     factor = float(capped_time(1.0, 1.0, clock_at(cap)))
     return replace(curve, prompts=curve.prompts * factor)
+
+
+def reloaded(unit: Unit, workload: Workload) -> Unit | None:
+    """The unit with the curve of another workload; None where its longest request does not fit."""
+    job, layout = unit.curve.job, unit.curve.layout
+    found = curve(job, layout, workload)
+    size = sequence_cache(job, ServingLayout(), workload.isl.values)
+    return None if found is None else replace(unit, curve=_capped(found, unit.cap), size=size)
 
 
 def _spanned(curve: Curve, per_machine: int) -> tuple[int, int] | None:
@@ -124,16 +133,16 @@ def _candidates(job: ServingJob, workload: Workload, caps: Sequence[float]) -> l
     power, price = machine_power(cluster), machine_price(cluster)
     most = cluster.accelerators_per_node * max(_SPANS)
     found = []
-    for curve in curves([job], workload, most):
-        spans = _spanned(curve, cluster.accelerators_per_node) if curve is not None else None
-        if curve is None or spans is None or spans[0] not in _SPANS or curve.layout.tp > cluster.fast_domain:
+    for one in curves([job], workload, most):
+        spans = _spanned(one, cluster.accelerators_per_node) if one is not None else None
+        if one is None or spans is None or spans[0] not in _SPANS or one.layout.tp > cluster.fast_domain:
             continue
         machines, instances = spans
         for cap in caps:
             own = float(capped_power(power, cap)) * machines
             cost = None if price is None else price * machines
             found += [
-                Unit(cluster, cap, role, _capped(curve, cap), instances, machines, 0.0, own, cost, size)
+                Unit(cluster, cap, role, _capped(one, cap), instances, machines, 0.0, own, cost, size)
                 for role in ROLES
             ]
     return found

@@ -11,16 +11,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from perfplan.catalog.parameters import parameters
 from perfplan.catalog.workloads import Lengths, Workload, fixed_workload, stretched
 from perfplan.errors import Infeasible, OutOfRange
+from perfplan.formulas.serving import drafted_tokens
 from perfplan.serving.curves import Curve, curve, curves, curves_of, with_budget
 from perfplan.serving.found import reuse_notes
 from perfplan.serving.job import ServingJob, assumed, unmodelled
 from perfplan.serving.layout import ServingLayout, check
+from perfplan.serving.memory import weights
 from perfplan.serving.pools import Candidate, Limits, Operating, Traffic, aggregated, disaggregated, moved, operating
 from perfplan.units import show
 
-__all__ = ["OBJECTIVES", "KINDS", "Baseline", "Flip", "ServePlan", "beaten", "front", "plan"]
+__all__ = ["OBJECTIVES", "KINDS", "Baseline", "Flip", "ServePlan", "beaten", "check_floors", "front", "other_lengths",
+           "plan"]
 
 OBJECTIVES = ("gpus", "goodput")
 KINDS = ("aggregated", "disaggregated")
@@ -165,21 +169,33 @@ def _ranked(found: Sequence[Candidate], objective: str) -> list[Candidate]:
     return list(seen.values())
 
 
-def _floors(found: Sequence[Curve], limits: Limits) -> None:
-    """Raise Infeasible if a limit is below what an empty machine takes."""
+def _physics(c: Curve) -> tuple[float, float]:
+    """Times below which no software gets: of the mean prompt at the dense peak of the matrix units, of a token whose
+    weights are read at the full bandwidth of memory [s]."""
+    job, counted = c.job, parameters(c.job.model)
+    chip, fresh = job.cluster.accelerator, (c.weights * c.lengths).sum() * (1 - c.hit)
+    compute = 2 * counted.active * fresh / (job.peak(job.units) * c.gpus)
+    read = weights(job, c.layout) * min(counted.active / counted.total, 1.0) / chip.memory_bandwidth
+    return float(compute), read * c.layout.pp / float(drafted_tokens(job.acceptance, job.drafts))
+
+
+def check_floors(found: Sequence[Curve], limits: Limits) -> None:
+    """Raise Infeasible if a limit is below what an empty machine takes, and say what physics alone would allow."""
     first = min(found, key=lambda c: c.prefill_service().percentile(limits.share))
     floor = first.prefill_service().percentile(limits.share)
     if limits.ttft < floor:
         raise Infeasible(
             f"a TTFT of {show(limits.ttft, 's')} at percentile {100 * limits.share:g} is below the floor of"
             f" {show(floor, 's')}: so long takes the prompt alone on an empty machine ({first.layout}, the"
-            " fastest); allow more time"
+            f" fastest; its products at the dense peak {show(_physics(first)[0], 's')} for the mean prompt); allow more"
+            " time"
         )
     quick = min(found, key=lambda c: float(c.step[0]))
     if limits.tpot < float(quick.step[0]):
         raise Infeasible(
             f"a TPOT of {show(limits.tpot, 's')} is below the floor of {show(float(quick.step[0]), 's')}: so"
-            f" long takes a decode step of one sequence ({quick.layout}, the fastest); allow more time"
+            f" long takes a decode step of one sequence ({quick.layout}, the fastest; to read its weights alone"
+            f" {show(_physics(quick)[1], 's')}); allow more time"
         )
 
 
@@ -200,7 +216,7 @@ def _too_much(ranked: Sequence[Candidate], traffic: Traffic, gpus: int) -> Infea
     )
 
 
-def _changes(job: ServingJob, workload: Workload, arrivals: float
+def other_lengths(job: ServingJob, workload: Workload, arrivals: float
              ) -> list[tuple[str, Workload, float, dict[str, Any]]]:
     """(words, workload, variation of arrivals, fields of the job) of each change."""
     alike = fixed_workload(round(workload.isl.mean), round(workload.osl.mean))
@@ -253,7 +269,7 @@ def _flips(
     pools = {_pool(c) for c in tried.values()}
     alike = {_key(c): c for c in every if _pool(c) in pools}  # other ep, which even loads may make the better one
     found = []
-    for change, other, arrivals, plain in _changes(ranked[0].decode.job, workload, traffic.arrivals):
+    for change, other, arrivals, plain in other_lengths(ranked[0].decode.job, workload, traffic.arrivals):
         limit = next(iter(tried.values())).job.model.max_position or 0
         fitted = clipped(other, limit)
         these = alike if "skews" in plain else tried
@@ -303,7 +319,7 @@ def plan(
             f"no layout of {job.model.id} on up to {gpus} x {job.cluster.accelerator.id} holds one request of"
             f" {fitted.isl.longest}+{fitted.osl.longest} tokens; use more accelerators or narrower weights"
         )
-    _floors(found, limits)
+    check_floors(found, limits)
     whole, counted = _search(found, fitted, traffic, limits, gpus, kinds)
     ranked = _ranked(whole, objective)
     if not ranked or not ranked[0].feasible:

@@ -9,22 +9,24 @@ capacities of the sizes found until they hold.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from perfplan.catalog.workloads import Workload
 from perfplan.errors import Infeasible, MissingField, OutOfRange, offer
 from perfplan.optimize.certificate import Certificate
 from perfplan.optimize.milp import Solution, solve
+from perfplan.serving.curves import curves
 from perfplan.serving.job import ServingJob
-from perfplan.serving.machines import Unit, regauged, units
+from perfplan.serving.machines import Unit, regauged, reloaded, units
+from perfplan.serving.plan import check_floors, clipped, other_lengths
 from perfplan.serving.pools import Limits, Traffic
 from perfplan.units import show
 
 if TYPE_CHECKING:
     import pulp
 
-__all__ = ["OBJECTIVES", "Bounds", "Design", "Fleet", "Share", "provision"]
+__all__ = ["OBJECTIVES", "Bounds", "Design", "Fleet", "Share", "provision", "under_other_lengths"]
 
 OBJECTIVES = {"cost": "$/h", "power": "W", "servers": "1", "throughput": "1/s"}
 _ROUNDS = 8
@@ -233,6 +235,22 @@ def _words(side: tuple[str, float]) -> str:
     return side[0] if side[1] == 1 else f"{side[0]} at {100 * side[1]:.0f} %"
 
 
+def under_other_lengths(
+    fleet: Fleet, workload: Workload, limits: Limits, traffic: Traffic
+) -> tuple[tuple[str, float], ...]:
+    """(change of lengths or arrivals, requests per second that the same machines then serve) [1/s]."""
+    job = fleet.shares[0].unit.curve.job
+    found = []
+    for words, other, arrivals, plain in other_lengths(job, workload, traffic.arrivals):
+        if plain:
+            continue
+        fitted, load = clipped(other, job.model.max_position or 0), replace(traffic, arrivals=arrivals)
+        units = [(reloaded(share.unit, fitted), share.count) for share in fleet.shares]
+        again = [Share(regauged(unit, count, limits, load), count) for unit, count in units if unit is not None]
+        found.append((words, served(again)))
+    return tuple(found)
+
+
 def provision(
     jobs: Sequence[ServingJob],
     workload: Workload,
@@ -259,6 +277,9 @@ def provision(
             raise OutOfRange(f"{name} is {value:g}, but must be above 0")
     found = units(jobs, workload, sorted(set(caps), reverse=True), limits, traffic)
     if not {"prefill", "decode"} <= {u.role for u in found} and not any(u.role == "mixed" for u in found):
+        each = [curves([job], workload, job.cluster.accelerators_per_node) for job in jobs]
+        if fitting := [one for curves_of in each for one in curves_of if one is not None]:
+            check_floors(fitting, limits)
         names = ", ".join(job.cluster.id for job in jobs)
         raise Infeasible(
             f"no machine of {names} holds {jobs[0].model.id} and meets the limits at any rate; allow more time"

@@ -30,6 +30,31 @@ def test_the_fleet_serves_the_rate_and_its_queues_confirm_it(cheapest):
     assert fleet.price == pytest.approx(sum(s.count * s.unit.price for s in fleet.shares))
 
 
+def test_what_the_fleet_serves_under_other_lengths_is_told(cheapest):
+    told = dict(cheapest.other_lengths)
+    assert told["prompts twice as long"] < told["all requests alike, of mean lengths"]
+    assert told["prompts half as long"] > cheapest.fleet.rate > told["outputs twice as long"]
+
+
+def test_an_accelerator_without_a_stated_power_is_given_one():
+    tpu = {"clusters": ("tpu-v6e",), "ttft": "5 s", "rate": "5/s"}
+    with pytest.raises(MissingField, match="--assume-power tpu-v6e=300W"):
+        provisioned(**tpu)
+    found = provisioned(assume_power=("tpu-v6e=350W",), **tpu)
+    assert found.fleet.power == pytest.approx(found.fleet.machines * 4 * 350)
+    assert "tpu-v6e is taken to draw 350 W, as given" in found.caveats
+    for given, words in (("tpu-v7=1W", "did you mean tpu-v6e"), ("tpu-v6e=0W", "more than 0 W")):
+        with pytest.raises(OutOfRange, match=words):
+            provisioned(assume_power=(given,), **tpu)
+
+
+def test_a_limit_below_the_floor_states_it():
+    with pytest.raises(Infeasible, match=r"below the floor of .* at the dense peak"):
+        provisioned(ttft="10 ms")
+    with pytest.raises(Infeasible, match=r"below the floor of .* to read its weights alone"):
+        provisioned(tpot="1 ms")
+
+
 def test_no_smaller_numbers_do(cheapest):
     """Every count of the machines that stand in the fleet, up to those of the fleet."""
     shares = cheapest.fleet.shares
@@ -68,7 +93,7 @@ def test_bounds_hold_and_more_power_serves_more():
 def test_what_cannot_be_says_how_much_can():
     with pytest.raises(Infeasible, match=r"40 requests/s need more than 10.0 kW; the most within them is \d"):
         provisioned(power="10 kW")
-    with pytest.raises(Infeasible, match="no machine of dgx-h100 holds llama-3.1-70b and meets"):
+    with pytest.raises(Infeasible, match="a TTFT of 1.00 ms at percentile 90 is below the floor"):
         provisioned(clusters=("dgx-h100",), ttft="1 ms")
 
 
