@@ -92,6 +92,10 @@ class RankCosts:
         bare = replace(self.pipeline.layout, offload=())
         return sum(float(v) for v in stage_memory(self.pipeline.job, bare, self.pieces, held).values())
 
+    def light(self, kind: int) -> list[int]:
+        """Settings of a kind of layer, those that keep least for the backward pass first."""
+        return sorted(range(len(self.settings)), key=lambda setting: float(self.costs[kind][setting].saved))
+
     @cached_property
     def _slopes(self) -> list[list[tuple[float, float]]]:
         """(memory that one layer adds whatever the rank, what it adds per pass in flight) by kind and setting [B]."""
@@ -200,12 +204,21 @@ def _ways(count: int, settings_: int) -> Iterator[tuple[int, ...]]:
             yield (first, *rest)
 
 
-def _take(left: list[int], count: int) -> list[int]:
-    """`count` layers of what is left of each setting, which they are taken from."""
-    taken = []
-    for place, have in enumerate(left):
-        taken.append(min(have, count))
-        left[place], count = have - taken[-1], count - taken[-1]
+def _take(left: list[int], count: int, first: Sequence[int] = ()) -> list[int]:
+    """`count` layers of what is left of each setting, which they are taken from: in the proportion of what is left, or
+    the settings of `first` as long as there are any.
+
+    >>> left = [4, 4]
+    >>> _take(left, 3), _take(left, 3), _take(left, 1, [1, 0]), left
+    ([2, 1], [1, 2], [0, 1], [1, 0])
+    """
+    quotas = [have * count / max(sum(left), 1) for have in left]
+    taken = [0 if first else int(quota) for quota in quotas]
+    order = first or sorted(range(len(left)), key=lambda place: (taken[place] - quotas[place], place))
+    for place in order:
+        more = min(left[place] - taken[place], count - sum(taken), count if first else 1)
+        taken[place] += more
+    left[:] = [have - n for have, n in zip(left, taken, strict=True)]
     return taken
 
 
@@ -219,14 +232,19 @@ class Partition:
     settings: tuple[Setting, ...]
     certificate: Certificate
 
-    def applied(self, costs: RankCosts) -> Pipeline:
-        """The pipeline with these stages and settings instead of its own."""
+    def applied(self, costs: RankCosts, light_first: bool = False) -> Pipeline:
+        """The pipeline with these stages and settings instead of its own; the settings of a rank spread over its
+        chunks, or those that keep least in the first chunks, which have most micro-batches in flight.
+        """
         sequence, kinds = layer_sequence(self.pipeline.job)
         at, start, chunks = self.pipeline.layout, 0, []
         left = [[list(row) for row in choice.counts] for choice in self.choices]
         for index, size in enumerate(self.sizes):
             needed = _kind_counts(sequence, kinds, start, size)
-            taken = tuple(n for kind, count in enumerate(needed) for n in _take(left[index % at.pp][kind], count))
+            taken = tuple(
+                n for kind, count in enumerate(needed)
+                for n in _take(left[index % at.pp][kind], count, costs.light(kind) if light_first else ())
+            )
             chunks.append(Stage(taken, index == 0, index == len(self.sizes) - 1, 1, index % at.pp))
             start += size
         return replace(self.pipeline, chosen=Chosen(costs.pieces, len(self.settings), tuple(chunks)))

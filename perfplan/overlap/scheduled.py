@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from perfplan.errors import Infeasible, Unsupported
+from perfplan.optimize.certificate import Certificate
 from perfplan.overlap.blocks import Sharing, Window
 from perfplan.overlap.partition import Partition, RankCosts, balance, even, settings
-from perfplan.overlap.stages import Pipeline, ScheduledPipeline, compare
+from perfplan.overlap.stages import Compared, Pipeline, ScheduledPipeline, compare, own_schedule
 from perfplan.overlap.techniques import TECHNIQUES, Scheduled, best, scheduled
 from perfplan.overlap.timeline import Timeline
 from perfplan.training.job import Job
@@ -36,9 +37,35 @@ def schedule_pipeline(
         raise Unsupported("balanced stages choose what each layer recomputes; leave rc=full:N out of the layout")
     chosen = settings(pipeline)
     costs = RankCosts(pipeline, chosen)
-    best = balance(pipeline, chosen, time_limit)
-    made = best.applied(costs)
-    return ScheduledPipeline(made, tuple(compare(made, names)), best, _even(costs))
+    best, plain = balance(pipeline, chosen, time_limit), _even(costs)
+    found = [ScheduledPipeline(*_applied(best, costs, names), best, plain)]
+    if plain is not None and layout.vpp > 1:  # unequal chunks can cost interleaving more than the busiest rank gains
+        found.append(ScheduledPipeline(*_applied(plain, costs, names), _bounded(plain, best), plain))
+    return min(found, key=_own_step)
+
+
+def _bounded(plain: Partition, best: Partition) -> Partition:
+    """The even stages with the bound that the search for better ones proved."""
+    method = "the even slot rule, whose chunks interleave faster than those of the least busiest rank"
+    return replace(plain, certificate=Certificate(plain.busiest, best.certificate.bound, method, "MILP over the cuts",
+                                                  "s"))
+
+
+def _own_step(found: ScheduledPipeline) -> tuple[bool, float]:
+    """(whether the layout's own schedule does not fit, its step [s])."""
+    own = next(row for row in found.rows if row.name == own_schedule(found.pipeline.layout))
+    return not own.fits, own.step
+
+
+def _applied(best: Partition, costs: RankCosts, names: Sequence[str]) -> tuple[Pipeline, tuple[Compared, ...]]:
+    """The balanced stages and schedules on them; the settings of a rank spread over its chunks if it then fits, as that
+    keeps the chunks alike in time."""
+    for light_first in (False, True):
+        made = best.applied(costs, light_first)
+        rows = tuple(compare(made, names))
+        if made.layout.vpp == 1 or any(row.fits for row in rows if row.name == own_schedule(made.layout)):
+            break
+    return made, rows
 
 
 @dataclass(frozen=True)

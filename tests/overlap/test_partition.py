@@ -10,6 +10,7 @@ from perfplan.api import training_job
 from perfplan.errors import Infeasible
 from perfplan.overlap.partition import RankCosts, Setting, balance, even, held, layout_string, settings
 from perfplan.overlap.partition_milp import balance_chunks
+from perfplan.overlap.scheduled import schedule_pipeline
 from perfplan.overlap.stages import Pipeline, compare
 from perfplan.training.layout import Layout
 
@@ -120,3 +121,19 @@ def test_models_of_many_kinds_are_cut_in_seconds():
     best = balance(p)
     assert best.certificate.gap == 0 and sum(best.sizes) == 118
     assert best.busiest < even(RankCosts(p, settings(p))).busiest
+
+
+@pytest.mark.parametrize(
+    ("model", "layout", "batch", "seq"),
+    [
+        ("llama-3.1-405b", "tp8 sp1 pp8 vpp4 dp8 zero1", 512, 8192),  # fits if the first chunks offload
+        ("deepseek-v3", "pp8 vpp2 ep32 dp64 zero1", 4096, 4096),  # equal chunks interleave faster
+    ],
+)
+def test_balanced_chunks_fit_and_interleave_no_slower_than_even_ones(model, layout, batch, seq):
+    p = pipeline(model, layout, batch, seq)
+    found = schedule_pipeline(p.job, p.layout, ["interleaved"], balanced=True, time_limit=10.0)
+    row, costs = found.rows[0], RankCosts(p, settings(p))
+    assert row.fits and found.partition.certificate.bound <= found.partition.busiest
+    even_rows = [compare(found.even.applied(costs, light), ["interleaved"])[0] for light in (False, True)]
+    assert row.step <= min(each.step for each in even_rows if each.fits)
