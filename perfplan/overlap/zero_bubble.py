@@ -74,8 +74,8 @@ def v_orders(
     ZB-V is listed, for the `times` of forward and of the two gradients, with as many chunks held as under 1F1B. V-Min
     is its block; V-Half is its block, or listed with about half of 1F1B's chunks.
     """
-    more = {"zb-v": (ranks,), "v-half": (3, 4, 5), "v-min": ()}[name]
-    room = dict.fromkeys(min(ranks + each, 2 * ranks) for each in more)
+    half = [min(ranks + more, (3 * ranks + 2) // 2) for more in (3, 4, 5)]
+    room = {"zb-v": [2 * ranks], "v-half": dict.fromkeys(half), "v-min": []}[name]
     block = [] if name == "zb-v" else [_block_order(ranks, micro_batches, name)]
     return [*block, *(_Listed(ranks, micro_batches, most, times).orders() for most in room)]
 
