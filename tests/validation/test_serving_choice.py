@@ -42,10 +42,10 @@ def test_a_ceiling_is_kept_or_counted_as_broken():
 
 def test_a_fit_finds_the_constants_that_made_the_runs(monkeypatch):
     catalog = Catalog()
-    monkeypatch.setattr(serving_fit, "CONSTANTS", {"step": (1e-3, 1e-5, 1e-1), "first": (5e-2, 1e-3, 1.0)})
-    truth = Pricer(catalog, lambda engine: replace(engine, waiting=0.0, step=5e-3, first=0.3))
-    runs = [replace(RUN, id=f"{n}{m}", batch=n, metric=m) for n in (1, 4, 16) for m in ("ttft_ms", "tpot_ms")]
+    monkeypatch.setattr(serving_fit, "CONSTANTS", {"step": (1e-3, 1e-5, 1e-1), "sequence": (5e-5, 1e-6, 1e-2)})
+    truth = Pricer(catalog, lambda engine: replace(engine, burst=0.12, step=5e-3, sequence=2e-4))
+    runs = [replace(RUN, id=str(n), batch=n, metric="tpot_ms") for n in (1, 4, 16, 64)]
     made = [replace(run, value=truth.predict(run)) for run in runs]
     found = serving_fit.fit_engine(made, catalog)
     assert found["step"] == pytest.approx(5e-3, rel=0.1)
-    assert found["first"] == pytest.approx(0.3, rel=0.15)
+    assert found["sequence"] == pytest.approx(2e-4, rel=0.15)
