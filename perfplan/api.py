@@ -33,6 +33,7 @@ from perfplan.units import parse
 if TYPE_CHECKING:
     from perfplan.export.served import Served
     from perfplan.overlap.serving_physics import ServedStep
+    from perfplan.placement.chunked import ChunkedLayer
     from perfplan.serving.diagnose import Diagnosis
     from perfplan.serving.fleets import Provisioned
     from perfplan.serving.plan import ServePlan
@@ -48,6 +49,7 @@ __all__ = [
     "provision_serve",
     "read_launch",
     "schedule_layer",
+    "schedule_moe",
     "schedule_offload",
     "schedule_pipeline",
     "simulate_serve",
@@ -485,6 +487,36 @@ def gap_serve(
     check(job.model, place)
     step = served_step(job, place, phase, batch, context)
     return step, Gap(step.time, step.compute, serving_physics(step), _seconds(measured))
+
+
+def schedule_moe(
+    model: str | Path,
+    *,
+    cluster: str,
+    layout: str,
+    batch: int,
+    seq_len: int,
+    chunks: Sequence[str] = ("1", "2", "4", "8"),
+    precision: str = "bf16",
+    framework: str = "",
+    routing_skew: float = 1.0,
+    catalog: Catalog | None = None,
+) -> ChunkedLayer:
+    """FSMoE's pipelined layer of a job: its times by number of chunks, and gradients in its idle windows.
+
+    batch: sequences of a micro-batch; seq_len: tokens of each.
+    """
+    from perfplan.placement.chunked import chunked_layer
+
+    if batch < 1 or seq_len < 2:
+        raise OutOfRange(f"batch {batch} and {seq_len} tokens: give at least 1 and 2")
+    if not all(word.isdigit() and 0 < int(word) <= 4096 for word in chunks):
+        raise OutOfRange(f"chunks {','.join(chunks)!r} are numbers of 1 to 4096; write 1,2,4,8")
+    at = replace(Layout.parse(layout), mbs=batch)
+    job = training_job(model, cluster=cluster, gpus=at.world, global_batch=batch * at.dp, seq_len=seq_len,
+                       precision=precision, framework=framework, routing_skew=routing_skew,
+                       catalog=catalog or Catalog())
+    return chunked_layer(job, at, [int(word) for word in chunks])
 
 
 def schedule_layer(

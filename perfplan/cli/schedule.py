@@ -180,6 +180,48 @@ def layer(
     Output(csv, json, save).emit(text, layer_rows(found), LAYER_COLUMNS, document)
 
 
+@app.command("moe")
+def moe(
+    model: options.Model,
+    cluster: options.Cluster,
+    layout: options.LayoutText,
+    batch: Annotated[
+        int, typer.Option("--batch", metavar="B", show_default=False, help="Sequences of a micro-batch.")
+    ],
+    seq_len: options.SeqLen,
+    chunks: Annotated[
+        str, typer.Option("--chunks", metavar="R,R,...", help="Numbers of chunks to try.")
+    ] = "1,2,4,8",
+    precision: options.Precision = "bf16",
+    framework: options.Framework = "",
+    routing_skew: options.Skew = 1.0,
+    settings: options.Settings = None,
+    catalog: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: options.Save = None,
+) -> None:
+    """Cut a mixture-of-experts layer into chunks (FSMoE): the best number, forward and backward, and its gradients."""
+    from perfplan.api import schedule_moe
+    from perfplan.catalog import Catalog
+    from perfplan.report import Output
+    from perfplan.report.chunked import CHUNKED_COLUMNS, chunked_document, chunked_rows, chunked_text
+
+    found = schedule_moe(
+        model,
+        cluster=cluster,
+        layout=layout,
+        batch=batch,
+        seq_len=seq_len,
+        chunks=options.words(chunks),
+        precision=precision,
+        framework=framework,
+        routing_skew=routing_skew,
+        catalog=Catalog(catalog or (), settings or ()),
+    )
+    Output(csv, json, save).emit(chunked_text(found), chunked_rows(found), CHUNKED_COLUMNS, chunked_document(found))
+
+
 @app.command("offload")
 def offload(
     model: options.Model,
