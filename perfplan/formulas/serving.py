@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfplan.formulas.core import ceil_div, formula, maximum, minimum
+from perfplan.formulas.core import ceil_div, formula, maximum, minimum, where
 
 __all__ = ["attended_tokens", "burst_wait", "cached_bytes", "cached_pages", "closed_rate", "decode_stall",
            "drafted_tokens", "kv_head_share", "latent_bytes", "linear_state_bytes", "mamba_state_bytes",
-           "page_tokens", "paged_cache", "pool_of_free", "pool_of_total", "queued_time", "touched_experts",
-           "turns_wait"]
+           "overload_wait", "overtaken", "page_tokens", "paged_cache", "pool_of_free", "pool_of_total", "queued_time",
+           "touched_experts", "turns_wait"]
 
 _KV = "definition: one key and one value per token, head and layer (serving_power_edge.md section 2)"
 
@@ -275,6 +275,39 @@ def queued_time(waiting: Any, rate: Any) -> Any:
     0.5
     """
     return waiting / rate
+
+
+@formula("W_over", "s", source="derived: request i comes after i/rate, is served after i services; mean over i")
+def overload_wait(requests: Any, service: Any, rate: Any) -> Any:
+    """Mean wait of finitely many requests that arrive faster than one server takes them, inf: all at once.
+
+    requests : in all [1]
+    service : time of one request [s]
+    rate : arrivals [1/s]
+
+    >>> overload_wait(100, 0.5, 4.0), overload_wait(100, 0.5, float("inf"))
+    (12.375, 24.75)
+    """
+    return (requests - 1) * maximum(service - 1 / rate, 0.0) / 2
+
+
+@formula("T_dec", "s", source="derived: x = w + busy * min(x, left) with `left` even over the span; mean over it")
+def overtaken(work: Any, busy: Any, span: Any) -> Any:
+    """Mean time of decodes of `work` that start evenly over `span`, while prompts take a share of the time until its
+    end.
+
+    A decode that ends within the span is stretched by 1 / (1 - busy); one that outlasts it meets the prompts that are
+    left, half of the span on average.
+
+    work : time of the decodes without prompts [s]
+    busy : share of the span that prompts take, at most 1 [1]
+    span : time until the last prompt is done, above 0 [s]
+
+    >>> overtaken(2.0, 0.5, 8.0), overtaken(30.0, 1.0, 10.0), overtaken(3.0, 0.0, 10.0)
+    (3.5, 35.0, 3.0)
+    """
+    stretched = minimum(work / maximum(1 - busy, 2**-40), span)
+    return where(stretched < span, stretched - busy * stretched**2 / (2 * span), work + busy * span / 2)
 
 
 @formula("N_acc", "1", source="Leviathan et al. 2023, equation 1: tokens of a verification, each draft accepted alike")

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from math import inf, isinf
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,6 +20,7 @@ from perfplan.catalog import Catalog
 from perfplan.catalog.specs import Cluster, Engine
 from perfplan.errors import Infeasible, MissingField, PerfplanError, Unsupported
 from perfplan.serving import estimate as price
+from perfplan.serving.finite import finite_test
 from perfplan.serving.formats import number_format
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout, check
@@ -109,13 +110,8 @@ def _loaded(job: ServingJob, layout: ServingLayout, run: Run, isl: int, osl: int
             return price.static_batch(job, layout, isl, osl, run.batch)
         case "concurrency" if run.batch:
             return price.steady(job, layout, isl, osl, float(run.batch))
-        case "qps" if run.qps is not None and not isinf(run.qps):
-            try:
-                return price.at_rate(job, layout, isl, osl, run.qps)
-            except Infeasible:  # a finite test queues what the deployment cannot take
-                return price.saturated(job, layout, isl, osl, REQUESTS)
         case "qps":
-            return price.saturated(job, layout, isl, osl, REQUESTS)
+            return finite_test(job, layout, isl, osl, REQUESTS, run.qps or inf)
         case "unknown" | "max":
             return price.saturated(job, layout, isl, osl)
     raise Unsupported(f"batch of kind {run.batch_kind or 'unknown'} without a number")
