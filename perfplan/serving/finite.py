@@ -19,6 +19,7 @@ from perfplan.serving.step import decode_step, network, whole
 __all__ = ["finite_test"]
 
 ROUNDS = 40  # of the search for the requests in flight
+INSTANT = 1e-9  # s, keeps divisions finite
 CROWDED = 0.95  # utilisation up to which a finite test has the mean wait of an endless one
 
 
@@ -52,7 +53,8 @@ def _run(job: ServingJob, layout: ServingLayout, isl: int, osl: int, requests: f
     prompt = prompt_time(job, net, layout, isl, 1.0, beside, context)
     if rate * whole(prompt) / layout.adp > 1:  # prompts queue, and share steps
         prompt = prompt_time(job, net, layout, isl, requests, beside, context)
-    alone, own = whole(prompt_time(job, net, layout, isl)), whole(prompt) / layout.adp
+    alone = whole(prompt_time(job, net, layout, isl))
+    own = max(whole(prompt) / layout.adp, INSTANT)  # beside decodes a short prompt may cost nothing
     arrivals = requests / rate if isfinite(rate) else 0.0
     prompts = max(arrivals, requests * own)  # s until the last prompt is done
     busy, slots = requests * own / prompts, capacity(job, layout, isl, osl) * layout.adp
