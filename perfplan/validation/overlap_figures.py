@@ -8,16 +8,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from perfplan.catalog import Catalog
+from perfplan.formulas.overlap import fused_collective_time
 from perfplan.overlap.blocks import Sharing
 from perfplan.overlap.orders import chunks_of, order
 from perfplan.overlap.pipeline import Passes, Run, run
 from perfplan.overlap.serving_window import serving_window
-from perfplan.overlap.techniques import scheduled
+from perfplan.overlap.techniques import TILES, scheduled
 from perfplan.serving.deploy import serving_job
 from perfplan.serving.layout import ServingLayout
 from perfplan.training.estimate import estimate
 from perfplan.training.job import Job
+from perfplan.training.layers import op_times
 from perfplan.training.layout import Layout
+from perfplan.training.network import Group, Network
+from perfplan.training.ops import Gemm
 from perfplan.units import parse
 from perfplan.validation.techniques import apply
 
@@ -92,6 +96,23 @@ def _floor(row: Mapping[str, Any], peak: float) -> float:
     return float(2 * 8192 * row["top_k"] * 8192 * 8192 / 8 / peak)
 
 
+def _fused(catalog: Catalog, inputs: Mapping[str, Any]) -> float:
+    """Time of experts' first product (M = N = K = 8192 over eight ranks) fused with the gather of its tokens [s]."""
+    cluster, width = catalog.cluster(inputs["cluster"]), 8192.0
+    job = Job(catalog.model(inputs["model"]), cluster, 8, 8, 1024, catalog.recipe(inputs["precision"]),
+              catalog.framework(inputs["framework"]))
+    ep = int(inputs["ep"])
+    rows, inner = width * inputs["top_k"] / ep, width * ep / 8
+    product = Gemm("expert up", "moe", rows, inner, width, "grouped_gemm", inputs["experts"] / ep)
+    gather = Network(cluster, 8).path(Group(8, 1)).all_gather(2 * width * width)
+    return float(fused_collective_time(op_times(job, product)[0], gather, TILES))
+
+
+def _possible(catalog: Catalog, inputs: Mapping[str, Any]) -> float:
+    """How many measured rows [ms] take at least as long as the ideal fusion does on a cluster."""
+    return float(sum(_fused(catalog, {**inputs, **row}) <= row["fused"] / 1e3 for row in inputs["rows"]))
+
+
 def overlap_prices(catalog: Catalog) -> Prices:
     """The quantities of this module by name, over one catalog."""
     named: dict[str, Callable[[Catalog, Mapping[str, Any]], float]] = {
@@ -101,5 +122,7 @@ def overlap_prices(catalog: Catalog) -> Prices:
         "ablation_order": _ablation,
         "overlap_inside": _inside,
         "fused_order": _ordered,
+        "fused_time": _fused,
+        "fused_possible": _possible,
     }
     return {name: partial(price, catalog) for name, price in named.items()}
