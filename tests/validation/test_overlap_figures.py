@@ -8,7 +8,8 @@ from perfplan.validation.runs import reproduce_published
 
 @pytest.mark.parametrize("name", ["megascale", "nanoflow", "comet", "pipeline-schedules", "ladder-residual"])
 def test_orders_and_inequalities_hold(name):
-    quantities = ("ablation_order", "overlap_inside", "fused_order", "fused_time", "fused_possible", "simulated_bubble", "ladder_speedup")
+    quantities = ("ablation_order", "overlap_inside", "fused_order", "fused_time", "fused_possible",
+                  "simulated_bubble", "ladder_speedup")
     checks = [c for c in reproduce_published(name, catalog=Catalog()) if c.quantity in quantities]
     assert checks and all(c.passed for c in checks)
 
