@@ -32,6 +32,11 @@ def diagnose(
     engine: serving.Engine = "vllm",
     weights: serving.Weights = "",
     kv: serving.Kv = "",
+    per_user: Annotated[
+        str,
+        typer.Option("--per-user", metavar="'R tok/s'", show_default=False,
+                     help="What one user saw of it: gives the requests in flight by Little's law alone."),
+    ] = "",
     expected: Annotated[
         str, typer.Option("--expected", metavar="'R tok/s'", show_default=False, help="What was hoped for.")
     ] = "",
@@ -69,6 +74,7 @@ def diagnose(
         engine=engine,
         weights=weights,
         kv=kv,
+        per_user=per_user,
         expected=expected,
         peak=peak,
         kv_per_token=kv_per_token,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from perfplan.catalog.parameters import parameters
 from perfplan.errors import BadQuantity, Infeasible, OutOfRange
 from perfplan.formulas.core import minimum
+from perfplan.formulas.queueing import in_flight
 from perfplan.formulas.serving_bounds import throughput_bound
 from perfplan.serving.estimate import Steady, capacity, steady
 from perfplan.serving.job import ServingJob
@@ -31,6 +32,9 @@ __all__ = ["Cause", "Diagnosis", "diagnose", "kv_mistake", "rate_measured"]
 
 CLOSE = 0.3
 """Relative difference below which a measurement is as estimated: what closed forms of serving err by."""
+_FULL = 0.8  # of the requests offered: fewer in flight are too few
+_SLOW_HOST = 5.0  # times the usual host time that a slow or busy CPU is believed to take
+_CLOSER = 0.05  # by how much, in logarithms, a cause has to come nearer to the measurement than the estimate does
 _HOST, _WIRES = 0.35, 0.3
 """Shares of a decode step from which the host, or the all-reduces, are named as what binds."""
 
@@ -130,10 +134,19 @@ def _in_flight(
 
 
 def _siblings(job: ServingJob, catalog: Catalog) -> Iterator[str]:
-    """Accelerators of one name in another form: h100-pcie of h100-sxm."""
+    """Accelerators of one name in another form: h100-pcie of h100-sxm, rtx-3090-ti of rtx-3090."""
     own = job.cluster.accelerator.id
-    stem = own.split("-")[0]
-    yield from (name for name in catalog.ids("accelerator") if name.split("-")[0] == stem and name != own)
+    yield from (name for name in catalog.ids("accelerator") if _stem(name) == _stem(own) and name != own)
+
+
+def _stem(name: str) -> str:
+    """The name up to its first number.
+
+    >>> _stem("h100-sxm"), _stem("rtx-3090-ti")
+    ('h100', 'rtx-3090')
+    """
+    found = re.match(r"[a-z-]*[a-z0-9]*\d[a-z0-9]*", name)
+    return found[0] if found else name
 
 
 def _on_sibling(
@@ -165,22 +178,25 @@ def _shares(found: Steady) -> dict[str, float]:
     return {name: float(time) / step for name, time in found.decode.items()}
 
 
-def _bound_by(job: ServingJob, found: Steady, estimate: float) -> Iterator[Cause]:
+def _bound_by(job: ServingJob, found: Steady, estimate: float, measured: float) -> Iterator[Cause]:
     shares = _shares(found)
-    if shares.get("host", 0.0) > _HOST:
-        slower = estimate / (1 + shares["host"])
+    if (host := shares.get("host", 0.0)) > _HOST:
+        times = 1 + (estimate / measured - 1) / host
+        fits = 1 < times <= _SLOW_HOST
+        slower = measured if fits else estimate / (1 + host)
         yield Cause(
             "host-bound decode",
             slower,
-            f"the host takes {100 * shares['host']:.0f} % of a decode step; twice the host time would give"
-            f" {slower:.0f} tok/s: are graphs captured, is scheduling asynchronous, is the CPU free?",
+            f"the host takes {100 * host:.0f} % of a decode step; {f'{times:.2g}' if fits else 'twice'}"
+            f" {'times ' if fits else ''}its usual time would give {slower:.0f} tok/s: are graphs captured, is"
+            " scheduling asynchronous, is the CPU free?",
         )
     if shares.get("tp", 0.0) > _WIRES:
         yield Cause(
             "all-reduces over a slow link",
-            estimate * (1 - shares["tp"]),
-            f"all-reduces take {100 * shares['tp']:.0f} % of a decode step over {job.cluster.levels[0].name}: use"
-            " pipeline stages or replicas instead of tensor parallelism",
+            estimate / (1 - shares["tp"]),
+            f"all-reduces take {100 * shares['tp']:.0f} % of a decode step over {job.cluster.levels[0].name}; without"
+            " them the decode steps would give this: use pipeline stages or replicas instead of tensor parallelism",
         )
 
 
@@ -199,7 +215,7 @@ def _causes(
 ) -> Iterator[Cause]:
     held = room * layout.adp * layout.dp
     offered = float(concurrency) if concurrency else held
-    if flying is not None and measured < estimate:
+    if flying is not None and measured * (1 + CLOSE) < estimate and flying < _FULL * min(offered, held):
         yield Cause(
             "too few requests in flight",
             measured,
@@ -214,7 +230,7 @@ def _causes(
             f"the cache holds {held:.0f} of the {concurrency} requests; the others wait (narrower cache, more"
             " memory or shorter contexts)",
         )
-    yield from _bound_by(job, found, estimate)
+    yield from _bound_by(job, found, estimate, measured)
     yield from _on_sibling(job, catalog, layout, isl, osl, float(concurrency) if concurrency else None)
     if isl:
         both = estimate * (isl + osl) / osl
@@ -224,16 +240,21 @@ def _causes(
         yield Cause("number of one accelerator", one, f"the estimate is {one:.0f} tok/s per accelerator")
 
 
-def _ranked(causes: Sequence[Cause], measured: float, starved: bool) -> tuple[Cause, ...]:
-    """Nearest to the measured number first; that few were in flight fits any number and comes first only where the
-    gap to the estimate is wide and no other cause fits it closely."""
+_FACTS = ("batch capped by the cache", "host-bound decode", "all-reduces over a slow link")
+"""Causes that the estimate has in it: they hold whatever was measured."""
+
+
+def _ranked(causes: Sequence[Cause], measured: float, estimate: float) -> tuple[Cause, ...]:
+    """Nearest to the measured number first, without those that explain it no better than the estimate; that few were
+    in flight fits any number and comes first only where no other cause fits it closely."""
 
     def distance(cause: Cause) -> float:
         if cause.name == "too few requests in flight":
-            return 0.1 if starved else 10.0
+            return 0.1
         return abs(math.log(measured / cause.tokens_per_s)) if cause.tokens_per_s else 10.0
 
-    return tuple(sorted(causes, key=distance))
+    nearer = abs(math.log(measured / estimate)) - _CLOSER
+    return tuple(sorted((c for c in causes if c.name in _FACTS or distance(c) < nearer), key=distance))
 
 
 def diagnose(
@@ -248,8 +269,10 @@ def diagnose(
     expected: str = "",
     peak: str = "",
     kv: str = "",
+    per_user: str = "",
 ) -> Diagnosis:
-    """Explain a measured throughput. expected: what was hoped for; peak: the FLOP/s that was reckoned with; kv:
+    """Explain a measured throughput. per_user: what one user saw of it, which with it gives the requests in flight by
+    Little's law alone; expected: what was hoped for; peak: the FLOP/s that was reckoned with; kv:
     bytes of cache per token that were reckoned with."""
     check(job.model, layout)
     check_context(job, isl + osl)
@@ -262,8 +285,9 @@ def diagnose(
     rate = rate_measured(measured, layout.world, concurrency)
     bound, words = _bound(job, layout, isl, osl, room, float(concurrency) if concurrency else None)
     flying = _in_flight(job, layout, isl, osl, rate, room)
+    if per_user:
+        flying = float(in_flight(rate / osl, osl / rate_measured(per_user, 1, None)))
     causes = list(_causes(job, catalog, layout, isl, osl, concurrency, rate, found, estimate, room, flying))
-    starved = rate < estimate / (1 + CLOSE)
     told = _told(job, layout, bound, estimate, expected, peak, kv, causes, isl, osl, concurrency)
     return Diagnosis(
         job,
@@ -278,7 +302,7 @@ def diagnose(
         flying,
         room,
         found,
-        (*told, *_ranked(causes, rate, starved)),
+        (*told, *_ranked(causes, rate, estimate)),
     )
 
 

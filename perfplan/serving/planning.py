@@ -134,6 +134,7 @@ def diagnose_by_name(
     expected: str = "",
     peak: str = "",
     kv_per_token: str = "",
+    per_user: str = "",
 ) -> Diagnosis:
     """A measured throughput explained, by names. layout: the fewest accelerators that fit unless given."""
     from perfplan.serving.diagnose import diagnose
@@ -151,5 +152,6 @@ def diagnose_by_name(
             )
         chosen = fits(job, least, isl + osl)[0].layout
     return diagnose(
-        job, chosen, isl, osl, measured, catalog, concurrency=concurrency, expected=expected, peak=peak, kv=kv_per_token
+        job, chosen, isl, osl, measured, catalog, concurrency=concurrency, expected=expected, peak=peak,
+        kv=kv_per_token, per_user=per_user
     )

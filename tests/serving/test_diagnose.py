@@ -26,7 +26,7 @@ def test_a_number_of_the_sxm_card_hoped_for_on_a_pcie_card():
     """TensorRT-LLM#6294: 7,100 measured, 27,688 published."""
     found = diagnosed(expected="27688 tok/s")
     assert names(found)[0] == "number of another form of the chip" and "h100-sxm" in found.causes[0].words
-    assert names(found)[1] == "too few requests in flight"
+    assert names(found)[1:] == ["too few requests in flight"], "faster cards explain no number below the estimate"
     assert found.measured < found.estimate < found.bound
 
 
@@ -56,6 +56,10 @@ def test_a_batch_that_the_cache_caps():
         measured="2000 tok/s",
     )
     assert "batch capped by the cache" in names(found)
+    capped = diagnosed("llama-3.1-70b", cluster="dgx-h100", weights="bf16", layout="tp4", isl=4000, osl=500,
+                       concurrency=2000, measured=f"{found.estimate:.0f} tok/s")
+    assert capped.as_expected and capped.steady.binding == "cache memory"
+    assert names(capped) == ["batch capped by the cache"], "it holds whatever was measured"
 
 
 def test_prompts_counted_too_and_one_accelerator():
@@ -77,7 +81,34 @@ def test_decode_bound_by_the_host():
     found = diagnosed(
         "qwen3-0.6b", cluster="dgx-h100", weights="bf16", engine="vllm", concurrency=1, measured="100 tok/s"
     )
-    assert "host-bound decode" in names(found)
+    assert names(found)[0] == "host-bound decode", "one request cannot be too few of one offered"
+    assert "times its usual time would give 100 tok/s" in found.causes[0].words
+    fine = diagnosed("llama-3.1-70b", cluster="dgx-h100", weights="bf16", layout="tp4", measured="100 tok/s")
+    assert "host-bound decode" not in names(fine)
+
+
+def test_the_number_of_a_pcie_card_taken_for_the_sxm_card():
+    job = serving_job("llama-3.1-8b", "h100-pcie", CATALOG, engine="trtllm", weights="fp8")
+    given = float(steady(job, ServingLayout(), 1000, 1000, 64.0).tokens_per_s)
+    found = diagnosed(cluster="dgx-h100", layout="tp1", isl=1000, osl=1000, concurrency=64,
+                      measured=f"{given:.1f} tok/s")
+    assert names(found)[0] == "another form of the chip" and found.causes[0].words.startswith("h100-pcie")
+
+
+def test_requests_in_flight_from_what_a_user_saw():
+    """aiconfigurator#1396: 192.44 tokens/s/GPU at 44.59 per user leave 35 in flight of 384."""
+    found = diagnosed("deepseek-v3", cluster="dgx-b200", layout="tp8 ep8", weights="nvfp4", isl=8192, osl=1024,
+                      concurrency=384, measured="192.44 tok/s/gpu", per_user="44.59 tok/s")
+    assert round(found.in_flight) == 35
+    assert names(found)[0] == "too few requests in flight" and "35 requests were in flight" in found.causes[0].words
+
+
+def test_all_reduces_over_pcie():
+    found = diagnosed("llama-3.1-70b", cluster="rtx-4090", weights="awq", engine="vllm", layout="tp4", isl=500, osl=200,
+                      concurrency=16, measured="150 tok/s")
+    cause = next(cause for cause in found.causes if cause.name == "all-reduces over a slow link")
+    assert cause.tokens_per_s > found.estimate and "over pcie" in cause.words
+    assert not any("rtx-3070" in cause.words for cause in found.causes), "another card, not another form"
 
 
 @pytest.mark.parametrize(
