@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from perfplan.formulas.core import minimum
 from perfplan.formulas.serving_bounds import exposed_kv_transfer
 from perfplan.serving.curves import Curve
 from perfplan.serving.layout import ServingLayout
@@ -175,10 +176,10 @@ def link_bandwidth(curve: Curve, gpus: int) -> float:
     return float(level.bandwidth * level.efficiency[0][1] / level.oversubscription)
 
 
-def transfer_time(curve: Curve, receivers: int, gpus: int, size: np.ndarray) -> np.ndarray:
+def transfer_time(curve: Curve, receivers: Any, gpus: int, size: np.ndarray) -> np.ndarray:
     """Part of the cache's way from a prefill to a decode instance that outlasts the prefill, by length [s]; size: of
     the cache of a prompt over all ranks [B]."""
-    bandwidth = link_bandwidth(curve, gpus) * min(curve.gpus, receivers)
+    bandwidth = link_bandwidth(curve, gpus) * minimum(curve.gpus, receivers)
     exposed: np.ndarray = exposed_kv_transfer(size, len(curve.job.model.layers), bandwidth, curve.prompts)
     return exposed
 
@@ -197,32 +198,25 @@ class _Side:
 def _prefill_rates(
     curve: Curve,
     gpus: int,
-    receivers: int,
+    receivers: np.ndarray,
     limits: Limits,
     traffic: Traffic,
     sizes: np.ndarray,
 ) -> np.ndarray:
-    """Goodput of a prefill pool of 1, 2 ... instances [1/s]."""
+    """Goodput of a prefill pool of 1, 2 ... instances, one row for each size of the instances that receive [1/s]."""
     import numpy
 
     plain = curve.prefill_service()
-    service = Service(plain.times + transfer_time(curve, receivers, gpus, sizes), plain.weights, plain.busy)
+    sent = transfer_time(curve, receivers[:, None, None, None], gpus, sizes)
+    service = Service(plain.times + sent, plain.weights, plain.busy)
     servers = numpy.arange(1, gpus // curve.gpus + 1)[:, None] * curve.layout.adp
     rates = numpy.linspace(0.04, 0.995, LOADS) * servers / service.mean
     met = attained(service, rates, limits.ttft, servers, traffic.arrivals if traffic.rate else 1.0)
-    best: np.ndarray = (rates * (met >= limits.share)).max(axis=1)
+    best: np.ndarray = (rates * (met >= limits.share)).max(axis=-1)
     return best
 
 
-def _prefills(
-    found: Sequence[Curve],
-    whole: int,
-    receivers: int,
-    limits: Limits,
-    traffic: Traffic,
-    sizes: np.ndarray,
-    seen: dict[tuple[int, int], np.ndarray],
-) -> _Side:
+def _prefills(found: Sequence[Curve], whole: int, receivers: int, rates: Sequence[np.ndarray]) -> _Side:
     import numpy
 
     index: list[int] = []
@@ -230,12 +224,9 @@ def _prefills(
     rate: list[float] = []
     for i, curve in enumerate(found):
         counts = numpy.arange(1, (whole - receivers) // curve.gpus + 1)
-        key = i, min(curve.gpus, receivers)
-        if key not in seen:
-            seen[key] = _prefill_rates(curve, whole, key[1], limits, traffic, sizes)
         index += [i] * len(counts)
         count += list(counts)
-        rate += list(seen[key][: len(counts)])
+        rate += list(rates[i][: len(counts)])
     columns = numpy.array(index, int), numpy.array(count, int)
     used = columns[1] * numpy.array([found[i].gpus for i in index], int)
     return _Side(list(found), *columns, used, numpy.array(rate))
@@ -281,14 +272,17 @@ def disaggregated(
     lengths: np.ndarray,
 ) -> tuple[list[Candidate], int]:
     """The best pairs of pools on up to `gpus` accelerators, and how many pairs there are."""
+    import numpy
+
     kept: list[Candidate] = []
     pairs = 0
     for kv in sorted({curve.job.kv for curve in found}):
         same = [curve for curve in found if curve.job.kv == kv and curve.gpus < gpus]
-        seen: dict[tuple[int, int], np.ndarray] = {}
         sizes = sequence_cache(same[0].job, ServingLayout(), lengths) if same else lengths
-        for receivers in sorted({curve.gpus for curve in same}):
-            prefill = _prefills(same, gpus, receivers, limits, traffic, sizes, seen)
+        pools = numpy.unique([curve.gpus for curve in same])
+        rates = [_prefill_rates(curve, gpus, pools[pools <= curve.gpus], limits, traffic, sizes) for curve in same]
+        for place, receivers in enumerate(pools.tolist()):
+            prefill = _prefills(same, gpus, receivers, [rows[min(place, len(rows) - 1)] for rows in rates])
             decode = _decodes([curve for curve in same if curve.gpus == receivers], gpus - 1, limits)
             chosen, counted = _pairs(prefill, decode, gpus, limits, traffic, sizes)
             kept += chosen
@@ -372,11 +366,13 @@ def moved(
     lengths: np.ndarray,
 ) -> float:
     """Goodput of a deployment whose curves have changed, with another workload perhaps [1/s]."""
+    import numpy
+
     if one.kind == "aggregated":
         return _mixed(decode, one.decodes * decode.gpus, limits, traffic)[-1].goodput
     sizes = sequence_cache(prefill.job, ServingLayout(), lengths)
-    receivers = min(prefill.gpus, decode.gpus)
-    first = _prefill_rates(prefill, max(gpus, one.prefills * prefill.gpus), receivers, limits, traffic, sizes)
+    pool, receivers = max(gpus, one.prefills * prefill.gpus), numpy.array([decode.gpus])
+    first = _prefill_rates(prefill, pool, receivers, limits, traffic, sizes)[0]
     smooth = decode.decode_tpot_percentile(limits.share) <= limits.tpot
     second = float(decode.decode_rate()[smooth].max()) if smooth.any() else 0.0
     return min(float(first[one.prefills - 1]), one.decodes * second)
