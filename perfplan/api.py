@@ -11,33 +11,28 @@ from perfplan.calibration.bands import Bands
 from perfplan.catalog import Catalog
 from perfplan.catalog.specs import Moe
 from perfplan.errors import OutOfRange, SpecError, offer
-from perfplan.export.flags import LaunchFlags
-from perfplan.export.flags import launch_flags as flags_of
-from perfplan.export.launched import Launched, launched
-from perfplan.overlap.blocks import Sharing
-from perfplan.overlap.offload import Host, Offload
-from perfplan.overlap.offload import schedule_offload as _schedule_offload
-from perfplan.overlap.physics import Gap, gap
-from perfplan.overlap.scheduled import ScheduledLayer
-from perfplan.overlap.scheduled import schedule_layer as _schedule_layer
-from perfplan.overlap.scheduled import schedule_pipeline as _schedule_pipeline
-from perfplan.overlap.stages import ScheduledPipeline
 from perfplan.training.estimate import Estimate, estimate
 from perfplan.training.job import Job
 from perfplan.training.layout import Layout
 from perfplan.training.plan import Plan, banded, gpu_counts, plan
-from perfplan.training.power import CAPPED, capped
-from perfplan.training.why import Answer, why
 from perfplan.units import parse
 
 if TYPE_CHECKING:
+    from perfplan.export.flags import LaunchFlags
+    from perfplan.export.launched import Launched
     from perfplan.export.served import Served
+    from perfplan.overlap.blocks import Sharing
+    from perfplan.overlap.offload import Offload
+    from perfplan.overlap.physics import Gap
+    from perfplan.overlap.scheduled import ScheduledLayer
     from perfplan.overlap.serving_physics import ServedStep
+    from perfplan.overlap.stages import ScheduledPipeline
     from perfplan.placement.chunked import ChunkedLayer
     from perfplan.serving.diagnose import Diagnosis
     from perfplan.serving.fleets import Provisioned
     from perfplan.serving.plan import ServePlan
     from perfplan.serving.replay import Replayed
+    from perfplan.training.why import Answer
 
 __all__ = [
     "diagnose_serve",
@@ -69,6 +64,8 @@ def read_launch(
     """A user's own launch line, such as `("megatron-lm", "torchrun ... pretrain_gpt.py --num-layers 32 ...")`, for the
     `launch` of `estimate_train`, `why_train` and `training_job`. model: entry that it must agree with, "" = from the
     flags; gpus: accelerators, where the line does not start them."""
+    from perfplan.export.launched import launched
+
     return launched(catalog or Catalog(), framework, line, model=str(model), gpus=gpus)
 
 
@@ -77,6 +74,8 @@ def launch_flags(
 ) -> LaunchFlags:
     """The flags with which a framework (megatron-lm, megatron-bridge, torchtitan, deepspeed) runs a layout, or the best
     one of a plan; `text` is what is pasted, `unmapped` what the framework has no flag for."""
+    from perfplan.export.flags import launch_flags as flags_of
+
     e = found.best if isinstance(found, Plan) else found
     return flags_of(catalog or Catalog(), framework, e.job, e.layout)
 
@@ -137,6 +136,8 @@ def training_job(
     of each accelerator, such as "500 W" ("" = none); routing: a file of
     routing, or `synthetic`, that gives the skew; launch: a launch line, which says what the others leave out.
     """
+    from perfplan.training.power import CAPPED, capped
+
     catalog = catalog or Catalog()
     if launch is None and not str(model):
         raise SpecError("no model is named; give a catalog id, the path of a config.json, or a launch line")
@@ -359,25 +360,21 @@ def why_train(
     **job: Any,
 ) -> Answer:
     """Whether a layout is in the searched space, why it was rejected, how far behind the best and in which parts."""
+    from perfplan.training.why import why
+
     catalog, bands = _loaded(catalog)
     parsed = _layout(layout, launch)
     return why(training_job(model, catalog=catalog, launch=launch, **job), parsed, bands, fix=fix, forbid=forbid)
 
 
 def schedule_pipeline(
-    model: str | Path,
-    *,
-    cluster: str,
-    layout: str,
-    compare: Sequence[str] = (),
-    balance: bool = False,
-    catalog: Catalog | None = None,
-    **job: object,
+    model: str | Path, *, cluster: str, layout: str, compare: Sequence[str] = (), balance: bool = False, **job: Any
 ) -> ScheduledPipeline:
     """Pipeline schedules by name (all unless given) on the stages of one layout, or on balanced ones."""
+    from perfplan.overlap.scheduled import schedule_pipeline as scheduled
+
     parsed = Layout.parse(layout)
-    made = training_job(model, cluster=cluster, gpus=parsed.world, catalog=catalog, **job)  # type: ignore[arg-type]
-    return _schedule_pipeline(made, parsed, compare, balance)
+    return scheduled(training_job(model, cluster=cluster, gpus=parsed.world, **job), parsed, compare, balance)
 
 
 def schedule_offload(
@@ -388,19 +385,21 @@ def schedule_offload(
     subgroup: str = "10M",
     host_memory: str = "",
     nvme: str = "",
-    catalog: Catalog | None = None,
-    **job: object,
+    **job: Any,
 ) -> Offload:
     """Where the optimizer state of a layout lies and what updates it: named ways, and the best by MILP.
 
     subgroup: parameters updated at one time; host_memory: of the host for one accelerator's state, without limit unless
     given; nvme: bandwidth of an accelerator's disk in each direction, none unless given.
     """
+    from perfplan.overlap.offload import Host
+    from perfplan.overlap.offload import schedule_offload as scheduled
+
     parsed = Layout.parse(layout)
-    made = training_job(model, cluster=cluster, gpus=parsed.world, catalog=catalog, **job)  # type: ignore[arg-type]
+    made = training_job(model, cluster=cluster, gpus=parsed.world, **job)
     disk = parse(nvme, "B/s") if nvme else 0.0
     host = Host(parse(host_memory, "B"), disk) if host_memory else Host(disk=disk)
-    return _schedule_offload(made, parsed, host, parse(subgroup, "tokens"))
+    return scheduled(made, parsed, host, parse(subgroup, "tokens"))
 
 
 def plan_serve(
@@ -458,6 +457,8 @@ def gap_train(
     model: str | Path, *, cluster: str, layout: str, measured: float | str | None = None, **job: Any
 ) -> tuple[Estimate, Gap]:
     """A step of one layout, and its split into physics, layout, schedule and, with a measured step, the unexplained."""
+    from perfplan.overlap.physics import gap
+
     found = estimate_train(model, cluster=cluster, layout=layout, **job)
     return found, gap(found, _seconds(measured))
 
@@ -477,6 +478,7 @@ def gap_serve(
     """A decode or prefill step of one replica, and its split like `gap_train`'s. batch: sequences of the replica;
     context: tokens cached by each, or of a prompt; formats: engine, weights, kv."""
     from perfplan.catalog.check import refuse_unused
+    from perfplan.overlap.physics import Gap
     from perfplan.overlap.serving_physics import served_step, serving_physics
     from perfplan.serving.deploy import serving_job
     from perfplan.serving.layout import ServingLayout, check
@@ -542,6 +544,9 @@ def schedule_layer(
     phase: decode or prefill (batch: sequences of the replica, context: tokens cached, or of a prompt), or train (batch:
     micro-batch, context: sequence length); time_limit: for the MILP of the best order [s].
     """
+    from perfplan.overlap.blocks import Sharing
+    from perfplan.overlap.scheduled import schedule_layer as scheduled
+
     if phase not in ("decode", "prefill", "train"):
         raise OutOfRange(f"phase {phase!r} is unknown{offer(phase, ('decode', 'prefill', 'train'))}")
     if batch < 1 or context < 1:
@@ -553,7 +558,7 @@ def schedule_layer(
         at = replace(Layout.parse(layout), mbs=batch)
         job = training_job(model, cluster=cluster, gpus=at.world, global_batch=batch * at.dp, seq_len=context,
                            precision=precision, framework=framework, catalog=catalog)
-        return _schedule_layer(training_window(job, at, shares), shares, technique, time_limit)
+        return scheduled(training_window(job, at, shares), shares, technique, time_limit)
     from perfplan.catalog.check import refuse_unused
     from perfplan.overlap.serving_window import serving_window
     from perfplan.serving.deploy import serving_job
@@ -564,7 +569,7 @@ def schedule_layer(
     )
     refuse_unused(catalog)
     check(served.model, place)
-    return _schedule_layer(serving_window(served, place, phase, batch, context, shares), shares, technique, time_limit)
+    return scheduled(serving_window(served, place, phase, batch, context, shares), shares, technique, time_limit)
 
 
 def provision_serve(

@@ -99,13 +99,13 @@ Peaks = Annotated[dict[str, float], BeforeValidator(_peaks), WithJsonSchema(
 
 
 class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     id: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", description="defaults to the file name")
     notes: tuple[str, ...] = ()
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class KernelFile(_Part):

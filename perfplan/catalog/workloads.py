@@ -49,7 +49,7 @@ class Lengths:
         """Mean of the length to that power."""
         return float((self.weights * self.values**power).sum())
 
-    @property
+    @cached_property
     def mean(self) -> float:
         """Mean length [tokens]."""
         return self.moment(1)
@@ -59,7 +59,7 @@ class Lengths:
         """Standard deviation [tokens]."""
         return math.sqrt(max(self.moment(2) - self.mean**2, 0.0))
 
-    @property
+    @cached_property
     def longest(self) -> int:
         """Longest length [tokens]."""
         return int(math.ceil(float(self.values[-1])))

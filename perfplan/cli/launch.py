@@ -28,23 +28,29 @@ class Shown:
     @property
     def text(self) -> str:
         """What a report for people ends in."""
+        if not self.flags:
+            return ""
         from perfplan.report.launch import flags_text
 
         return "".join(f"\n\n{flags_text(each)}" for each in self.flags)
 
     def document(self, read: Launched | Served | None = None) -> dict[str, Any]:
         """What a document for machines has besides: flags written, and a line read."""
+        if not self.flags:
+            return line_document(read)
         from perfplan.report.launch import flags_document
 
         found = [flags_document(each) for each in self.flags]
-        return ({"launch": found if len(found) > 1 else found[0]} if found else {}) | line_document(read)
+        return {"launch": found if len(found) > 1 else found[0]} | line_document(read)
 
 
 def line_document(read: Launched | Served | None) -> dict[str, Any]:
     """What a document for machines says of a launch line that was read."""
+    if not read:
+        return {}
     from perfplan.report.launch import read_document
 
-    return {"launch_line": read_document(read)} if read else {}
+    return {"launch_line": read_document(read)}
 
 
 def known_framework(framework: str, catalog: Catalog, phase: str = "training") -> None:

@@ -85,6 +85,7 @@ def train(
     from perfplan.catalog import Catalog
     from perfplan.cli.launch import flags_for, known_framework
     from perfplan.report import Output, Progress
+    from perfplan.report.auto import known_schedule, rescheduled
     from perfplan.report.plan import (
         FRONT_COLUMNS,
         front_rows,
@@ -94,7 +95,6 @@ def train(
         plan_rows,
         plan_text,
     )
-    from perfplan.report.views import known_schedule, rescheduled
 
     output, entries = Output(csv, json, save), Catalog(catalog or (), settings or ())
     known_framework(launch, entries)

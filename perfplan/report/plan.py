@@ -151,9 +151,11 @@ def _searched(plan: Plan) -> str:
 
 def front_rows(plan: Plan) -> list[Row]:
     """The Pareto front: no layout is at least as good in step time, memory and accelerators and better in one."""
-    renamed = {"step_time_s": "step_time", "memory_bytes": "memory"}
-    frame = plan.front().rename(columns=renamed).sort_values(["gpus", "step_time"])
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+    rows = [
+        {"gpus": row["gpus"], "layout": row["layout"], "step_time": row["step_time_s"], "memory": row["memory_bytes"]}
+        for row in plan.front_rows()
+    ]
+    return sorted(rows, key=lambda row: (row["gpus"], row["step_time"]))
 
 
 def front_text(plan: Plan) -> str:
@@ -233,7 +235,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         },
         "certificate": {"kind": "exhaustive", "searched": searched},
         "elasticities": dict(plan.sensitivities),
-        "front": plan.front().to_dict("records"),
+        "front": plan.front_rows(),
         "run": run
         and {
             "tokens": run.tokens,

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from perfplan.errors import OutOfRange, offer
-from perfplan.overlap.auto import reschedule
 from perfplan.overlap.scheduled import ScheduledLayer
 from perfplan.overlap.stages import ScheduledPipeline
 from perfplan.overlap.timeline import Timeline
@@ -18,8 +16,6 @@ from perfplan.report.files import write_all
 from perfplan.report.gantt import gantt, svg
 from perfplan.report.schedule import (
     against_text,
-    auto_document,
-    auto_text,
     difference_text,
     layer_document,
     layer_text,
@@ -27,16 +23,12 @@ from perfplan.report.schedule import (
     pipeline_document,
     pipeline_text,
 )
-from perfplan.training.estimate import Estimate
 
 __all__ = [
-    "Extra",
-    "known_schedule",
     "layer_view",
     "pair",
     "pipeline_files",
     "pipeline_view",
-    "rescheduled",
     "write_timelines",
 ]
 
@@ -69,29 +61,6 @@ def layer_view(found: ScheduledLayer, drawn: bool, diff: Sequence[str], against:
         parts.append(against_text(plan, measured, rows, windows))
         document["against"] = [{f"{k}_s" if k != "kind" else k: v for k, v in row.items()} for row in rows]
     return "\n\n".join(parts), document
-
-
-@dataclass(frozen=True)
-class Extra:
-    """What an option adds to a report: text behind it, fields of its document."""
-
-    text: str
-    document: dict[str, Any]
-
-
-def known_schedule(word: str) -> bool:
-    """Whether `--schedule` asks for other schedules; an error if it says neither own nor auto."""
-    if word not in ("own", "auto"):
-        raise OutOfRange(f"--schedule {word!r} is unknown{offer(word, ('own', 'auto'))}")
-    return word == "auto"
-
-
-def rescheduled(estimates: Sequence[Estimate], wanted: bool) -> Extra:
-    """What `plan train --schedule auto` adds to a plan with these layouts."""
-    if not wanted:
-        return Extra("", {})
-    auto = reschedule(estimates)
-    return Extra(f"\n\n{auto_text(auto)}", {"schedule": auto_document(auto)})
 
 
 def pair(timelines: Sequence[Timeline], names: Sequence[str]) -> tuple[Timeline, Timeline]:

@@ -145,14 +145,16 @@ class Plan:
         """Pareto front of step time, memory and accelerators."""
         import pandas as pd
 
+        return pd.DataFrame(self.front_rows())
+
+    def front_rows(self) -> list[dict[str, Any]]:
+        """The rows of `front`."""
         points = [(gpus, p) for gpus, _, found in self.searches for p in found.front]
-        return pd.DataFrame(
-            [
-                {"gpus": p.layout.world, "layout": str(p.layout), "step_time_s": p.step_time, "memory_bytes": p.memory}
-                for gpus, p in points
-                if not any(_dominates((n, q), (gpus, p)) for n, q in points)
-            ]
-        )
+        return [
+            {"gpus": p.layout.world, "layout": str(p.layout), "step_time_s": p.step_time, "memory_bytes": p.memory}
+            for gpus, p in points
+            if not any(_dominates((n, q), (gpus, p)) for n, q in points)
+        ]
 
 
 def _dominates(one: Any, other: Any) -> bool:
