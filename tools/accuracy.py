@@ -28,6 +28,7 @@ from perfplan.validation.left_out_kernels import left_out_experts, left_out_kern
 from perfplan.validation.rows import read_rows
 from perfplan.validation.runs import validate_training
 from perfplan.validation.score import Outcome, Score, score
+from perfplan.validation.overlap_flags import flag_scores
 from perfplan.validation.serving import ServingValidation, validate_latency, validate_serving
 from perfplan.validation.serving_choice import Choice
 from perfplan.validation.steps import steps_of
@@ -57,6 +58,14 @@ better.
 
 """
 
+FLAGS = (
+    Column("source"),
+    Column("rows"),
+    Column("flagged", "MAPE by the row's flags", "%"),
+    Column("default", "by the software's default", "%"),
+    Column("flagged_median", "median by flags", "%"),
+    Column("default_median", "by default", "%"),
+)
 TIGHTNESS = (
     Column("source"),
     Column("rows"),
@@ -334,7 +343,10 @@ def _other_figures(scores: Scores) -> dict[str, Figure]:
     width = f"half-width {whole.half_width:.2f} (ln), interval score {whole.score:.2f}, sources count equally"
     sizes = [one for one in left_out_collectives() if one.left_out == "every third size"]
     [reduce] = [one for one in sizes if one.name == "all_reduce"]
-    return _kernel_figures() | {"band.coverage": Figure(whole.coverage, whole.rows, width),
+    flags = flag_scores(read_rows(dev_measurements()), Catalog())[-1]
+    said = f"{flags.flagged:.1%} by the rows' flags, {flags.default:.1%} by the software's default"
+    return _kernel_figures() | {"overlap.flags": Figure(flags.flagged / flags.default, flags.rows, said),
+            "band.coverage": Figure(whole.coverage, whole.rows, width),
             "collectives.all_reduce": Figure(reduce.mape, reduce.rows, f"data sheet {reduce.null:.0%}")}  # fmt: skip
 
 
@@ -414,6 +426,9 @@ def page(scores: Scores) -> str:
         "Serving": served(scores.serving),
         "Serving, latency": served(scores.latency),
         "Serving, latency left out": LATENCIES + latency_scores(scores.latency.outcomes),
+        "Overlap flags": "Rows whose flags say another overlap of communication than the software's default: the error"
+        " by their flags, and by the default.\n\n"
+        + markdown([asdict(one) for one in flag_scores(read_rows(dev_measurements()), Catalog())], FLAGS),
         "Gap to physics": "Bound over measured step time (`perfplan schedule gap`): what no layout and no schedule of"
         " the declared model can beat, from data sheets alone. A row above 100 % would refute the bound.\n\n"
         + markdown([asdict(one) for one in tightness(read_rows(dev_measurements()), Catalog())], TIGHTNESS),
