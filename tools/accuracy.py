@@ -25,10 +25,10 @@ from perfplan.validation.intervals import BandScore
 from perfplan.validation.kernels import validate_experts, validate_kernels
 from perfplan.validation.left_out import left_out_collectives
 from perfplan.validation.left_out_kernels import left_out_experts, left_out_kernels
+from perfplan.validation.overlap_flags import flag_scores
 from perfplan.validation.rows import read_rows
 from perfplan.validation.runs import validate_training
 from perfplan.validation.score import Outcome, Score, score
-from perfplan.validation.overlap_flags import flag_scores
 from perfplan.validation.serving import ServingValidation, validate_latency, validate_serving
 from perfplan.validation.serving_choice import Choice
 from perfplan.validation.steps import steps_of

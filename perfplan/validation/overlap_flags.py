@@ -1,4 +1,4 @@
-"""What the overlap flags of measured runs are worth: the same rows by their own flags, and by the software's default."""
+"""What overlap flags of measured runs are worth: the same rows by their own flags, and by the software's default."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def flag_scores(rows: Iterable[Row], catalog: Catalog) -> list[FlagScore]:
                 found[row.source].append((_error(case, case.job), _error(case, replace(case.job, overlap={}))))
         except ROW_FAULTS:  # a row that cannot be priced is counted by `validate training`
             continue
-    whole = [pair for pairs in found.values() for pair in pairs]
-    return [_scored(source, found[source]) for source in sorted(found)] + ([_scored("all rows", whole)] if whole else [])
+    whole = {"all rows": [pair for pairs in found.values() for pair in pairs]} if found else {}
+    return [_scored(source, pairs) for source, pairs in [*sorted(found.items()), *whole.items()]]
 
 
 def _scored(source: str, pairs: list[tuple[float, float]]) -> FlagScore:
