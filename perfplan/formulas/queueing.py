@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfplan.formulas.core import exp, formula, ln, maximum, minimum, where
+from perfplan.formulas.core import exp, formula, ln, maximum, minimum
 
 __all__ = [
+    "closed_loop_percentile",
     "closed_loop_rate_bound",
     "closed_loop_response_bound",
     "closed_loop_users_at_knee",
@@ -26,7 +27,6 @@ __all__ = [
     "split_inter_response",
     "squared_variation",
     "stretched_step_variance",
-    "uniform_sum_quantile",
     "wait_percentile",
     "wait_probability",
     "wait_tail",
@@ -294,23 +294,26 @@ def processor_sharing_response(utilisation: Any, service: Any) -> Any:
     return service / (1 - utilisation)
 
 
-@formula("u_p", "s", source="derived: the sum of two uniform times has a density shaped as a trapezoid")
-def uniform_sum_quantile(percentile: Any, first: Any, second: Any) -> Any:
-    """Time that `percentile`, at least one half, of the sums of two independent uniform times do not exceed.
+@formula("q_p", "s", source="derived: the first request of each user waits for a uniform share of the others' prompts")
+def closed_loop_percentile(percentile: Any, step: Any, share: Any, wait: Any) -> Any:
+    """Wait that `percentile` of the requests of a closed loop do not exceed, beyond what all of them see.
 
-    percentile : share, from 0.5 [1]
-    first : longest of the one, shortest 0 [s]
-    second : longest of the other, shortest 0 [s]
+    Requests come at a uniform point of a step; those of a burst, with which a test of finitely many requests begins,
+    wait for a uniform part of it besides, which is taken to be longer than a step.
 
-    Two alike give a triangle, of which half lies below the middle and 1/8 above one and a half:
+    percentile : share of the requests [1]
+    step : longest rest of a step [s]
+    share : of the requests, in the burst [1]
+    wait : longest in the burst [s]
 
-    >>> uniform_sum_quantile(0.5, 1.0, 1.0), uniform_sum_quantile(0.875, 1.0, 1.0), uniform_sum_quantile(0.9, 0.0, 2.0)
-    (1.0, 1.5, 1.8)
+    Ten requests per user: half of all wait at most 5/9 of a step, one in a hundred for more than 9/10 of the burst:
+
+    >>> round(closed_loop_percentile(0.5, 0.09, 0.1, 2.0), 3), round(closed_loop_percentile(0.99, 0.09, 0.1, 2.0), 3)
+    (0.05, 1.849)
     """
-    low, high = minimum(first, second), maximum(first, second)
-    flat = percentile * high + low / 2
-    falling = low + high - (2 * low * high * (1 - percentile)) ** 0.5
-    return where(2 * (1 - percentile) * high > low, flat, falling)
+    calm = 1 - share
+    late = maximum(percentile - calm, 0) / maximum(share, 1e-9)
+    return step * minimum(percentile / maximum(calm, 1e-9), 1) * (1 - late / 2) + wait * late
 
 
 @formula("Var_TPOT", "s*s", source="derived: compound Poisson arrivals over a stay; delay cycle; processor sharing")

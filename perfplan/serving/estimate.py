@@ -141,15 +141,16 @@ def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurren
     stalled = step + formulas.decode_stall(others, own, steps, engine.burst)
     rate = formulas.closed_rate(active * layout.adp, own / layout.adp, steps, step)
     tpot = where(osl > 1, stalled * steps / maximum(osl - 1, 1), 0.0)
-    residual, burst = step * minimum(others, 1.0), 2 * formulas.burst_wait(others, own, engine.burst)
+    residual, burst = step * minimum(others, 1.0), formulas.burst_wait(others, own, engine.burst)
     waits = {"load": loading_time(job, layout, isl, whole(alone)), "server": engine.first,
              "streams": engine.stream * (concurrency / layout.dp), "prompt": whole(alone),
              "ahead": formulas.turns_wait(engine.ahead, others, whole(alone)), "step": HALF * residual,
-             "burst": burst / 2, "place": formulas.queued_time(engine.waiting, rate),
+             "burst": burst, "place": formulas.queued_time(engine.waiting, rate),
              "cache": formulas.queued_time(maximum(slots - active, 0.0) * layout.adp, rate)}
     ttft, total = whole(waits), rate * layout.dp
     binding = _binding(decode, prompt, steps, slots, active)
-    spread = closed_first_tokens(ttft, residual, burst), closed_tokens(tpot, burst / maximum(osl - 1, 1))
+    spread = (closed_first_tokens(ttft, residual, engine.burst, others * own),
+              closed_tokens(tpot, 2 * burst / maximum(osl - 1, 1)))
     return Steady(ttft, tpot, total, total * osl, active * layout.adp, decode, prompt, *spread, binding, waits)
 
 
@@ -183,7 +184,7 @@ def static_batch(job: ServingJob, layout: ServingLayout, isl: int, osl: int, bat
     latency = rounds * once
     tpot = whole(decode) * steps / max(osl - 1, 1)
     ttft = whole(prompt) + loading_time(job, layout, isl, whole(prompt)) + (rounds - 1) * once / 2
-    spread = closed_first_tokens(ttft, 0.0, (rounds - 1) * once), closed_tokens(tpot, 0.0)
+    spread = closed_first_tokens(ttft, 0.0, 1.0, (rounds - 1) * once), closed_tokens(tpot, 0.0)
     return Steady(ttft, tpot, batch / latency, batch * osl / latency, room * layout.adp, decode,
                   {k: v / room for k, v in prompt.items()}, *spread, _binding(decode, prompt, steps, per_rank, room))
 

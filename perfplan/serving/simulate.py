@@ -185,16 +185,25 @@ def _advance(
         engine.release(live)
 
 
-def simulate(policy: Policy, times: StepTime, requests: Sequence[Request]) -> Run:
-    """Run the requests, ordered by arrival, through one engine from empty to empty."""
+def _arrive(engine: _Engine, arriving: deque[tuple[int, Request]], now: float, came: list[float], users: int) -> None:
+    """Let requests in: those whose time has come, or, with users, the next of each user whose last is done."""
+    inside = len(engine.waiting) + len(engine.prompts) + len(engine.decodes)
+    while arriving and (inside < users if users else arriving[0][1].arrival <= now):
+        index, request = arriving.popleft()
+        engine.waiting.append(_Live(request, index, request.isl))
+        came[index] = now if users else request.arrival
+        inside += 1
+
+
+def simulate(policy: Policy, times: StepTime, requests: Sequence[Request], users: int = 0) -> Run:
+    """Run the requests, ordered by arrival, through one engine from empty to empty; users: a closed loop of so many,
+    who all begin at once and send the next request when the last is answered, whatever the arrivals say."""
     engine, arriving = _Engine(policy, times), deque(enumerate(requests))
-    first, last = [-1.0] * len(requests), [0.0] * len(requests)
+    first, last, came = [-1.0] * len(requests), [0.0] * len(requests), [0.0] * len(requests)
     now = busy = decoded = 0.0
     steps = 0
     while arriving or engine.waiting or engine.prompts or engine.decodes:
-        while arriving and arriving[0][1].arrival <= now:
-            index, request = arriving.popleft()
-            engine.waiting.append(_Live(request, index, request.isl))
+        _arrive(engine, arriving, now, came, users)
         engine.admit()
         pieces = engine.chunks()
         decoding = list(engine.decodes) if policy.mixed or not pieces else []
@@ -208,7 +217,7 @@ def simulate(policy: Policy, times: StepTime, requests: Sequence[Request]) -> Ru
         now, busy, decoded, steps = now + time, busy + time, decoded + len(decoding) * time, steps + 1
         _advance(engine, pieces, decoding, now, first, last)
         engine.preempt()
-    ttft = tuple(one - request.arrival for one, request in zip(first, requests, strict=True))
+    ttft = tuple(one - before for one, before in zip(first, came, strict=True))
     tpot = tuple(
         (end - one) / (r.osl - 1) if r.osl > 1 else 0.0 for one, end, r in zip(first, last, requests, strict=True)
     )

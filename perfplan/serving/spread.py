@@ -3,8 +3,8 @@
 Open arrivals: an engine runs one step after another; the prompts that arrive during one are computed in the next, as
 many as its budget of tokens takes. The number of prompts that wait when a step begins is a Markov chain, solved here;
 a request sees what is left of the step it arrives in, the steps that are full before it, and its own.
-Closed loops: a request comes at a random point of a step, and, where requests arrive in bursts, at a random place of
-its burst; both are uniform.
+Closed loops: a request comes at a random point of a step, and, if it is of the burst with which a finite test begins,
+at a random place of it; both are uniform.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from perfplan.errors import Infeasible
-from perfplan.formulas.queueing import stretched_step_variance, uniform_sum_quantile
+from perfplan.formulas.queueing import closed_loop_percentile, stretched_step_variance
 from perfplan.serving.queues import normal_quantile
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ NEVER = Percentiles(0.0, 0.0)
 """Of a token that is not asked for."""
 
 
-def closed_first_tokens(mean: Any, step: Any, burst: Any) -> Percentiles:
-    """TTFT in a closed loop. mean: of all [s]; step: rest of a step that a request meets at most [s]; burst: longest
-    wait for prompts that came with it [s]."""
-    low = mean - (step + burst) / 2
-    return Percentiles(*(low + uniform_sum_quantile(share, step, burst) for share in (P50, P99)))
+def closed_first_tokens(mean: Any, step: Any, share: Any, wait: Any) -> Percentiles:
+    """TTFT in a closed loop. mean: of all [s]; step: rest of a step that a request meets at most [s]; share: of the
+    requests, that come in a burst [1]; wait: for the others of the burst at most [s]."""
+    low = mean - (step + share * wait) / 2
+    return Percentiles(*(low + closed_loop_percentile(at, step, share, wait) for at in (P50, P99)))
 
 
 def closed_tokens(mean: Any, burst: Any) -> Percentiles:

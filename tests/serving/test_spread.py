@@ -6,11 +6,12 @@ import pytest
 
 from perfplan.catalog import Catalog
 from perfplan.errors import Infeasible
-from perfplan.formulas.queueing import general_wait, uniform_sum_quantile
+from perfplan.formulas.queueing import general_wait
+from perfplan.formulas.serving import burst_wait
 from perfplan.serving.deploy import deployment, serving_job
 from perfplan.serving.estimate import at_rate
 from perfplan.serving.layout import ServingLayout
-from perfplan.serving.simulate import Policy, poisson, simulate
+from perfplan.serving.simulate import Policy, Request, poisson, simulate
 from perfplan.serving.spread import closed_first_tokens, closed_tokens, open_first_tokens, open_tokens
 
 SKIP = 0.15
@@ -65,11 +66,27 @@ def test_random_arrivals_as_simulated(isl, osl, own, fixed, slope, budget, mixed
 
 
 def test_a_closed_loop_spreads_uniformly_about_its_mean():
-    at = closed_first_tokens(1.0, 0.2, 0.0)
+    at = closed_first_tokens(1.0, 0.2, 0.0, 0.0)
     assert (at.p50, at.p99) == pytest.approx((1.0, 0.9 + 0.2 * 0.99))
-    assert closed_first_tokens(1.0, 0.2, 0.2).p99 < 0.8 + 0.4
+    assert closed_first_tokens(1.0, 0.0, 1.0, 0.4).p99 == pytest.approx(0.8 + 0.4 * 0.99)
     assert closed_tokens(0.02, 0.01).p50 == 0.02 and closed_tokens(0.02, 0.01).p99 == pytest.approx(0.0249)
-    assert uniform_sum_quantile(0.99, 0.0, 0.0) == 0.0
+
+
+@pytest.mark.parametrize("users", [16, 32])
+@pytest.mark.parametrize("mixed, burst", [(True, 0.1), (False, 1.0)])
+def test_a_closed_loop_of_ten_requests_per_user_as_simulated(users, mixed, burst):
+    """Steps that mix see the burst once, in the first tenth; prompts before decodes keep users in step for ever."""
+    isl, osl, own, fixed, slope = 8000, 200, 0.1, 0.012, 1e-4
+    run = simulate(
+        Policy(1000, 8192, 1e12, mixed=mixed),
+        lambda decodes, context, prompt, past: (fixed + slope * decodes if decodes else 0.0) + own * prompt / isl,
+        [Request(0.0, isl, osl)] * (10 * users), users=users)
+    step, wait = fixed + slope * users, (users - 1) * own
+    mean = own + step + float(burst_wait(users - 1, own, burst))
+    at = closed_first_tokens(mean, step, burst, wait)
+    assert mean == pytest.approx(run.mean("ttft"), rel=0.15)
+    assert at.p50 == pytest.approx(run.percentile("ttft", 0.5), rel=0.2)
+    assert at.p99 == pytest.approx(run.percentile("ttft", 0.99), rel=0.15)
 
 
 JOB = serving_job("llama-3.1-8b", "dgx-h100", Catalog(), engine="vllm")
