@@ -401,6 +401,9 @@ class EngineFields(_Part):
     waiting: Number | None = None
     unit_rate: Annotated[float, Quantity("B/s", 0, 1e12)] | None = None
     products: Fraction | None = None
+    narrow: bool | None = None
+    per_watt: Annotated[float, Quantity("FLOP/s", 0, 1e14)] | None = None
+    unpack: Annotated[int, Field(ge=0)] | None = None
     no_evict: bool | None = None
     windows: bool | None = None
     first: Duration | None = None
@@ -438,6 +441,9 @@ class EngineFile(_File):
     waiting: Number = 0.0
     unit_rate: Annotated[float, Quantity("B/s", 0, 1e12)] = 0.0
     products: Fraction = 0.0
+    narrow: bool = False
+    per_watt: Annotated[float, Quantity("FLOP/s", 0, 1e14)] = 0.0
+    unpack: Annotated[int, Field(ge=0)] = 0
     no_evict: bool = False
     windows: bool = True
     first: Duration = 0.0

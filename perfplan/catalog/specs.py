@@ -406,6 +406,9 @@ class Engine:
     one [1]; reads: number format -> fraction of the memory bandwidth of its decode kernels, where they are its own;
     unit_rate: most bytes per second that one unit of the chip draws in its decode kernels, 0 = no such limit [B/s];
     products: fraction of the dense peak that decode attention on the vector units reaches, 0 = it uses the catalog's;
+    narrow: whether 16-bit products are accumulated in 16 bits, at half the rate of int8; per_watt: rate of products per
+    watt where the power of the chip limits them, 0 = it does not [FLOP/s]; unpack: rows of a product from which narrow
+    weights are first written out in 16 bits, 0 = never;
     first: time of a request before its prompt runs, for the server and its tokens, that delays no other request [s];
     routed: time of a layer with routed experts beyond its kernels [s]; idle_experts: number format -> share of the
     experts without tokens whose weights its kernels read all the same [1]; windows: whether caches and kernels use the
@@ -443,6 +446,9 @@ class Engine:
     reads: Mapping[str, float] = field(default_factory=dict)
     unit_rate: float = 0.0
     products: float = 0.0
+    narrow: bool = False
+    per_watt: float = 0.0
+    unpack: int = 0
     no_evict: bool = False
     windows: bool = True
     first: float = 0.0

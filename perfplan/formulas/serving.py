@@ -8,8 +8,8 @@ from perfplan.formulas.core import ceil_div, formula, maximum, minimum, where
 
 __all__ = ["attended_tokens", "burst_wait", "cached_bytes", "cached_pages", "closed_rate", "decode_stall",
            "drafted_tokens", "kv_head_share", "latent_bytes", "linear_state_bytes", "mamba_state_bytes",
-           "overload_wait", "overtaken", "page_tokens", "paged_cache", "pool_of_free", "pool_of_total", "queued_time",
-           "touched_experts", "turns_wait"]
+           "overload_wait", "overtaken", "page_tokens", "paged_cache", "piped_share", "pool_of_free", "pool_of_total",
+           "queued_time", "touched_experts", "turns_wait"]
 
 _KV = "definition: one key and one value per token, head and layer (serving_power_edge.md section 2)"
 
@@ -172,6 +172,19 @@ def page_tokens(tokens: Any, page: Any) -> Any:
     32
     """
     return page * ceil_div(tokens, page)
+
+
+@formula("f_pipe", "1", source="definition of a pipeline: the last of m pieces leaves stage p after m + p - 1 turns")
+def piped_share(pieces: Any, stages: Any) -> Any:
+    """Share of the time that pieces of a prompt take one after another, if every stage works on another piece.
+
+    pieces : pieces of the prompt [1]
+    stages : stages of the pipeline, each with its share of the layers [1]
+
+    >>> piped_share(2, 4), piped_share(1, 4), piped_share(3, 1)
+    (0.625, 1.0, 1.0)
+    """
+    return (pieces + stages - 1) / (pieces * stages)
 
 
 @formula("N_seq", "1", source="definition; a sequence also keeps states that do not grow")

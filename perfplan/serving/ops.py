@@ -6,6 +6,7 @@ Products run over all tokens of the step, attention over decodes and prompts apa
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from perfplan.catalog.specs import Attention, LayerKind, LinearAttention, Mamba, Mlp, Moe
@@ -100,14 +101,30 @@ def product(p: Pricing, part: str, m: Any, n: Any, k: Any, groups: Any = 1, used
     units = p.job.units if form is not PLAIN else _plain(p.job)
     constants = p.job.kernel(kind, units)
     read = groups if used is None else used
-    reached = constants.compute * p.job.engine.compute
+    flops, peak = compute.gemm_flops(m, n, k), matrix_rate(p, units)
+    reached = min(constants.compute * p.job.engine.compute, power_limit(p) / peak)
     if constants.half:
         reached = reached * compute.saturation(m / maximum(read, NEVER_SHORT), constants.half)
     traffic = compute.gemm_bytes(m, n, k, read, form.inputs, form.weight, WIDE)
     memory = reading(p, form.id, constants.memory)
     over = compute.loop_overhead(k, constants.step, constants.overhead) * p.share
-    flops, peak = compute.gemm_flops(m, n, k), p.job.peak(units)
-    return compute.kernel_time(flops, traffic, reached, peak, memory, p.bandwidth, over)
+    time = compute.kernel_time(flops, traffic, reached, peak, memory, p.bandwidth, over)
+    if not p.job.engine.unpack or form.weight >= WIDE:
+        return time
+    return time + where(m >= p.job.engine.unpack, 2 * WIDE * read * n * k / (memory * p.bandwidth), 0.0)
+
+
+def matrix_rate(p: Pricing, units: str) -> float:
+    """Dense peak of products in a format, as the engine accumulates them [FLOP/s]."""
+    wide, chip = p.job.peak(units), p.job.cluster.accelerator
+    narrow = p.job.engine.narrow and units in ("fp16", "bf16") and "int8" in chip.peak
+    return max(wide, chip.peak["int8"] / 2) if narrow else wide
+
+
+def power_limit(p: Pricing) -> float:
+    """Rate of products at which the engine's kernels draw all the power of the chip [FLOP/s]."""
+    rate, watts = p.job.engine.per_watt, p.job.cluster.accelerator.tdp
+    return rate * watts if rate and watts else inf
 
 
 def _plain(job: ServingJob) -> str:

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from perfplan.catalog import Catalog
 from perfplan.catalog.specs import Cluster, Engine
 from perfplan.errors import Infeasible, MissingField, PerfplanError, Unsupported
+from perfplan.formulas.serving import piped_share
 from perfplan.serving import estimate as price
 from perfplan.serving.finite import finite_test
 from perfplan.serving.formats import number_format
@@ -100,7 +101,8 @@ def _alone(job: ServingJob, layout: ServingLayout, run: Run, isl: int, osl: int)
     if METRICS[run.metric] == "decode":
         parts = decode_step(job, net, layout, 1.0, isl + osl / 2)
         return price.Steady(0.0, whole(parts), 0.0, 1 / whole(parts), 1, parts, {})
-    parts = price.prompt_time(job, net, layout, isl)
+    share = piped_share(max(ceil(isl / job.engine.token_budget), 1), layout.pp) if job.engine.chunked else 1.0
+    parts = {name: share * time for name, time in price.prompt_time(job, net, layout, isl).items()}
     return price.Steady(whole(parts), 0.0, 1 / whole(parts), 0.0, 1, {}, parts)
 
 

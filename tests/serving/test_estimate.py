@@ -137,3 +137,18 @@ def test_what_each_assumption_costs_is_priced_by_going_without_it():
     together = replace(layout, ep=1)
     same = deployment(skewed, together, 4000, 200, concurrency=64)
     assert dict(same.without)["experts loaded evenly"].rate == same.steady.rate, "every rank has a share of all"
+
+
+def test_wide_accumulators_power_and_unpacking_only_slow_prompts_down():
+    j, layout = job("llama-3.1-8b", "pcie-box", engine="llama_cpp", weights="q4_k_m"), ServingLayout()
+    net = network(j, layout)
+
+    def prompt(**changes):
+        return whole(prompt_step(replace(j, engine=replace(j.engine, **changes)), net, layout, 512.0, 512.0))
+
+    assert prompt(narrow=False) > prompt(), "consumer chips accumulate in 32 bits at half the rate"
+    assert prompt(per_watt=1e11) > prompt() > prompt(unpack=0)
+    assert prompt(per_watt=0.0) <= prompt()
+    alone = [whole(decode_step(replace(j, engine=replace(j.engine, per_watt=x, unpack=y)), net, layout, 1.0, 100.0))
+             for x, y in ((0.0, 0), (1e11, 32))]
+    assert alone[0] == pytest.approx(alone[1]), "a decode waits for memory"
