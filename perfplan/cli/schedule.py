@@ -57,7 +57,7 @@ def pipeline(
     compare: Annotated[
         str,
         typer.Option("--compare", metavar="all|NAMES", help="Schedules to run beside the layout's own, such as"
-                     " '1f1b,zb-h1,dualpipe'."),
+                     " '1f1b,zb-h1,dualpipe'; interleaved:16 has groups of 16 micro-batches."),
     ] = "all",
     balance: Annotated[
         bool,

@@ -6,7 +6,7 @@ A stage is one chunk of the model; a rank may hold several. Parts of a task that
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from perfplan.errors import OutOfRange, UnknownName, offer
@@ -15,14 +15,17 @@ from perfplan.overlap.passes import Part, Task
 from perfplan.overlap.pipeline import Passes, run
 from perfplan.overlap.zero_bubble import h_order, v_orders
 
-__all__ = ["SCHEDULES", "Order", "chunks_of", "known", "order"]
+__all__ = ["SCHEDULES", "Order", "chunks_of", "fits_groups", "known", "order"]
 
 
 class _Size(NamedTuple):
+    """What a schedule is made for; group: micro-batches that go through a chunk before the next chunk begins."""
+
     ranks: int
     micro_batches: int
     chunks: int
     times: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    group: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,15 +76,14 @@ def _one_f_one_b(size: _Size) -> Order:
     return Order("1f1b", tuple(map(_singles, rows)), _plain(size), frozenset({0}))
 
 
-def _depth_first(size: _Size) -> Order:
-    """Interleaved 1F1B: groups of p micro-batches go through all chunks (Megatron-LM schedules.py)."""
-    p, m, v, _ = size
+def _interleaved(size: _Size) -> Order:
+    """Interleaved 1F1B: groups of micro-batches go through all chunks (Megatron-LM schedules.py)."""
+    p, m, v, _, group = size
     passes = m * v
     rows = []
+    ahead, behind = _virtual(size, False), _virtual(size, True)
     for r in range(p):
-        ahead = [_virtual(k, size, False) for k in range(passes)]
-        behind = [_virtual(k, size, True) for k in range(passes)]
-        warm = min(passes, 2 * (p - r - 1) + (v - 1) * p)
+        warm = min(passes, 2 * (p - r - 1) + (v - 1) * group)
         forward = [("F", i, chunk * p + r) for chunk, i in ahead]
         backward = [("D", i, chunk * p + r) for chunk, i in behind]
         steady = [each for pair in zip(forward[warm:], backward, strict=False) for each in pair]
@@ -89,16 +91,17 @@ def _depth_first(size: _Size) -> Order:
     return Order("interleaved", tuple(map(_singles, rows)), _plain(size), frozenset({0}))
 
 
-def _virtual(k: int, size: _Size, backward: bool) -> tuple[int, int]:
-    """(chunk, micro-batch) of the k-th pass of a rank."""
-    group, place = divmod(k, size.ranks * size.chunks)
-    chunk, micro = divmod(place, size.ranks)
-    return (size.chunks - 1 - chunk if backward else chunk), group * size.ranks + micro
+def _virtual(size: _Size, backward: bool) -> list[tuple[int, int]]:
+    """(chunk, micro-batch) of the passes of a rank, forward or backward, in order; the last group may be smaller."""
+    chunks = [*range(size.chunks)][:: -1 if backward else 1]
+    first = range(0, size.micro_batches, size.group)
+    return [(chunk, i) for start in first for chunk in chunks
+            for i in range(start, min(start + size.group, size.micro_batches))]
 
 
 def _breadth_first(size: _Size) -> Order:
     """Every micro-batch through a chunk before the next chunk begins (Lamy-Poirier 2023)."""
-    p, m, v, _ = size
+    p, m, v, *_ = size
     rows = [
         [("F", i, c * p + r) for c in range(v) for i in range(m)]
         + [("D", i, c * p + r) for c in reversed(range(v)) for i in range(m)]
@@ -148,8 +151,17 @@ def _any(_: _Size) -> str:
     return ""
 
 
-def _full_groups(size: _Size) -> str:
-    return "" if size.micro_batches % size.ranks == 0 else "micro-batches in whole groups of the pipeline ranks"
+def fits_groups(ranks: int, micro_batches: int, group: int) -> bool:
+    """Whether Megatron-LM interleaves in such groups: none smaller than the ranks (training_core.md section 5)."""
+    return ranks <= group <= micro_batches and (micro_batches % group == 0 or micro_batches % group >= ranks)
+
+
+def _groups(size: _Size) -> str:
+    p, m, group = size.ranks, size.micro_batches, size.group
+    if fits_groups(p, m, group):
+        return ""
+    able = next((g for g in range(p, m + 1) if fits_groups(p, m, g)), 0)
+    return f"micro-batches in whole groups of {p} or more" + (f" (interleaved:{able} has them)" if able else "")
 
 
 def _as_many(size: _Size) -> str:
@@ -168,7 +180,7 @@ def _twice_even(size: _Size) -> str:
 SCHEDULES: dict[str, _Kind] = {
     "gpipe": _Kind(_gpipe, 1, _any),
     "1f1b": _Kind(_one_f_one_b, 1, _any),
-    "interleaved": _Kind(_depth_first, 0, _full_groups),
+    "interleaved": _Kind(_interleaved, 0, _groups),
     "breadth-first": _Kind(_breadth_first, 0, _as_many),
     "zb-h1": _Kind(_handcrafted("zb-h1", 1), 1, _any),
     "zb-h2": _Kind(_handcrafted("zb-h2", 2), 1, _any),
@@ -182,15 +194,24 @@ ALIASES = {"zb1p": "zb-h1", "zb2p": "zb-h2", "depth-first": "interleaved"}
 
 
 def known(name: str) -> str:
-    """The one name of a schedule, or an error with the nearest ones."""
-    if ALIASES.get(name, name) not in SCHEDULES:
-        raise UnknownName(f"there is no pipeline schedule {name!r}{offer(name, [*SCHEDULES, *ALIASES])}")
-    return ALIASES.get(name, name)
+    """The one name of a schedule, or an error with the nearest ones; interleaved:G has groups of G micro-batches."""
+    plain, _, group = name.partition(":")
+    found = ALIASES.get(plain, plain)
+    if found not in SCHEDULES:
+        raise UnknownName(f"there is no pipeline schedule {name!r}{offer(plain, [*SCHEDULES, *ALIASES])}")
+    if group and (found != "interleaved" or not group.isdecimal() or group.startswith("0")):
+        raise OutOfRange(f"schedule {name!r}: only interleaved takes a number of micro-batches from 1 on, such as"
+                         " interleaved:16")
+    return f"{found}:{group}" if group else found
+
+
+def _kind(name: str) -> _Kind:
+    return SCHEDULES[known(name).partition(":")[0]]
 
 
 def chunks_of(name: str, vpp: int) -> int:
     """Stages per rank under a schedule, where the layout has `vpp`; both chains of DualPipe are counted."""
-    return SCHEDULES[known(name)].chunks or vpp
+    return _kind(name).chunks or vpp
 
 
 def order(
@@ -205,8 +226,8 @@ def order(
     times: of forward, gradient of inputs and of weights, to which ZB-V and V-Half fit their order; the others do not
     look at them.
     """
-    kind = SCHEDULES[known(name)]
-    size = _Size(ranks, micro_batches, chunks, times)
+    kind, group = _kind(name), int(known(name).partition(":")[2] or ranks)
+    size = _Size(ranks, micro_batches, chunks, times, group)
     if ranks < 1 or micro_batches < 1 or chunks < 1:
         raise OutOfRange(f"schedule {name} with {ranks} ranks, {micro_batches} micro-batches and {chunks} chunks:"
                          " each must be at least 1")
@@ -214,4 +235,4 @@ def order(
     if needs:
         raise OutOfRange(f"schedule {name} needs {needs}, but there are {ranks} ranks and {micro_batches}"
                          " micro-batches; choose another schedule or batch")
-    return kind.make(size)
+    return replace(kind.make(size), name=known(name))

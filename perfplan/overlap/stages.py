@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from perfplan.errors import Indivisible, OutOfRange, PerfplanError
-from perfplan.overlap.orders import SCHEDULES, Order, chunks_of, known, order
+from perfplan.overlap.orders import SCHEDULES, Order, chunks_of, fits_groups, known, order
 from perfplan.overlap.pipeline import Passes, Run, run
 from perfplan.overlap.timeline import Timeline
 from perfplan.training.estimate import Estimate, estimate, kind_jobs, layer_sequence, pieces
@@ -246,8 +246,11 @@ def _compared(pipeline: Pipeline, name: str) -> Compared:
 
 def compare(pipeline: Pipeline, names: Sequence[str] = ()) -> list[Compared]:
     """Schedules on the same stages: those that run by step time, then those that cannot, with the reason."""
+    pp, m = pipeline.layout.pp, pipeline.micro_batches
+    twice = [f"interleaved:{2 * pp}"] if 2 * pp < m and fits_groups(pp, m, 2 * pp) else []  # hides sends better
+    every = [*SCHEDULES, *(twice if pipeline.layout.vpp > 1 else [])]
     chosen = [own_schedule(pipeline.layout)] + [
-        n for n in (*map(known, names),) or (*SCHEDULES,) if n != own_schedule(pipeline.layout)
+        n for n in [*map(known, names)] or every if n != own_schedule(pipeline.layout)
     ]
     if pipeline.layout.vpp == 1 and not names:
         chosen = [name for name in chosen if name not in ("interleaved", "breadth-first")]

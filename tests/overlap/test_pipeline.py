@@ -7,7 +7,7 @@ import pytest
 from perfplan.errors import OutOfRange, UnknownName
 from perfplan.formulas import pipeline as forms
 from perfplan.overlap.graph import Graph, Op
-from perfplan.overlap.orders import SCHEDULES, order
+from perfplan.overlap.orders import SCHEDULES, fits_groups, order
 from perfplan.overlap.pipeline import Passes, run
 from perfplan.overlap.simulate import simulate
 
@@ -59,6 +59,18 @@ def test_interleaved_orders(name):
         assert ran.bubble == pytest.approx(forms.bubble_time(p * (f + b + w), f + b + w, v), abs=1e-9)
         if name == "interleaved" and v > 1:
             assert ran.in_flight == tuple(forms.in_flight_chunks(p, v, r, m) for r in range(p))
+
+
+def test_interleaving_in_groups_of_any_allowed_size():
+    for rng, p, (f, b, w) in instances(10):
+        v, m = rng.randint(2, 4), rng.randint(p, 4 * p)
+        group = rng.choice([g for g in range(p, m + 1) if fits_groups(p, m, g)])
+        ran = run(order(f"interleaved:{group}", p, m, v), equal(p * v, f / v, b / v, w / v))
+        assert ran.bubble == pytest.approx(forms.bubble_time(p * (f + b + w), f + b + w, v), abs=1e-9)
+        assert max(ran.in_flight) == min(m * v, 2 * (p - 1) + (v - 1) * group + 1)
+    wide, plain = (run(order(name, 8, 32, 3), equal(24, 1, 1, 1, hop=0.05)).time for name in
+                   ("interleaved:16", "interleaved"))
+    assert wide == pytest.approx(9 * 32 + 21 + 2 * 7 * 0.05) < plain  # only the way down and back waits for sends
 
 
 def test_zero_bubble_h1_inside_its_domain():
@@ -162,8 +174,10 @@ def test_the_pipeline_is_the_graph_with_a_lane_per_rank():
 def test_what_a_schedule_cannot_do_is_told():
     with pytest.raises(UnknownName, match="no pipeline schedule '1f1bb'; did you mean 1f1b"):
         order("1f1bb", 4, 8)
-    with pytest.raises(OutOfRange, match="interleaved needs micro-batches in whole groups"):
+    with pytest.raises(OutOfRange, match=r"interleaved needs .* whole groups of 4 or more \(interleaved:6 has them\)"):
         order("interleaved", 4, 6, 2)
+    with pytest.raises(OutOfRange, match="only interleaved takes a number"):
+        order("1f1b:4", 4, 8)
     with pytest.raises(OutOfRange, match="dualpipe needs even ranks"):
         order("dualpipe", 3, 12)
     with pytest.raises(OutOfRange, match="each must be at least 1"):
