@@ -23,7 +23,8 @@ __all__ = ["Passes", "Run", "run"]
 class Passes:
     """What the passes of each stage take. forward, inputs, weights: gradient of the inputs and of the weights [s];
     saved: activations that a micro-batch keeps, from its forward to its weight gradient [B]; hop: send between ranks
-    [s]; fused: time of a forward and a backward that run together, over their sum [1]."""
+    [s]; fused: time of a forward and a backward that run together, over their sum [1]; ready: earliest start of the
+    forward passes of each stage [s]."""
 
     forward: Sequence[float]
     inputs: Sequence[float]
@@ -31,6 +32,7 @@ class Passes:
     saved: Sequence[float] = ()
     hop: float = 0.0
     fused: float = 1.0
+    ready: Sequence[float] = ()
 
     def time(self, task: Task) -> float:
         """Time of a task [s]."""
@@ -130,7 +132,7 @@ def _arrival(
     order: Order, chains: _Chains, passes: Passes, rank: int, task: Task, done: dict[tuple[str, int, int], float]
 ) -> float | None:
     """When all that a task needs is on the rank, or None if some of it has not run."""
-    at = 0.0
+    at = max((passes.ready[part.stage] for part in task if part.kind == "F"), default=0.0) if passes.ready else 0.0
     for part in task:
         for need in chains.needs(part):
             ended = done.get(need)

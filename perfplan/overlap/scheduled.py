@@ -9,6 +9,7 @@ from perfplan.errors import Infeasible, Unsupported
 from perfplan.optimize.certificate import Certificate
 from perfplan.overlap.blocks import Sharing, Window
 from perfplan.overlap.partition import Partition, RankCosts, balance, even, settings
+from perfplan.overlap.replicas import exchanged
 from perfplan.overlap.stages import Compared, Pipeline, ScheduledPipeline, compare, own_schedule
 from perfplan.overlap.techniques import TECHNIQUES, Scheduled, best, scheduled
 from perfplan.overlap.timeline import Timeline
@@ -32,7 +33,7 @@ def schedule_pipeline(
     """Compare schedules by name (all unless given) on the stages of a layout, or on balanced ones."""
     pipeline = Pipeline.of(job, layout)
     if not balanced:
-        return ScheduledPipeline(pipeline, tuple(compare(pipeline, names)))
+        return ScheduledPipeline(pipeline, tuple(compare(pipeline, names)), exchange=exchanged(pipeline))
     if block(layout.recompute):
         raise Unsupported("balanced stages choose what each layer recomputes; leave rc=full:N out of the layout")
     chosen = settings(pipeline)
@@ -41,7 +42,8 @@ def schedule_pipeline(
     found = [ScheduledPipeline(*_applied(best, costs, names), best, plain)]
     if plain is not None and layout.vpp > 1:  # unequal chunks can cost interleaving more than the busiest rank gains
         found.append(ScheduledPipeline(*_applied(plain, costs, names), _bounded(plain, best), plain))
-    return min(found, key=_own_step)
+    quickest = min(found, key=_own_step)
+    return replace(quickest, exchange=exchanged(quickest.pipeline))
 
 
 def _bounded(plain: Partition, best: Partition) -> Partition:

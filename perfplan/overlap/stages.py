@@ -22,6 +22,7 @@ from perfplan.training.step import Pieces, send_time, stage_memory, stage_parts
 
 if TYPE_CHECKING:
     from perfplan.overlap.partition import Partition
+    from perfplan.overlap.replicas import Exchange
 
 __all__ = ["Compared", "Pipeline", "ScheduledPipeline", "compare", "even_chunks", "own_schedule"]
 
@@ -262,12 +263,14 @@ def compare(pipeline: Pipeline, names: Sequence[str] = ()) -> list[Compared]:
 
 @dataclass(frozen=True)
 class ScheduledPipeline:
-    """Schedules of one layout compared. partition, even: chosen stages and the even ones, if they were asked for."""
+    """Schedules of one layout compared. partition, even: chosen stages and the even ones, if they were asked for;
+    exchange: of the replicas under the layout's own schedule."""
 
     pipeline: Pipeline
     rows: tuple[Compared, ...]
     partition: Partition | None = None
     even: Partition | None = None
+    exchange: Exchange | None = None
 
     @cached_property
     def timelines(self) -> tuple[Timeline, ...]:

@@ -12,6 +12,7 @@ from perfplan.overlap.scheduled import ScheduledLayer
 from perfplan.overlap.stages import ScheduledPipeline
 from perfplan.overlap.timeline import Timeline
 from perfplan.overlap.trace import chrome_trace, lined_up, read_trace
+from perfplan.report.exchange import exchange_document, exchange_text
 from perfplan.report.files import write_all
 from perfplan.report.gantt import gantt, svg
 from perfplan.report.schedule import (
@@ -39,11 +40,14 @@ def pipeline_view(found: ScheduledPipeline, drawn: bool, diff: Sequence[str]) ->
     parts = [pipeline_text(found.pipeline, found.rows, None, split)]
     if found.partition is not None:
         parts.append(partition_text(found.partition, found.even))
+    if found.exchange is not None:
+        parts.append(exchange_text(found.exchange))
     if drawn and found.timelines:
         parts.append(gantt(found.timelines[0]))
     if diff:
         parts.append(difference_text(*pair(found.timelines, diff)))
-    return "\n\n".join(parts), pipeline_document(found.pipeline, found.rows, found.partition)
+    document = pipeline_document(found.pipeline, found.rows, found.partition)
+    return "\n\n".join(parts), {**document, "data_parallel": exchange_document(found.exchange)}
 
 
 def layer_view(found: ScheduledLayer, drawn: bool, diff: Sequence[str], against: str, windows: float) -> tuple[

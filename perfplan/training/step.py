@@ -30,6 +30,7 @@ __all__ = [
     "replicas",
     "send_time",
     "stage_memory",
+    "stage_reduction",
     "stage_parts",
     "step_time",
 ]
@@ -263,6 +264,15 @@ def stage_parts(job: Job, net: Network, layout: Layout, pieces: Pieces, stage: S
     groups = replicas(job, layout)
     sharded = _any(maximum(groups[0].weights, groups[0].gradients) > 1)
     return _stage_times(job, layout, pieces, stage, shards(job, net, groups) if sharded else [])[0]
+
+
+def stage_reduction(job: Job, net: Network, layout: Layout, pieces: Pieces, stage: Stage) -> tuple[Any, Any]:
+    """(reduction of gradients, gather of updated weights) of a stage once per step, nothing of it hidden [s]."""
+    reduce = gather = 0.0
+    for group, name in zip(replicas(job, layout), CLASSES, strict=False):
+        some = _reduction(job, net, group, _parameters(job, layout, pieces, stage, name))
+        reduce, gather = reduce + some[0], gather + some[1]
+    return reduce, gather
 
 
 def stage_memory(job: Job, layout: Layout, pieces: Pieces, stage: Stage) -> dict[str, Any]:
