@@ -394,6 +394,11 @@ class EngineFields(_Part):
     layer: Duration | None = None
     overhead: Annotated[float, Quantity("1", 0, 10)] | None = None
     eager: Annotated[float, Quantity("1", 0, 10)] | None = None
+    launch: Duration | None = None
+    gather: Number | None = None
+    together: Fraction | None = None
+    evenness: Number | None = None
+    tables: Number | None = None
     compute: Annotated[float, Quantity("1", 1e-3, 2)] | None = None
     burst: Fraction | None = None
     ahead: Number | None = None
@@ -434,6 +439,11 @@ class EngineFile(_File):
     layer: Duration = 0.0
     overhead: Annotated[float, Quantity("1", 0, 10)] = 1.0
     eager: Annotated[float, Quantity("1", 0, 10)] = 1.0
+    launch: Duration = 0.0
+    gather: Number = 1.0
+    together: Fraction = 0.0
+    evenness: Number = 1e6
+    tables: Number = 1.0
     compute: Annotated[float, Quantity("1", 1e-3, 2)] = 1.0
     burst: Fraction = 0.0
     ahead: Number = 0.0

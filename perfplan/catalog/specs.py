@@ -396,28 +396,31 @@ class Engine:
     """One release of a serving engine: what it reserves, how it forms batches, and the times that are its own.
 
     library: collective library with its all-reduce kernels; page: tokens of a cache page; memory_fraction: of the
-    device (`memory_basis` total) or of what the loaded model leaves free (free); context: memory outside the
-    allocator [B]; max_batch: sequences per attention rank; token_budget: tokens of one step; chunked: whether prompts
-    beyond the budget are split; mixed: whether prompts share a step with decodes; padding: batches up to which graphs
-    are captured: smaller ones are padded to the next of them;
-    step: host time of a decode step that the device waits for [s]; prompt: the same for a step with prompts [s];
-    sequence: host time per sequence and step [s]; layer: time of a layer beyond its kernels [s]; overhead: share of an
-    isolated kernel's constant that is left inside a captured graph [1]; eager: the same for prompts, launched one by
-    one [1]; reads: number format -> fraction of the memory bandwidth of its decode kernels, where they are its own;
+    device (`memory_basis` total) or of what the loaded model leaves free (free); context: memory outside the allocator
+    [B]; max_batch: sequences per attention rank; token_budget: tokens of one step; chunked: whether prompts beyond the
+    budget are split; mixed: whether prompts share a step with decodes; padding: batches up to which graphs are
+    captured: smaller ones are padded to the next of them; step: host time of a decode step that the device waits for
+    [s]; prompt: the same for a step with prompts [s]; sequence: host time per sequence and step [s]; layer: time of a
+    layer beyond its kernels [s]; overhead: share of an isolated kernel's constant that is left inside a captured graph
+    [1]; eager: the same for prompts, launched one by one [1]; launch: least host time per layer of a step with prompts,
+    which hides behind the device's [s]; gather: prompts that share a step, per request that one step lets in on average
+    [1]; together: share of the requests of a closed loop whose prompts run one after another before any of them decodes
+    [1]; reads: number format -> fraction of the memory bandwidth of its decode kernels, where they are its own;
     unit_rate: most bytes per second that one unit of the chip draws in its decode kernels, 0 = no such limit [B/s];
     products: fraction of the dense peak that decode attention on the vector units reaches, 0 = it uses the catalog's;
     narrow: whether 16-bit products are accumulated in 16 bits, at half the rate of int8; per_watt: rate of products per
     watt where the power of the chip limits them, 0 = it does not [FLOP/s]; unpack: rows of a product from which narrow
     weights are first written out in 16 bits, 0 = never;
     first: time of a request before its prompt runs, for the server and its tokens, that delays no other request [s];
-    routed: time of a layer with routed experts beyond its kernels [s]; idle_experts: number format -> share of the
-    experts without tokens whose weights its kernels read all the same [1]; windows: whether caches and kernels use the
-    sliding windows of a model, else all layers keep and read everything;
-    no_evict: whether a request is admitted only if the cache holds it at its full length;
-    compute: fraction of the matrix rate of the catalog's kernels that its prompts reach [1]; burst: share of the
-    requests of a closed loop that arrive together [1]; ahead: steps with a neighbour's prompt that the prompt of a
-    request in a closed loop waits for [1]; stream: time that every user of a closed loop adds to first tokens, for all
-    go through one server [s]; waiting: requests that wait for a place in the batch [1].
+    routed: time of a layer with routed experts beyond its kernels [s]; evenness: of the popularity of experts among the
+    tokens of a step, see formulas.serving.touched_experts [1]; tables: share of the catalog's time for tables of
+    experts [1]; idle_experts: number format -> share of the experts without tokens whose weights its kernels read all
+    the same [1]; windows: whether caches and kernels use the sliding windows of a model, else all layers keep and read
+    everything; no_evict: whether a request is admitted only if the cache holds it at its full length; compute: fraction
+    of the matrix rate of the catalog's kernels that its prompts reach [1]; burst: share of the requests of a closed
+    loop that arrive together [1]; ahead: steps with a neighbour's prompt that the prompt of a request in a closed loop
+    waits for [1]; stream: time that every user of a closed loop adds to first tokens, for all go through one server
+    [s]; waiting: requests that wait for a place in the batch [1].
     """
 
     id: str
@@ -443,6 +446,11 @@ class Engine:
     waiting: float = 0.0
     ahead: float = 0.0
     stream: float = 0.0
+    launch: float = 0.0
+    gather: float = 1.0
+    together: float = 0.0
+    evenness: float = 1e6
+    tables: float = 1.0
     reads: Mapping[str, float] = field(default_factory=dict)
     unit_rate: float = 0.0
     products: float = 0.0

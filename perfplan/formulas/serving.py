@@ -202,33 +202,43 @@ def paged_cache(pool: Any, sequence: Any) -> Any:
     return pool / sequence
 
 
-@formula("E_hit", "1", source="derived: an expert stays idle if every token leaves it out; picks without skew")
-def touched_experts(experts: Any, picks: Any, tokens: Any) -> Any:
+@formula("E_hit", "1", source="derived: an expert stays idle if every token leaves it out; gamma popularity")
+def touched_experts(experts: Any, picks: Any, tokens: Any, evenness: Any) -> Any:
     """Experts that at least one of the tokens meets: those whose weights are read.
+
+    Tokens of a step resemble each other, so some experts are popular and others stay idle longer than by chance. With
+    the popularity of an expert drawn from a gamma distribution, the chance that n tokens leave it out is
+    (1 + n p / shape) ** -shape, where p is the mean chance of a pick; the first token meets exactly its picks.
 
     experts : experts of the layer [1]
     picks : experts per token [1]
     tokens : tokens of the whole expert-parallel group [1]
+    evenness : shape of the distribution, 1 over the squared coefficient of variation of popularity [1]
 
-    >>> touched_experts(256, 8, 1), round(touched_experts(256, 8, 64), 1)
-    (8.0, 222.4)
+    >>> touched_experts(256, 8, 1, 0.5), round(touched_experts(256, 8, 64, 0.5), 1)
+    (8.0, 144.4)
+    >>> round(touched_experts(256, 8, 64, 1e6), 1)
+    221.4
     """
-    return experts * (1 - (1 - picks / experts) ** tokens)
+    chance = picks / experts
+    missed = (1 - chance * minimum(tokens, 1)) * (1 + maximum(tokens - 1, 0) * chance / evenness) ** -evenness
+    return experts * (1 - missed)
 
 
 @formula("T_stall", "s", source="derived: in a cycle every other request computes its prompt once, some before mine")
-def decode_stall(others: Any, prompt: Any, steps: Any, burst: Any) -> Any:
+def decode_stall(others: Any, prompt: Any, steps: Any, together: Any, beside: Any) -> Any:
     """Time that the prompts of other requests add to each decode step of mine.
 
     others : other requests in flight [1]
     prompt : time of one prompt, beside the decodes that share its step [s]
     steps : decode steps of a request [1]
-    burst : 0 = requests arrive spread out, 1 = all at once, so that half of the others come before me [1]
+    together : share of the requests whose prompts run before any of them decodes, half of them before mine [1]
+    beside : other prompts computed in the step of mine, which do not stall me if we came together [1]
 
-    >>> decode_stall(15, 0.1, 100, 0), decode_stall(15, 0.1, 100, 1)
-    (0.015, 0.0075)
+    >>> decode_stall(15, 0.1, 100, 0, 0), decode_stall(15, 0.1, 100, 1, 0), decode_stall(15, 0.1, 100, 1, 7)
+    (0.015, 0.0075, 0.004)
     """
-    return (1 - burst / 2) * others * prompt / steps
+    return (others - together / 2 * (others + minimum(beside, others))) * prompt / steps
 
 
 @formula("W_burst", "s", source="derived: of requests that arrive together the mean one waits for half of the others")

@@ -140,7 +140,8 @@ class Step:
         """Time of each GPU's experts [s], from its share of all picks and its experts that some token reaches."""
         moe = self.moe
         rows = np.maximum(share * self.rows * self.gpus * moe.top_k, 1e-6)
-        times = routed_time(self.pricing, moe, rows, np.maximum(used, 1e-9), moe.experts / self.gpus, moe.width)
+        times = routed_time(self.pricing, moe, rows, np.maximum(used, 1e-9), moe.experts / self.gpus, moe.width,
+                            self.rows)
         return np.asarray(times, dtype=float)
 
     def counts(self, routing: Routing) -> bool:
@@ -258,8 +259,6 @@ class Step:
         even = (1 - np.exp(picks * np.log1p(-np.minimum(loads, 1 - 1e-12)))).sum(axis=1) / self.gpus
         few = np.minimum(even, 1.0)
         heavy, wide = self.expert_times(tails / self.gpus, few), self.expert_times(np.full(len(even), 1e-12), even)
-        if self.pricing.job.kernel("grouped_gemm", self.job.units).half:
-            heavy = self.expert_times(tails / self.gpus, np.full(len(even), 1e-6))
         sent = self._send(tails, *self._fewest_copies(routing, loads, tails))
         return self._timed(float(np.maximum(heavy, wide).sum()), float(sent.sum())).step
 

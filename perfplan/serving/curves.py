@@ -261,23 +261,21 @@ def _alike(
 
     net, context = network(job, rooms[0].layout), resident_context(workload)
     own = [r for r in rooms if r.layout not in twins or r.held > twins[r.layout].batch[-1] * _SAME]
-    decoding: dict[ServingLayout, Any] = {}
+    decoding: dict[ServingLayout, np.ndarray] = {}
     if own:
-        priced = zip(_steps(job, net, own, context), _beside(job, net, own, workload, context), strict=True)
-        decoding = dict(zip((r.layout for r in own), priced, strict=True))
+        decoding = dict(zip((r.layout for r in own), _steps(job, net, own, context), strict=True))
+    mixing = _beside(job, net, rooms, workload, context)
     lengths, budget = workload.isl.values, job.engine.token_budget
     chunked, fresh = job.engine.chunked, fresh_tokens(job, lengths)
     steps = max(workload.osl.mean - 1, 1e-9) / float(drafted_tokens(job.acceptance, job.drafts))
     alone = numpy.broadcast_to(whole(prompt_time(job, net, _columns(rooms, 2), lengths)), (len(rooms), len(lengths)))
-    for room, prompts in zip(rooms, alone, strict=True):
+    for room, prompts, priced_beside in zip(rooms, alone, mixing, strict=True):
         coarse = room.coarse
         batch = numpy.unique(numpy.concatenate((coarse, numpy.geomspace(coarse[0], coarse[-1], FINE))))
         if room.layout in decoding:
-            priced_step, priced_beside = decoding[room.layout]
-            step, beside = numpy.interp(batch, coarse, priced_step), numpy.interp(batch, *priced_beside)
+            step = numpy.interp(batch, coarse, decoding[room.layout])
         else:
-            twin = twins[room.layout]
-            step, beside = (numpy.interp(batch, twin.batch, column) for column in (twin.step, twin.beside))
+            step = numpy.interp(batch, twins[room.layout].batch, twins[room.layout].step)
         yield Curve(
             job,
             room.layout,
@@ -291,7 +289,7 @@ def _alike(
             steps,
             room.held,
             context,
-            beside,
+            numpy.interp(batch, *priced_beside),
             room.cached,
             loading_time(job, room.layout, lengths, prompts),
         )

@@ -114,13 +114,21 @@ def prompt_time(
     return {name: share * (time - alone.get(name, 0.0)) for name, time in parts.items()}
 
 
+def _beside_decodes(job: ServingJob, net: Network, layout: ServingLayout, isl: Any, osl: Any, active: Any, clump: Any
+                    ) -> dict[str, Any]:
+    """Seconds by op that one prompt takes where `clump` of the active requests are computed at once, the rest decode
+    beside them if the engine mixes steps."""
+    beside = maximum(active - clump, 0.0) if job.engine.mixed else 0.0 * active
+    return prompt_time(job, net, layout, isl, clump, beside, isl + osl / 2)
+
+
 def _any(count: Any) -> bool:
     return bool(count.any()) if hasattr(count, "any") else bool(count)
 
 
 def _slots(job: ServingJob, layout: ServingLayout, concurrency: Any) -> Any:
     """Requests of the fullest attention rank of one replica."""
-    each = concurrency / (layout.dp * layout.adp) * (job.imbalance if layout.adp > 1 else 1.0)
+    each = concurrency / (layout.dp * layout.adp) * where(layout.adp > 1, job.imbalance, 1.0)
     return maximum(each, 1.0 / layout.adp)
 
 
@@ -132,13 +140,15 @@ def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurren
     active = minimum(slots, room)
     decode = decode_step(job, net, layout, active, isl + osl / 2)
     engine, steps = job.engine, maximum(osl - 1, 1) / formulas.drafted_tokens(job.acceptance, job.drafts)
-    clump = maximum(1 + engine.burst * (active - 1), active / steps)
-    beside = maximum(active - clump, 0.0) if engine.mixed else 0.0 * active
-    prompt = prompt_time(job, net, layout, isl, clump, beside, isl + osl / 2)
+    clump = maximum(engine.gather * active / steps, 1.0)
+    prompt = _beside_decodes(job, net, layout, isl, osl, active, clump)
+    if engine.together:
+        wave = _beside_decodes(job, net, layout, isl, osl, active, maximum(active, 1.0))
+        prompt = {name: time + engine.together * (wave[name] - time) for name, time in prompt.items()}
     alone = prompt_time(job, net, layout, isl)
     own, step = whole(prompt), whole(decode)
     others = maximum(active * layout.adp - 1, 0.0) / layout.adp
-    stalled = step + formulas.decode_stall(others, own, steps, engine.burst)
+    stalled = step + formulas.decode_stall(others, own, steps, engine.together, _together(job, isl, active)[0] - 1)
     rate = formulas.closed_rate(active * layout.adp, own / layout.adp, steps, step)
     tpot = where(osl > 1, stalled * steps / maximum(osl - 1, 1), 0.0)
     residual, burst = step * minimum(others, 1.0), formulas.burst_wait(others, own, engine.burst)
@@ -168,7 +178,8 @@ def saturated(job: ServingJob, layout: ServingLayout, isl: int, osl: int, reques
     """All requests queued from the start: the batch is as large as the memory and the engine allow."""
     room = capacity(job, layout, isl, osl)
     queued = room * layout.adp * layout.dp if requests is None else min(requests, room * layout.adp * layout.dp)
-    return steady(replace(job, engine=replace(job.engine, burst=0.0, waiting=0.0)), layout, isl, osl, queued, room)
+    plain = replace(job.engine, burst=0.0, together=0.0, waiting=0.0)
+    return steady(replace(job, engine=plain), layout, isl, osl, queued, room)
 
 
 def static_batch(job: ServingJob, layout: ServingLayout, isl: int, osl: int, batch: int) -> Steady:
@@ -194,7 +205,7 @@ def at_rate(job: ServingJob, layout: ServingLayout, isl: int, osl: int, rate: fl
     if rate <= 0:
         raise OutOfRange(f"rate is {rate:g} requests/s, but must be above 0")
     room = capacity(job, layout, isl, osl)
-    plain = replace(job, engine=replace(job.engine, burst=0.0, waiting=0.0))
+    plain = replace(job, engine=replace(job.engine, burst=0.0, together=0.0, waiting=0.0))
     top = steady(plain, layout, isl, osl, room * layout.adp * layout.dp, room)
     if rate >= top.rate:
         raise Infeasible(f"{rate:g} requests/s of {isl}+{osl} tokens are beyond layout {str(layout)!r}, which saturates"

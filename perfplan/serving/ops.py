@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
-from perfplan.catalog.specs import Attention, LayerKind, LinearAttention, Mamba, Mlp, Moe
+from perfplan.catalog.specs import Attention, Kernel, LayerKind, LinearAttention, Mamba, Mlp, Moe
 from perfplan.formulas import compute
 from perfplan.formulas.attention import (
     attention_flops,
@@ -21,9 +21,11 @@ from perfplan.formulas.attention import (
     windowed_pairs,
 )
 from perfplan.formulas.core import maximum, minimum, where
+from perfplan.formulas.moe import expert_flops, expert_moves, expert_traffic, experts_time
 from perfplan.formulas.offload import host_copy_time
 from perfplan.formulas.serving import attended_tokens, kv_head_share, touched_experts
 from perfplan.serving.attention import decode_kernel, latent_decode, plain_decode
+from perfplan.serving.formats import Format
 from perfplan.serving.job import PLAIN, ServingJob
 from perfplan.training.exchange import COMBINE, DISPATCH, engine_all_reduce, send_to_experts
 from perfplan.training.network import Group, Network
@@ -72,12 +74,13 @@ class Pricing:
     tp: Any
     adp: Any
     ep: Any
+    aside: bool = False  # on a second stream, behind whose kernels these are launched
 
     @property
     def share(self) -> Any:
         """Share of a kernel's constant that counts: less in a captured graph than when prompts run kernel by kernel."""
         engine = self.job.engine
-        return where(self.load.prompt > 0, engine.eager, engine.overhead)
+        return 0.0 if self.aside else where(self.load.prompt > 0, engine.eager, engine.overhead)
 
     @property
     def bandwidth(self) -> float:
@@ -94,24 +97,29 @@ def reading(p: Pricing, form: str, usual: float) -> Any:
     return min(reached, units * engine.unit_rate / p.bandwidth)
 
 
-def product(p: Pricing, part: str, m: Any, n: Any, k: Any, groups: Any = 1, used: Any = None) -> Any:
-    """Time of the matrix products of a part: m rows in all, `groups` matrices of which `used` are read [s]."""
+def product(p: Pricing, part: str, m: Any, n: Any, k: Any) -> Any:
+    """Time of the matrix product of a part: m rows with a matrix of k times n [s]."""
     form = p.job.weights if part in p.job.weights.parts else PLAIN
-    kind = "grouped_gemm" if part == "experts" else "gemm"
     units = p.job.units if form is not PLAIN else _plain(p.job)
-    constants = p.job.kernel(kind, units)
-    read = groups if used is None else used
+    constants = p.job.kernel("gemm", units)
     flops, peak = compute.gemm_flops(m, n, k), matrix_rate(p, units)
-    reached = min(constants.compute * p.job.engine.compute, power_limit(p) / peak)
-    if constants.half:
-        reached = reached * compute.saturation(m / maximum(read, NEVER_SHORT), constants.half)
-    traffic = compute.gemm_bytes(m, n, k, read, form.inputs, form.weight, WIDE)
+    traffic = compute.gemm_bytes(m, n, k, 1, form.inputs, form.weight, WIDE)
     memory = reading(p, form.id, constants.memory)
     over = compute.loop_overhead(k, constants.step, constants.overhead) * p.share
-    time = compute.kernel_time(flops, traffic, reached, peak, memory, p.bandwidth, over)
+    time = compute.kernel_time(flops, traffic, reached(p, constants, peak), peak, memory, p.bandwidth, over)
+    return time + unpacked(p, form, m, n * k, memory)
+
+
+def reached(p: Pricing, constants: Kernel, peak: float) -> float:
+    """Fraction of the peak that the engine's products reach."""
+    return min(constants.compute * p.job.engine.compute, power_limit(p) / peak)
+
+
+def unpacked(p: Pricing, form: Format, rows: Any, weights: Any, memory: float) -> Any:
+    """Time in which narrow weights are written in 16 bits and read again, for products of many rows [s]."""
     if not p.job.engine.unpack or form.weight >= WIDE:
-        return time
-    return time + where(m >= p.job.engine.unpack, 2 * WIDE * read * n * k / (memory * p.bandwidth), 0.0)
+        return 0.0
+    return where(rows >= p.job.engine.unpack, 2 * WIDE * weights / (memory * p.bandwidth), 0.0)
 
 
 def matrix_rate(p: Pricing, units: str) -> float:
@@ -278,15 +286,27 @@ def _mlp(p: Pricing, part: str, width: float, gated: bool) -> Any:
     return up + product(p, part, t, hidden, share) + stream(p, WIDE * t * share * (3 if gated else 2))
 
 
-def routed_time(p: Pricing, moe: Moe, rows: Any, met: Any, here: Any, inner: Any) -> Any:
+def _expert_kernel(job: ServingJob) -> Kernel:
+    """Constants of expert layers; those of plain products where the chip has none."""
+    kind = "experts" if "experts" in job.cluster.accelerator.kernels else "gemm"
+    found = job.kernel(kind, job.units)
+    return found if found.around else replace(found, half=0.0, around=job.kernel("stream", _plain(job)).memory)
+
+
+def routed_time(p: Pricing, moe: Moe, rows: Any, met: Any, here: Any, inner: Any, tokens: Any) -> Any:
     """Time of the routed experts of one rank in one layer [s]. rows: token copies computed; met: experts that some
-    token reaches, of those `here`; inner: width of an expert on the rank."""
-    idle = p.job.engine.idle_experts.get(p.job.weights.id, 0.0)
-    used = (met + idle * (here - met)) * (1 - p.job.host_experts)
-    seen = moe.latent or p.job.model.hidden
-    up = product(p, "experts", rows, inner * (2 if moe.gated else 1), seen, here, used)
-    down = product(p, "experts", rows, seen, inner, here, used)
-    return p.job.engine.routed + up + down + stream(p, WIDE * rows * inner * (3 if moe.gated else 2))
+    token reaches, of those `here`; inner: width of an expert on the rank; tokens: whose results the rank writes."""
+    engine, form, constants, peak = p.job.engine, p.job.weights, _expert_kernel(p.job), matrix_rate(p, p.job.units)
+    used = met + engine.idle_experts.get(form.id, 0.0) * (here - met)
+    shape = moe.latent or p.job.model.hidden, inner, 3 if moe.gated else 2
+    traffic = expert_traffic(0.0, used * (1 - p.job.host_experts), *shape, form.weight, WIDE)
+    traffic = traffic + expert_traffic(rows, 0.0, *shape, form.inputs, WIDE)
+    memory = reading(p, form.id, constants.memory)
+    extra = engine.routed + unpacked(p, form, rows, used * shape[0] * shape[1] * shape[2], memory)
+    return extra + experts_time(
+        expert_flops(rows, *shape), expert_flops(constants.half * used, *shape), reached(p, constants, peak), peak,
+        traffic, memory, p.bandwidth, expert_moves(rows, tokens, *shape, form.inputs, WIDE), constants.around, here,
+        constants.each * engine.tables, constants.overhead * p.share)
 
 
 def host_read(p: Pricing, moe: Moe, met: Any, inner: Any) -> Any:
@@ -302,15 +322,15 @@ def _moe(p: Pricing, moe: Moe) -> dict[str, Any]:
     everyone = t * p.adp
     rows = everyone * moe.top_k / p.ep * p.job.skew(p.ep)
     here = moe.experts / p.ep
-    met = minimum(touched_experts(moe.experts, moe.top_k, everyone) / p.ep, here)
+    met = minimum(touched_experts(moe.experts, moe.top_k, everyone, p.job.engine.evenness) / p.ep, here)
     seen = moe.latent or hidden
     latent = product(p, "latent", t, 2 * seen, hidden) if moe.latent else 0.0
-    parts = {"experts": routed_time(p, moe, rows, met, here, moe.width / split) + latent,
-             "router": product(p, "router", t, moe.experts, hidden) + stream(p, 3 * WIDE * t * moe.top_k * seen, 3)}
+    parts = {"experts": routed_time(p, moe, rows, met, here, moe.width / split, everyone / p.ep) + latent,
+             "router": product(p, "router", t, moe.experts, hidden) + stream(p, 2 * WIDE * t * moe.experts)}
     if p.job.host_experts:
         parts["offload"] = host_read(p, moe, met, moe.width / split)
     if moe.shared_width:
-        parts["mlp"] = _mlp(p, "shared", moe.shared_width, moe.gated)
+        parts["mlp"] = _mlp(replace(p, aside=True), "shared", moe.shared_width, moe.gated)
     return parts
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from perfplan.formulas.compute import host_wait
 from perfplan.formulas.core import maximum, minimum, total, where
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout
@@ -18,8 +19,9 @@ PARTS = ("projections", "attention", "mlp", "experts", "offload", "router", "str
 
 
 def network(job: ServingJob, layout: ServingLayout) -> Network:
-    """The network as one replica sees it."""
-    return Network(job.cluster, layout.instance)
+    """The network as one replica sees it, the largest where the degrees are columns."""
+    instance = layout.instance
+    return Network(job.cluster, int(instance.max()) if hasattr(instance, "max") else instance)
 
 
 def whole(parts: dict[str, Any]) -> Any:
@@ -40,13 +42,15 @@ def step_parts(job: ServingJob, net: Network, layout: ServingLayout, load: Load)
             job.drafts * parts["head"])
     path = net.path(Group(layout.pp, layout.width))
     parts["pp"] = (layout.pp - 1) * path.send(load.tokens * job.model.hidden * 2.0)
-    parts["host"] = _host(job, layout, load)
+    parts["host"] = _host(job, layout, load, sum(parts.values()))
     return {name: parts[name] for name in PARTS if name in parts}
 
 
-def _host(job: ServingJob, layout: ServingLayout, load: Load) -> Any:
+def _host(job: ServingJob, layout: ServingLayout, load: Load, device: Any) -> Any:
+    """Time that the device waits for the host: between steps, and for the launches of a step with prompts [s]."""
     engine = job.engine
-    fixed = where(load.prompt > 0, engine.prompt, engine.step)
+    launched = host_wait(device, engine.launch * len(job.model.layers))
+    fixed = where(load.prompt > 0, engine.prompt + launched / layout.pp, engine.step)
     return layout.pp * (fixed + engine.sequence * load.decodes)
 
 

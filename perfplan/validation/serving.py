@@ -89,6 +89,18 @@ class Pricer:
             job = replace(job, engine=replace(job.engine, **TIGHT))
             return _loaded(job, layout, run, isl, osl), layout
 
+    def loop(self, run: Run) -> tuple[ServingJob, ServingLayout, tuple[int, int], float]:
+        """What a closed loop is priced with: (job, layout, lengths, sequences that a rank has room for)."""
+        job = self.job(run)
+        layout = layout_of(run, job.model)
+        check(job.model, layout)
+        isl, osl = lengths_of(run, self.catalog)
+        try:
+            return job, layout, (isl, osl), price.capacity(job, layout, isl, osl)
+        except Infeasible:
+            job = replace(job, engine=replace(job.engine, **TIGHT))
+            return job, layout, (isl, osl), price.capacity(job, layout, isl, osl)
+
     def predict(self, run: Run) -> float:
         """The figure of the run, in its metric."""
         steady, layout = self.steady(run)

@@ -1,6 +1,7 @@
 """The step under a placement, its bound, the verdict, and the command."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ def balanced(layers, experts, picks, tokens=512):
 
 
 def test_balanced_routing_costs_what_the_serving_model_says(job):
-    step = Step(job, 4, "prefill", 8192, 0)
+    even = replace(job, engine=replace(job.engine, evenness=1e6))
+    step = Step(even, 4, "prefill", 8192, 0)
     routing = balanced(32, 8, 2)
     placed = np.tile(np.arange(8) // 2, (32, 1))
     assert step.time(routing, placed).step == pytest.approx(sum(step.parts.values()), rel=1e-6)

@@ -11,7 +11,7 @@ from perfplan.serving.estimate import steady
 from perfplan.serving.layout import ServingLayout
 
 CATALOG = Catalog()
-PCIE = {"cluster": "h100-pcie", "weights": "fp8", "engine": "trtllm", "isl": 128, "osl": 128}
+PCIE = {"cluster": "h100-pcie", "weights": "fp8", "engine": "trtllm-0.17", "isl": 128, "osl": 128}
 
 
 def diagnosed(model="llama-3.1-8b", **known):
@@ -32,7 +32,7 @@ def test_a_number_of_the_sxm_card_hoped_for_on_a_pcie_card():
 
 def test_starved_requests_follow_from_littles_law():
     """What the estimate gives at 20 in flight is diagnosed as 20 in flight."""
-    job = serving_job("llama-3.1-8b", "h100-pcie", CATALOG, engine="trtllm", weights="fp8")
+    job = serving_job("llama-3.1-8b", "h100-pcie", CATALOG, engine=PCIE["engine"], weights="fp8")
     given = float(steady(job, ServingLayout(), 128, 128, 20.0).tokens_per_s)
     found = diagnosed(measured=f"{given:.3f} tok/s", concurrency=500)
     assert found.in_flight == pytest.approx(20, rel=0.01)
@@ -79,7 +79,7 @@ def test_a_sparse_peak():
 
 def test_decode_bound_by_the_host():
     found = diagnosed(
-        "qwen3-0.6b", cluster="dgx-h100", weights="bf16", engine="vllm", concurrency=1, measured="100 tok/s"
+        "qwen3-0.6b", cluster="dgx-a100", weights="bf16", engine="trtllm-0.9", concurrency=1, measured="100 tok/s"
     )
     assert names(found)[0] == "host-bound decode", "one request cannot be too few of one offered"
     assert "times its usual time would give 100 tok/s" in found.causes[0].words

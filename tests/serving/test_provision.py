@@ -37,7 +37,7 @@ def test_what_the_fleet_serves_under_other_lengths_is_told(cheapest):
 
 
 def test_an_accelerator_without_a_stated_power_is_given_one():
-    tpu = {"clusters": ("tpu-v6e",), "ttft": "5 s", "rate": "5/s"}
+    tpu = {"clusters": ("tpu-v6e",), "ttft": "5 s", "rate": "5/s", "caps": (1.0,)}
     with pytest.raises(MissingField, match="--assume-power tpu-v6e=300W"):
         provisioned(**tpu)
     found = provisioned(assume_power=("tpu-v6e=350W",), **tpu)

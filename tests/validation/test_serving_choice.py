@@ -1,13 +1,10 @@
-"""Choices by the prediction, on runs whose answer is known; a fit that gives back the constants it was fed."""
+"""Choices by the prediction, on runs whose answer is known."""
 
 from dataclasses import replace
 
 import pytest
 
-from perfplan.catalog import Catalog
-from perfplan.validation import serving_fit
 from perfplan.validation.score import Outcome
-from perfplan.validation.serving import Pricer
 from perfplan.validation.serving_choice import ceiling_choice, width_choice
 from perfplan.validation.serving_rows import Run
 
@@ -38,14 +35,3 @@ def test_a_ceiling_is_kept_or_counted_as_broken():
     assert found.groups == 4, "each ceiling is a choice"
     assert found.broken == pytest.approx(1 / 4), "b breaks 20 ms and keeps the others"
     assert found.mean_regret == 0
-
-
-def test_a_fit_finds_the_constants_that_made_the_runs(monkeypatch):
-    catalog = Catalog()
-    monkeypatch.setattr(serving_fit, "CONSTANTS", {"step": (1e-3, 1e-5, 1e-1), "sequence": (5e-5, 1e-6, 1e-2)})
-    truth = Pricer(catalog, lambda engine: replace(engine, burst=0.12, step=5e-3, sequence=2e-4))
-    runs = [replace(RUN, id=str(n), batch=n, metric="tpot_ms") for n in (1, 4, 16, 64)]
-    made = [replace(run, value=truth.predict(run)) for run in runs]
-    found = serving_fit.fit_engine(made, catalog)
-    assert found["step"] == pytest.approx(5e-3, rel=0.1)
-    assert found["sequence"] == pytest.approx(2e-4, rel=0.15)

@@ -1,0 +1,75 @@
+"""A fit gives back the constants it was fed, and lends them to releases and engines that have no runs."""
+
+from dataclasses import replace
+
+import pytest
+
+from perfplan.catalog import Catalog
+from perfplan.validation.serving import Pricer
+from perfplan.validation.serving_fit import (
+    CONSTANTS,
+    WAVES,
+    columns_of,
+    fit_engines,
+    left_out_models,
+    of_release,
+    with_constants,
+)
+from perfplan.validation.serving_rows import Run
+
+RUN = Run("a", "g", "llama-3.1-8b", "h100-sxm", "trtllm", "1.0", "bf16", "bf16", "", 1, 1, 1, None, 1, 1, None, 1024,
+          128, 4, "concurrency", None, "tpot_ms", 1.0, "A", False, "")
+STARTS = {name: one.start for name, one in CONSTANTS.items()}
+
+
+def runs(values, **fields):
+    pricer = Pricer(Catalog(), lambda engine: with_constants(engine, values))
+    made = [replace(RUN, id=f"{n} {isl} {tp}", batch=n, isl=isl, tp=tp, **fields)
+            for n in (1, 8, 64) for isl in (256, 2048) for tp in (1, 8)]
+    return [replace(run, value=pricer.predict(run)) for run in made]
+
+
+@pytest.mark.parametrize(("name", "factor"), [("overhead", 1.3), ("sequence", 3.0)])
+def test_a_fit_finds_the_constant_that_made_the_runs(name, factor):
+    truth = STARTS | {name: STARTS[name] * factor}
+    columns = columns_of(runs(truth) * 10, Pricer(Catalog()))
+    found = fit_engines(columns)["trtllm", "1.0"]
+    assert all(abs(one.predicted(found) / one.measured - 1).max() < 0.05 for one in columns)
+    assert (found[name] / STARTS[name] - 1) * (factor - 1) > 0
+
+
+def test_columns_give_what_runs_give_one_by_one():
+    made = runs(STARTS)
+    (columns,) = columns_of(made, Pricer(Catalog()))
+    assert columns.predicted(STARTS) == pytest.approx([run.value for run in made], rel=1e-9)
+
+
+def test_runs_that_are_not_closed_loops_of_tpot_take_no_part():
+    odd = [replace(RUN, metric="ttft_ms"), replace(RUN, batch_kind="qps"), replace(RUN, suspect=True),
+           replace(RUN, osl=1), replace(RUN, hardware="abacus")]
+    assert columns_of(odd, Pricer(Catalog())) == []
+
+
+def test_a_release_without_runs_takes_the_constants_of_its_engine_and_that_those_of_all():
+    engine = Catalog().engine("vllm")
+    fitted = {("vllm", "1"): {"step": 1.0}, ("vllm",): {"step": 2.0}, (): {"step": 3.0, "together": 0.2}}
+    assert of_release(fitted, engine, "vllm", "1") == {"step": 1.0}
+    assert of_release(fitted, engine, "vllm", "2") == {"step": 2.0}
+    assert of_release(fitted, engine, "other", "2") == {"step": 3.0, "together": 0.2}
+    assert of_release(fitted, replace(engine, mixed=False), "other", "2")["together"] == WAVES
+    assert of_release({}, engine, "vllm", "1") == STARTS
+
+
+def test_a_model_left_out_learns_from_the_other_models_alone(tmp_path):
+    truth = STARTS | {"overhead": 1.2}
+    rows = 4 * runs(truth) + 4 * runs(truth, model="qwen3-32b", group="h")
+    names = ["id", "group", "model_id", "hardware_id", "engine", "engine_version", "weight_dtype", "isl", "osl",
+             "batch", "tp", "tpot_ms"]
+    lines = [",".join(map(str, (one.id, one.group, one.model, one.hardware, one.engine, one.release, one.weights,
+                                one.isl, one.osl, one.batch, one.tp, one.value))) for one in rows]
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join([",".join(names), *lines]))
+    found = [one.ratio for one in left_out_models([path]).outcomes]
+    untaught = [abs(one.predicted(STARTS) / one.measured - 1).mean() for one in columns_of(rows, Pricer(Catalog()))]
+    assert len(found) == len(rows)
+    assert sum(abs(one - 1) for one in found) / len(found) < max(untaught) / 2
