@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from perfplan.calibration.bands import Bands
 from perfplan.catalog import Catalog
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from perfplan.training.why import Answer
 
 __all__ = [
+    "JobOptions",
     "diagnose_serve",
     "estimate_train",
     "gap_train",
@@ -96,6 +97,27 @@ def _agreed(launch: Launched | None, given: dict[str, Any]) -> dict[str, Any]:
             where = "in the launch line or beside it" if launch else "or a launch line that has it"
             raise SpecError(f"{name.replace('_', ' ')} is not given; give {flag}, {where}")
     return found
+
+
+class JobOptions(TypedDict, total=False):
+    """What `training_job` takes beside model, cluster, accelerators and batch; what is left out is its default."""
+
+    precision: str
+    framework: str
+    attention: str
+    routing_skew: float
+    routing: str
+    overlap: Mapping[str, float] | None
+    order: str
+    optimizer: str
+    method: str
+    lora_rank: int
+    packed: int
+    cuda_graphs: Sequence[str]
+    padded_experts: bool
+    mtp: int | None
+    power_cap: str
+    technique: Sequence[str]
 
 
 def training_job(
@@ -212,61 +234,32 @@ def plan_train(
     gpus: int | tuple[int, int],
     global_batch: int,
     seq_len: int,
-    precision: str = "bf16",
     tokens: float | str | None = None,
     objective: str = "time",
     top: int = 10,
     deadline: float | str | None = None,
     fix: str = "",
     forbid: str = "",
-    framework: str = "",
-    attention: str = "",
-    routing_skew: float = 1.0,
-    routing: str = "",
-    overlap: Mapping[str, float] | None = None,
-    order: str = "tp-cp-dp-pp",
-    optimizer: str = "",
-    method: str = "pretrain",
-    lora_rank: int = 16,
-    packed: int = 0,
-    cuda_graphs: Sequence[str] = (),
-    padded_experts: bool = False,
-    mtp: int | None = None,
-    power_cap: str = "",
-    technique: Sequence[str] = (),
     catalog: Catalog | None = None,
     tick: Callable[[int], None] = lambda _: None,
+    **job: Unpack[JobOptions],
 ) -> Plan:
-    """The best layouts for a training job; see `perfplan plan train`. tokens such as "15T", deadline such as "30 d"."""
+    """The best layouts for a training job; see `perfplan plan train`. tokens such as "15T", deadline such as "30 d";
+    job: as of `training_job`."""
     catalog, bands = _loaded(catalog)
     low, high = (gpus, gpus) if isinstance(gpus, int) else gpus
     counts = gpu_counts(low, high) if low != high else ()
-    job = training_job(
+    made = training_job(
         model,
         cluster=cluster,
         gpus=high,
         global_batch=global_batch,
         seq_len=seq_len,
-        precision=precision,
-        framework=framework,
-        attention=attention,
-        routing_skew=routing_skew,
-        routing=routing,
-        overlap=overlap,
-        order=order,
-        optimizer=optimizer,
-        method=method,
-        lora_rank=lora_rank,
-        packed=packed,
-        cuda_graphs=cuda_graphs,
-        padded_experts=padded_experts,
-        mtp=mtp,
-        power_cap=power_cap,
-        technique=technique,
         catalog=catalog,
+        **job,
     )
     return plan(
-        job,
+        made,
         bands,
         counts=counts,
         objective=objective,
@@ -287,55 +280,25 @@ def estimate_train(
     global_batch: int | None = None,
     seq_len: int | None = None,
     gpus: int | None = None,
-    precision: str = "bf16",
-    framework: str = "",
-    attention: str = "",
-    routing_skew: float = 1.0,
-    routing: str = "",
-    overlap: Mapping[str, float] | None = None,
-    order: str = "tp-cp-dp-pp",
-    optimizer: str = "",
-    method: str = "pretrain",
-    lora_rank: int = 16,
-    packed: int = 0,
-    cuda_graphs: Sequence[str] = (),
-    padded_experts: bool = False,
-    mtp: int | None = None,
-    power_cap: str = "",
-    technique: Sequence[str] = (),
     launch: Launched | None = None,
     catalog: Catalog | None = None,
+    **job: Unpack[JobOptions],
 ) -> Estimate:
     """What one layout costs; `gpus` defaults to the accelerators that the layout uses. launch: a launch line, which
-    says the layout and what else is left out."""
+    says the layout and what else is left out; job: as of `training_job`."""
     catalog, bands = _loaded(catalog)
     parsed = _layout(layout, launch)
-    job = training_job(
+    made = training_job(
         model,
         cluster=cluster,
         gpus=gpus or parsed.world,
         global_batch=global_batch,
         seq_len=seq_len,
-        precision=precision,
-        framework=framework,
-        attention=attention,
-        routing_skew=routing_skew,
-        routing=routing,
-        overlap=overlap,
-        order=order,
-        optimizer=optimizer,
-        method=method,
-        lora_rank=lora_rank,
-        packed=packed,
-        cuda_graphs=cuda_graphs,
-        padded_experts=padded_experts,
-        mtp=mtp,
-        power_cap=power_cap,
-        technique=technique,
         launch=launch,
         catalog=catalog,
+        **job,
     )
-    return banded(estimate(job, parsed), bands)
+    return banded(estimate(made, parsed), bands)
 
 
 def _layout(text: str, launch: Launched | None) -> Layout:

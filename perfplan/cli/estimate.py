@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from perfplan.cli import options, serving
+from perfplan.cli.groups import grouped
 
 __all__ = ["app"]
 
@@ -19,6 +20,7 @@ def group() -> None:
 
 
 @app.command("train")
+@grouped
 def train(
     cluster: options.Cluster,
     model: options.ModelOrLine = "",
@@ -29,21 +31,7 @@ def train(
     launch: options.Launch = "",
     gpus: options.LayoutGpus = None,
     precision: options.Precision = "bf16",
-    framework: options.Framework = "",
-    attention: options.Attention = "",
-    overlap: options.Overlap = "",
-    order: options.Order = "tp-cp-dp-pp",
-    optimizer: options.Optimizer = "",
-    method: options.Method = "pretrain",
-    lora_rank: options.Rank = 16,
-    packed: options.Packed = 0,
-    cuda_graphs: options.Graphs = "",
-    padded_experts: options.Padded = False,
-    mtp: options.Mtp = None,
-    routing_skew: options.Skew = 1.0,
-    routing: options.Routing = "",
-    power_cap: options.PowerCap = "",
-    technique: options.Technique = None,
+    job: options.Job = None,
     settings: options.Settings = None,
     catalog: options.Folders = None,
     csv: options.Csv = None,
@@ -68,21 +56,7 @@ def train(
         global_batch=global_batch,
         seq_len=seq_len,
         precision=precision,
-        framework=framework,
-        attention=attention,
-        overlap=options.overlaps(overlap),
-        order=order,
-        optimizer=optimizer,
-        method=method,
-        lora_rank=lora_rank,
-        packed=packed,
-        cuda_graphs=options.words(cuda_graphs),
-        padded_experts=padded_experts,
-        mtp=mtp,
-        routing_skew=routing_skew,
-        routing=routing,
-        power_cap=power_cap,
-        technique=technique or (),
+        **job,
         launch=read,
         catalog=entries,
     )

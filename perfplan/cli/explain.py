@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perfplan.cli import options, serving
+from perfplan.cli.groups import grouped
 from perfplan.errors import OutOfRange
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def _given(context: typer.Context) -> dict[str, str]:
     }
 
 
+@grouped
 def explain(
     context: typer.Context,
     quantity: Quantity = None,
@@ -79,19 +81,7 @@ def explain(
     line: options.From = ("", ""),
     gpus: options.LayoutGpus = None,
     precision: options.Precision = "bf16",
-    framework: options.Framework = "",
-    attention: options.Attention = "",
-    overlap: options.Overlap = "",
-    order: options.Order = "tp-cp-dp-pp",
-    optimizer: options.Optimizer = "",
-    method: options.Method = "pretrain",
-    lora_rank: options.Rank = 16,
-    packed: options.Packed = 0,
-    cuda_graphs: options.Graphs = "",
-    padded_experts: options.Padded = False,
-    mtp: options.Mtp = None,
-    routing_skew: options.Skew = 1.0,
-    technique: options.Technique = None,
+    job: options.Job = None,
     isl: serving.Isl = "",
     osl: serving.Osl = "",
     concurrency: serving.Concurrency = None,
@@ -144,19 +134,7 @@ def explain(
             global_batch=global_batch,
             seq_len=seq_len,
             precision=precision,
-            framework=framework,
-            attention=attention,
-            overlap=options.overlaps(overlap),
-            order=order,
-            optimizer=optimizer,
-            method=method,
-            lora_rank=lora_rank,
-            packed=packed,
-            cuda_graphs=options.words(cuda_graphs),
-            padded_experts=padded_experts,
-            mtp=mtp,
-            routing_skew=routing_skew,
-            technique=technique or (),
+            **job,
             launch=read,
             catalog=entries,
         )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from perfplan.cli.groups import Group
 from perfplan.errors import OutOfRange, nearest
 from perfplan.units import parse
 
@@ -21,6 +22,7 @@ __all__ = [
     "From",
     "GlobalBatch",
     "Gpus",
+    "Job",
     "Json",
     "Launch",
     "LayoutGpus",
@@ -335,3 +337,29 @@ def overlaps(text: str) -> dict[str, float]:
         if fractions[axis] > 1:
             raise OutOfRange(f"--overlap {token!r} hides more than all; write a fraction from 0 to 1")
     return fractions
+
+
+def _job(
+    framework: Framework = "",
+    attention: Attention = "",
+    overlap: Overlap = "",
+    order: Order = "tp-cp-dp-pp",
+    optimizer: Optimizer = "",
+    method: Method = "pretrain",
+    lora_rank: Rank = 16,
+    packed: Packed = 0,
+    cuda_graphs: Graphs = "",
+    padded_experts: Padded = False,
+    mtp: Mtp = None,
+    routing_skew: Skew = 1.0,
+    routing: Routing = "",
+    power_cap: PowerCap = "",
+    technique: Technique = None,
+) -> dict[str, Any]:
+    return locals() | {
+        "overlap": overlaps(overlap), "cuda_graphs": words(cuda_graphs), "technique": technique or ()
+    }
+
+
+Job = Annotated[Any, Group(_job)]
+"""What describes a training job beside model, machine and batch: arguments of `api.training_job` by name."""

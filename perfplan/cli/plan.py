@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from perfplan.cli import options, serving
+from perfplan.cli.groups import grouped
 
 __all__ = ["app"]
 
@@ -19,6 +20,7 @@ def group() -> None:
 
 
 @app.command("train")
+@grouped
 def train(
     model: options.Model,
     cluster: options.Cluster,
@@ -59,21 +61,7 @@ def train(
     launch: options.Launch = "",
     fix: options.Fix = "",
     forbid: options.Forbid = "",
-    framework: options.Framework = "",
-    attention: options.Attention = "",
-    overlap: options.Overlap = "",
-    order: options.Order = "tp-cp-dp-pp",
-    optimizer: options.Optimizer = "",
-    method: options.Method = "pretrain",
-    lora_rank: options.Rank = 16,
-    packed: options.Packed = 0,
-    cuda_graphs: options.Graphs = "",
-    padded_experts: options.Padded = False,
-    mtp: options.Mtp = None,
-    routing_skew: options.Skew = 1.0,
-    routing: options.Routing = "",
-    power_cap: options.PowerCap = "",
-    technique: options.Technique = None,
+    job: options.Job = None,
     settings: options.Settings = None,
     catalog: options.Folders = None,
     csv: options.Csv = None,
@@ -113,21 +101,7 @@ def train(
             deadline=deadline,
             fix=fix,
             forbid=forbid,
-            framework=framework,
-            attention=attention,
-            overlap=options.overlaps(overlap),
-            order=order,
-            optimizer=optimizer,
-            method=method,
-            lora_rank=lora_rank,
-            packed=packed,
-            cuda_graphs=options.words(cuda_graphs),
-            padded_experts=padded_experts,
-            mtp=mtp,
-            routing_skew=routing_skew,
-        routing=routing,
-            power_cap=power_cap,
-            technique=technique or (),
+            **job,
             catalog=entries,
             tick=progress.tick,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from perfplan.cli import options
+from perfplan.cli.groups import grouped
 
 __all__ = ["app"]
 
@@ -17,6 +18,7 @@ def group() -> None:
 
 
 @app.command("train")
+@grouped
 def train(
     cluster: options.Cluster,
     model: options.ModelOrLine = "",
@@ -28,20 +30,7 @@ def train(
     precision: options.Precision = "bf16",
     fix: options.Fix = "",
     forbid: options.Forbid = "",
-    framework: options.Framework = "",
-    attention: options.Attention = "",
-    overlap: options.Overlap = "",
-    order: options.Order = "tp-cp-dp-pp",
-    optimizer: options.Optimizer = "",
-    method: options.Method = "pretrain",
-    lora_rank: options.Rank = 16,
-    packed: options.Packed = 0,
-    cuda_graphs: options.Graphs = "",
-    padded_experts: options.Padded = False,
-    mtp: options.Mtp = None,
-    routing_skew: options.Skew = 1.0,
-    routing: options.Routing = "",
-    technique: options.Technique = None,
+    job: options.Job = None,
     settings: options.Settings = None,
     catalog: options.Folders = None,
     csv: options.Csv = None,
@@ -67,20 +56,7 @@ def train(
         precision=precision,
         fix=fix,
         forbid=forbid,
-        framework=framework,
-        attention=attention,
-        overlap=options.overlaps(overlap),
-        order=order,
-        optimizer=optimizer,
-        method=method,
-        lora_rank=lora_rank,
-        packed=packed,
-        cuda_graphs=options.words(cuda_graphs),
-        padded_experts=padded_experts,
-        mtp=mtp,
-        routing_skew=routing_skew,
-        routing=routing,
-        technique=technique or (),
+        **job,
         launch=read,
         catalog=entries,
     )
