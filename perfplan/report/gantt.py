@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from html import escape
 
 from perfplan.overlap.timeline import Span, Timeline
@@ -54,8 +56,18 @@ def _line(spans: list[Span], total: float, columns: int) -> str:
     )
 
 
-def gantt(timeline: Timeline, width: int = WIDTH, rows: int = ROWS) -> str:
-    """The timeline in the columns and rows of a window, with what the letters mean."""
+def _window() -> tuple[int, int]:
+    """(columns, lanes) of the terminal; the usual ones where the text goes elsewhere."""
+    if not sys.stdout.isatty():
+        return WIDTH, ROWS
+    columns, lines = shutil.get_terminal_size((WIDTH, ROWS))
+    return columns, max(lines - 4, ROWS)
+
+
+def gantt(timeline: Timeline, width: int | None = None, rows: int | None = None) -> str:
+    """The timeline in the columns and rows of a window, the terminal's unless given, with what the letters mean."""
+    columns, most = _window()
+    width, rows = width or columns, rows or most
     lanes = timeline.lanes
     several, named = len(timeline.ranks) > 1, len({lane for _, lane in lanes}) > 1
     labels = [" ".join(([f"rank {rank}"] if several else []) + ([lane] if named else [])) for rank, lane in lanes]
