@@ -492,6 +492,7 @@ def schedule_layer(
     phase: str,
     batch: int,
     context: int,
+    prompt: int = 0,
     technique: Sequence[str] = (),
     time_limit: float = 20.0,
     sharing: Sharing | None = None,
@@ -504,14 +505,17 @@ def schedule_layer(
 ) -> ScheduledLayer:
     """Techniques on a window of two layers (all of them, and the best order, unless named).
 
-    phase: decode or prefill (batch: sequences of the replica, context: tokens cached, or of a prompt), or train (batch:
-    micro-batch, context: sequence length); time_limit: for the MILP of the best order [s].
+    phase: decode, prefill or mixed (batch: sequences of the replica, context: tokens cached, or of a prompt; prompt:
+    tokens of prompts beside the decodes of a mixed step), or train (batch: micro-batch, context: sequence length);
+    time_limit: for the MILP of the best order [s].
     """
     from perfplan.overlap.blocks import Sharing
     from perfplan.overlap.scheduled import schedule_layer as scheduled
 
-    if phase not in ("decode", "prefill", "train"):
-        raise OutOfRange(f"phase {phase!r} is unknown{offer(phase, ('decode', 'prefill', 'train'))}")
+    if phase not in ("decode", "prefill", "mixed", "train"):
+        raise OutOfRange(f"phase {phase!r} is unknown{offer(phase, ('decode', 'prefill', 'mixed', 'train'))}")
+    if phase == "train" and prompt:
+        raise OutOfRange(f"{prompt} tokens of prompt belong to serving; training has none")
     if batch < 1 or context < 1:
         raise OutOfRange(f"batch {batch} and context {context}: each must be at least 1")
     catalog, shares = catalog or Catalog(), sharing or Sharing()
@@ -532,7 +536,8 @@ def schedule_layer(
     )
     refuse_unused(catalog)
     check(served.model, place)
-    return scheduled(serving_window(served, place, phase, batch, context, shares), shares, technique, time_limit)
+    window = serving_window(served, place, phase, batch, context, shares, prompt=prompt)
+    return scheduled(window, shares, technique, time_limit)
 
 
 def provision_serve(

@@ -111,7 +111,8 @@ def layer(
     cluster: options.Cluster,
     layout: options.LayoutText,
     phase: Annotated[
-        str, typer.Option("--phase", metavar="decode|prefill|train", show_default=False, help="What the layers run.")
+        str, typer.Option("--phase", metavar="decode|prefill|mixed|train", show_default=False,
+                          help="What the layers run.")
     ],
     batch: Annotated[
         int, typer.Option("--batch", metavar="B", show_default=False,
@@ -120,6 +121,9 @@ def layer(
     context: Annotated[
         str, typer.Option("--context", metavar="TOKENS", help="Tokens cached, of a prompt, or of a training sequence.")
     ] = "1024",
+    prompt: Annotated[
+        str, typer.Option("--prompt", metavar="TOKENS", help="Tokens of prompts beside the decodes of a mixed step.")
+    ] = "0",
     technique: Annotated[
         str, typer.Option("--technique", metavar="all|NAMES", help="Of blocking, async, fused, t3, fsmoe,"
                           " shared-expert, delayed-wgrad, fsdp, two-batch, nanoflow, ladder, parallel and best.")
@@ -166,6 +170,7 @@ def layer(
         phase=phase,
         batch=batch,
         context=tokens(context),
+        prompt=tokens(prompt) if prompt != "0" else 0,
         technique=() if technique == "all" else options.words(technique),
         time_limit=time_limit,
         engine=engine,

@@ -9,10 +9,11 @@ from perfplan.errors import OutOfRange
 from perfplan.overlap.blocks import Block, Segment, Sharing, Window, frequent, joined
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout
-from perfplan.serving.ops import WIDE, Load, Pricing, layer_times, product
+from perfplan.serving.ops import WIDE, Load, Pricing, layer_times, product, prompt_attention
 from perfplan.serving.step import network
 from perfplan.training.exchange import COMBINE, DISPATCH, send_to_experts
 from perfplan.training.network import Group
+from perfplan.units import show
 
 __all__ = ["serving_window"]
 
@@ -63,7 +64,7 @@ class _Layer:
     def mixer(self) -> Block:
         """Attention, or a layer with a state: projections in, core, projection out, all-reduce."""
         a, hidden, t, tp = self.kind.mixer, self.p.job.model.hidden, float(self.p.load.tokens), float(self.p.tp)
-        out, core = self.out(), self._core()
+        out = self.out()
         if isinstance(a, Attention):
             wide = a.heads * a.head_dim + 2 * a.kv_heads * a.head_dim if not a.kv_lora_rank else (
                 (a.q_lora_rank or 0) + a.kv_lora_rank + a.heads * (a.head_dim + a.qk_nope_head_dim + a.v_head_dim) / 4
@@ -75,16 +76,20 @@ class _Layer:
             wide = 2 * a.v_heads * a.v_head_dim + 2 * a.qk_heads * a.qk_head_dim + 2 * a.v_heads
         into = self.compute("qkv", "gemm", self.times["projections"] - out.time + self.streams,
                             self.weight_bytes(wide * hidden / tp) + WIDE * t * hidden)
-        return Block("attention", (into, core, out), self._reduce())
+        return Block("attention", (into, *self._core(), out), self._reduce())
 
-    def _core(self) -> Segment:
-        """Core attention, or the scan and the update of a state, which only moves memory."""
+    def _core(self) -> tuple[Segment, ...]:
+        """Core attention, of prompts and decodes apart, or the scan and the update of a state, which moves memory."""
         a, time, tp, load = self.kind.mixer, self.times["attention"], float(self.p.tp), self.p.load
         if not isinstance(a, Attention):
-            return self.compute("attention", "attention", time, float("inf") if load.decodes else 0.0)
+            return (self.compute("attention", "attention", time, float("inf") if load.decodes else 0.0),)
         cached = float(load.decodes * load.context) * _cache_width(self.p, a)
-        moved = cached if load.decodes else 4 * WIDE * float(load.tokens) * a.heads / tp * a.head_dim
-        return self.compute("attention", "attention", time, moved)
+        moved = 4 * WIDE * float(load.prompt) * a.heads / tp * a.head_dim
+        if load.decodes and load.prompt:
+            prompts = float(prompt_attention(self.p, a))
+            return (self.compute("attention of prompts", "attention", prompts, moved),
+                    self.compute("attention of decodes", "attention", time - prompts, cached))
+        return (self.compute("attention", "attention", time, cached if load.decodes else moved),)
 
     def _reduce(self) -> Segment | None:
         both = self.kind.mixer is not None and self.kind.ffn is not None and not self.kind.parallel
@@ -141,29 +146,38 @@ def _cache_width(p: Pricing, a: Attention) -> float:
     return 2.0 * max(a.kv_heads / float(p.tp), 1.0) * (a.head_dim + a.v_head_dim)
 
 
-def _load(phase: str, batch: float, context: int) -> Load:
-    if phase == "decode":
-        return Load(batch, float(context))
-    return Load(prompt=batch * context, length=float(context))
-
-
 def serving_window(job: ServingJob, layout: ServingLayout, phase: str, batch: int, context: int,
-                   sharing: Sharing, layers: int = 2) -> Window:
-    """A window of the model's most frequent run of layers in a decode step (`context` tokens cached) or a prompt step
-    (prompts of `context` tokens). batch: sequences of the whole replica."""
+                   sharing: Sharing, layers: int = 2, prompt: int = 0) -> Window:
+    """A window of the model's most frequent run of layers in a decode step (`context` tokens cached), a prompt step
+    (prompts of `context` tokens), or a mixed one: decodes and, beside them, a chunk of `prompt` tokens of prompts.
+    batch: sequences of the whole replica; prompt: tokens of the whole replica."""
     run = [job.model.kinds[index] for index in frequent(job.model.layers, layers)]
     if batch < layout.adp:
         raise OutOfRange(f"batch {batch} leaves attention groups without a sequence; give at least {layout.adp}")
-    net = network(job, layout)
+    if phase == "mixed" and prompt < 1:
+        raise OutOfRange("a mixed step has tokens of prompts beside its decodes; give --prompt, such as 512")
+    if phase != "mixed" and prompt:
+        raise OutOfRange(f"{prompt} tokens of prompt stand beside the decodes of a mixed step; give --phase mixed")
+    net, each = network(job, layout), batch / layout.adp
+    load = Load(prompt=each * context, length=float(context)) if phase == "prefill" else (
+        Load(each, float(context), prompt / layout.adp, float(max(prompt / layout.adp, 1))))
 
-    def price(part: float) -> tuple[Block, ...]:
-        load = _load(phase, part * batch / layout.adp, context)
-        pricing = Pricing(job, net, load, layout.tp, layout.adp, layout.ep)
+    def price(part: float, load: Load = load) -> tuple[Block, ...]:
+        one = replace(load, decodes=part * load.decodes, prompt=part * load.prompt)
+        pricing = Pricing(job, net, one, layout.tp, layout.adp, layout.ep)
         return tuple(_named(block, number) for number, kind in enumerate(run)
                      for block in _Layer(pricing, kind, sharing).blocks())
 
-    caveats = ("head, embedding, sampling and the host stay outside the window",)
-    return Window(price, layers, f"{job.model.id} {phase}, batch {batch}, {context} tokens, {layout}", caveats)
+    caveats = ["head, embedding, sampling and the host stay outside the window"]
+    chunk = ""
+    if prompt:
+        apart = [sum(block.time for block in price(1.0, one)) for one in
+                 (replace(load, prompt=0.0), replace(load, decodes=0.0))]
+        caveats.append(f"in steps of their own, one operation after another, the decodes take {show(apart[0], 's')} and"
+                       f" the prompts {show(apart[1], 's')}")
+        chunk = f" and {prompt} tokens of prompt"
+    return Window(price, layers, f"{job.model.id} {phase}, batch {batch}, {context} tokens{chunk}, {layout}",
+                  tuple(caveats))
 
 
 def _named(block: Block, number: int) -> Block:

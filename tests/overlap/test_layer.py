@@ -276,3 +276,20 @@ def test_a_chain_that_others_slow_down_bounds_uneven_halves_better_than_loads():
     graph = build(window, Recipe(parts=(0.3125, 0.6875)))
     bound = interval_bound(graph, {op.name for op in graph.ops if op.micro == 1}, 60.0)
     assert lower_bound(graph).time * 1.05 < bound.time <= list_schedule(graph, room=1.2).time
+
+
+def test_a_chunk_of_a_prompt_beside_decodes():
+    job = serving_job("llama-3.1-70b", "dgx-h100", shipped(), engine="trtllm")
+    place = ServingLayout.parse("tp8")
+    mixed = serving_window(job, place, "mixed", 128, 4096, SHARES, prompt=1024)
+    load = Load(128.0, 4096.0, 1024.0, 1024.0)
+    parts = layer_times(Pricing(job, network(job, place), load, 8, 1, 1), job.model.kinds[0])
+    assert mixed.sequential == pytest.approx(2 * float(sum(parts.values())), rel=1e-6)
+    alone = serving_window(job, place, "decode", 128, 4096, SHARES).sequential
+    assert alone < mixed.sequential < alone + serving("llama-3.1-70b", "tp8", "prefill", 1, 1024).sequential
+    assert mixed.caveats[1].startswith("in steps of their own")
+    assert scheduled(mixed, "nanoflow").time < mixed.sequential  # attention of decodes beside products
+    with pytest.raises(OutOfRange, match="give --prompt"):
+        serving_window(job, place, "mixed", 128, 4096, SHARES)
+    with pytest.raises(OutOfRange, match="give --phase mixed"):
+        serving_window(job, place, "decode", 128, 4096, SHARES, prompt=12)
