@@ -440,17 +440,11 @@ def gap_serve(
 ) -> tuple[ServedStep, Gap]:
     """A decode or prefill step of one replica, and its split like `gap_train`'s. batch: sequences of the replica;
     context: tokens cached by each, or of a prompt; formats: engine, weights, kv."""
-    from perfplan.catalog.check import refuse_unused
     from perfplan.overlap.physics import Gap
     from perfplan.overlap.serving_physics import served_step, serving_physics
-    from perfplan.serving.deploy import serving_job
-    from perfplan.serving.layout import ServingLayout, check
+    from perfplan.serving.deploy import on_layout
 
-    catalog = catalog or Catalog()
-    job, place = serving_job(str(model), cluster, catalog, **formats), ServingLayout.parse(layout)
-    refuse_unused(catalog)
-    check(job.model, place)
-    step = served_step(job, place, phase, batch, context)
+    step = served_step(*on_layout(str(model), cluster, layout, catalog or Catalog(), **formats), phase, batch, context)
     return step, Gap(step.time, step.compute, serving_physics(step), _seconds(measured))
 
 
@@ -526,16 +520,10 @@ def schedule_layer(
         job = training_job(model, cluster=cluster, gpus=at.world, global_batch=batch * at.dp, seq_len=context,
                            precision=precision, framework=framework, catalog=catalog)
         return scheduled(training_window(job, at, shares), shares, technique, time_limit)
-    from perfplan.catalog.check import refuse_unused
     from perfplan.overlap.serving_window import serving_window
-    from perfplan.serving.deploy import serving_job
-    from perfplan.serving.layout import ServingLayout, check
+    from perfplan.serving.deploy import on_layout
 
-    served, place = serving_job(str(model), cluster, catalog, engine=engine, weights=weights, kv=kv), (
-        ServingLayout.parse(layout)
-    )
-    refuse_unused(catalog)
-    check(served.model, place)
+    served, place = on_layout(str(model), cluster, layout, catalog, engine=engine, weights=weights, kv=kv)
     window = serving_window(served, place, phase, batch, context, shares, prompt=prompt)
     return scheduled(window, shares, technique, time_limit)
 

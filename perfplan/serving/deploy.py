@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from perfplan.catalog.check import refuse_unused
 from perfplan.catalog.specs import Moe
 from perfplan.errors import Infeasible, MissingField, OutOfRange
 from perfplan.formulas.accounting import energy_used, money_spent
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from perfplan.calibration.bands import Bands
     from perfplan.catalog import Catalog
 
-__all__ = ["Deployment", "Room", "deployment", "room", "serving_job"]
+__all__ = ["Deployment", "Room", "deployment", "on_layout", "room", "serving_job"]
 
 MILLION = 1e6
 _ARRIVAL = {
@@ -51,6 +52,16 @@ def serving_job(
     own = (f"weights in {found.dtype}, as the checkpoint has them",) if not weights else ()
     return ServingJob(found, machine, release, number_format(weights or found.dtype), kv or "bf16",
                       caveats=(*release.notes, *own, *caveats), **settings)
+
+
+def on_layout(
+    model: str, cluster: str, layout: str, catalog: Catalog, **settings: Any
+) -> tuple[ServingJob, ServingLayout]:
+    """The job of these names and a layout that its model allows; facts of the catalog that were set must be used."""
+    job, place = serving_job(model, cluster, catalog, **settings), ServingLayout.parse(layout)
+    refuse_unused(catalog)
+    check(job.model, place)
+    return job, place
 
 
 @dataclass(frozen=True)
