@@ -16,7 +16,7 @@ from perfplan.training.mtp import prediction_cost, prediction_ops
 from perfplan.training.network import Network
 from perfplan.training.ops import Core, Gemm, Op, Shape, head_ops, layer_ops, unmodelled
 from perfplan.training.rules import RULES, limits
-from perfplan.training.stages import stages
+from perfplan.training.stages import chunk_sizes, stages
 from perfplan.training.step import Pieces, memory, step_time
 
 __all__ = ["Estimate", "broken_rules", "estimate", "kind_jobs", "layer_sequence", "model_flops", "pieces"]
@@ -171,6 +171,16 @@ def broken_rules(job: Job, layout: Layout) -> list[str]:
     return reasons
 
 
+def _uneven_words(job: Job, layout: Layout) -> tuple[str, ...]:
+    """That interleaving takes chunks to be alike where they are not (event simulation: up to 4% longer on
+    llama-3.1-405b over 16 ranks, 23% on deepseek-v3 with chunks of one and two layers)."""
+    inner = (chunk_sizes(len(job.model.layers), layout.pp * layout.vpp, job.mtp_depth) or ())[1:-1]
+    if layout.vpp == 1 or max(inner, default=0) == min(inner, default=0):
+        return ()
+    return (f"chunks of {min(inner)} and {max(inner)} layers interleave as if alike here, which may be too fast;"
+            " perfplan schedule pipeline simulates them",)
+
+
 def estimate(job: Job, layout: Layout) -> Estimate:
     """Price one layout; Indivisible (one sentence) if it cannot run at all. Whether it fits is in the estimate."""
     reasons = broken_rules(job, layout)
@@ -192,5 +202,5 @@ def estimate(job: Job, layout: Layout) -> Estimate:
         breakdown,
         {name: float(size) for name, size in sizes.items()},
         (float(step), float(step)),
-        job.caveats + unmodelled(job) + host.caveats(job, layout) + _release_words(job),
+        job.caveats + unmodelled(job) + host.caveats(job, layout) + _uneven_words(job, layout) + _release_words(job),
     )

@@ -117,6 +117,7 @@ def overlap_prices(catalog: Catalog) -> Prices:
     """The quantities of this module by name, over one catalog."""
     named: dict[str, Callable[[Catalog, Mapping[str, Any]], float]] = {
         "simulated_bubble": lambda found, inputs: _simulated(found, inputs).most_idle,
+        "simulated_idle": lambda found, inputs: _simulated(found, inputs).idle_inside,
         "simulated_time": lambda found, inputs: _simulated(found, inputs).time,
         "simulated_in_flight": lambda found, inputs: max(_simulated(found, inputs).held),
         "ablation_order": _ablation,

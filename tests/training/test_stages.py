@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perfplan.api import estimate_train
 from perfplan.training.stages import chunk_sizes, stages
 
 
@@ -68,3 +69,10 @@ def test_absurdly_many_chunks_are_refused_before_they_take_memory():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1 << 20
+
+
+def test_unequal_chunks_are_a_caveat_where_they_interleave():
+    named = {"cluster": "dgx-h100", "global_batch": 512, "seq_len": 4096}
+    for chunks, told in (("vpp3 ", True), ("vpp4 ", False), ("", False)):
+        words = estimate_train("llama-3.1-405b", layout=f"tp8 sp1 pp16 {chunks}dp4", **named).caveats
+        assert any("chunks of 2 and 3 layers interleave" in each for each in words) == told
