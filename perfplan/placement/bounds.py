@@ -10,16 +10,26 @@ tables, one bounded either way, is a bound for every split; the best split is fo
 from __future__ import annotations
 
 import time
+from math import comb
+from typing import NamedTuple
 
 import numpy as np
 
-from perfplan.placement.routing import Array
+from perfplan.placement.path_bound import SUBSETS, kept_by_paths
+from perfplan.placement.routing import Array, Whole
 from perfplan.placement.score import Problem
 
-__all__ = ["load_bound", "lower_bound", "stay_bound"]
+__all__ = ["LowerBound", "load_bound", "lower_bound", "stay_bound"]
 
 _WORK = 5e10  # multiplications that all layers' subgradient steps may take, about: a few seconds
 _STEPS = 600
+
+
+class LowerBound(NamedTuple):
+    """A value that no placement is below, and what proves it."""
+
+    value: float
+    by: str
 
 
 def _transport(moves: Array, size: int) -> tuple[Array, Array]:
@@ -105,28 +115,46 @@ def load_bound(weights: Array, gpus: int) -> float:
 
 
 def lower_bound(
-    problem: Problem, steps: int | None = None, staying: tuple[Array, Array] | None = None, end: float = np.inf
-) -> float:
-    """Least objective that a placement can have. steps: of each layer's bound, as many as a few seconds allow unless
-    given; staying: what a placement keeps (on a GPU, on a node) after each layer, to aim at; end: time
-    (`time.monotonic`) at which the steps stop, what is left until then shared by the layers."""
+    problem: Problem, steps: int | None = None, placed: Whole | None = None, end: float = np.inf
+) -> LowerBound:
+    """Least objective that a placement can have, and what proves it.
+
+    steps: of each layer's bound apart; unless given, paths where these are few, else as many as a few seconds allow;
+    placed: a placement to aim at; end: time (`time.monotonic`) at which the steps stop.
+    """
     if problem.capacity:  # all experts may share a GPU: what binds is the mean and the heaviest expert
-        return problem.load * float(np.maximum(problem.weights.max(axis=1), 1.0).mean())
-    experts, moves = problem.routing.experts, problem.moves
+        tail = problem.load * float(np.maximum(problem.weights.max(axis=1), 1.0).mean())
+        return LowerBound(tail, "the mean load and the largest expert")
+    moves = problem.moves
     tail = problem.load * float(np.mean([load_bound(w, problem.gpus) for w in problem.weights]))
     if not moves.any():
-        return tail
+        return LowerBound(tail, "what must share a GPU")
     levels = [(problem.gpus, 1.0)]
     if not problem.flat:
         levels.append((problem.gpus // problem.per_node, problem.far - 1))
+    cost, by = 0.0, "transportation and singular values"
+    for done, (groups, weight) in enumerate(levels):
+        now = time.monotonic()
+        until = now + max(end - now, 0.0) / (len(levels) - done)
+        aim = None if placed is None else placed * groups // problem.gpus
+        stays, name = _stays(problem, groups, aim, steps, until)
+        by = name if done == 0 else by
+        cost += weight * (float(moves.sum()) - stays)
+    return LowerBound(max(0.0, cost) + tail, by)
+
+
+def _stays(problem: Problem, groups: int, aim: Whole | None, steps: int | None, end: float) -> tuple[float, str]:
+    """(transitions that stay in groups at most, what proves it): by paths where they are few, else layer by layer."""
+    moves, experts = problem.moves, problem.routing.experts
+    if aim is not None and steps is None and comb(experts, experts // groups) <= SUBSETS:
+        ceiling = problem.ceiling if groups == problem.gpus else np.inf
+        return kept_by_paths(moves, aim, groups, problem.weights, ceiling, end), "paths through subsets of experts"
     if steps is None:
-        steps = min(_STEPS, int(_WORK / (len(moves) * len(levels) * 5 * experts**3)))
+        steps = min(_STEPS, int(_WORK / (len(moves) * 5 * experts**3)))
         steps = steps if steps >= 10 else 0  # fewer would not pay
-    aims = staying or (np.zeros(len(moves)), np.zeros(len(moves)))
-    cost, left = 0.0, len(moves) * len(levels)
-    for (groups, weight), aim in zip(levels, aims, strict=False):
-        for table, kept in zip(moves, aim, strict=True):
-            now = time.monotonic()
-            stays = stay_bound(table, groups, float(kept), steps, now + max(end - now, 0.0) / left)
-            cost, left = cost + weight * (float(table.sum()) - stays), left - 1
-    return max(0.0, cost) + tail
+    total = 0.0
+    for layer, table in enumerate(moves):
+        kept = 0.0 if aim is None else float((table * (aim[layer][:, None] == aim[layer + 1][None, :])).sum())
+        now = time.monotonic()
+        total += stay_bound(table, groups, kept, steps, now + max(end - now, 0.0) / (len(moves) - layer))
+    return total, "transportation and singular values"

@@ -12,7 +12,7 @@ from perfplan.optimize.certificate import Certificate
 from perfplan.placement.bounds import lower_bound
 from perfplan.placement.exact import STATES, assignment_chain, partition_path, states
 from perfplan.placement.program import milp
-from perfplan.placement.routing import Array, Whole
+from perfplan.placement.routing import Whole
 from perfplan.placement.score import Problem, Score
 from perfplan.placement.search import search
 
@@ -134,20 +134,9 @@ def _priced(problem: Problem, words: str, time_limit: float) -> Placed:
     )
 
 
-def _staying(problem: Problem, placed: Whole) -> tuple[Array, Array]:
-    node = placed // problem.per_node
-    kept = [
-        [float((w * (a[:, None] == b[None, :])).sum()) for w, a, b in zip(problem.moves, rows, rows[1:], strict=False)]
-        for rows in (placed, node)
-    ]
-    return np.array(kept[0]), np.array(kept[1])
-
-
 def _certified(problem: Problem, placed: Whole, words: str, end: float) -> Placed:
     score = problem.score(placed)
-    bound = lower_bound(problem, staying=_staying(problem, placed), end=end)
-    by = "transportation and singular values" if problem.moves.any() else "what must share a GPU"
-    by = "the mean load and the largest expert" if problem.capacity else by
+    bound, by = lower_bound(problem, placed=placed, end=end)
     by += ", stopped by the time limit" * (time.monotonic() > end)
     return Placed(placed, score, Certificate(score.objective, bound, words, by))
 

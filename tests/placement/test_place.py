@@ -52,7 +52,8 @@ def test_exact_methods_and_search_find_what_brute_force_finds(small, experts, la
     assert found.certificate.bound <= best + 1e-9
     if not np.isfinite(problem.limit):
         assert found.score.objective == pytest.approx(best) and found.certificate.proven
-    assert lower_bound(problem, steps=50) <= best + 1e-9
+    assert lower_bound(problem, steps=50).value <= best + 1e-9
+    assert lower_bound(problem, placed=found.placed).value <= best + 1e-9
     if np.isfinite(problem.objective(searched := search(problem, 60, 20.0).placed)):
         assert best - 1e-9 <= problem.objective(searched) <= 1.02 * best + 1e-9
 
@@ -129,7 +130,7 @@ def test_joint_placement_of_64_experts_within_a_balance(shipped, monkeypatch):
 def test_singular_values_improve_the_bound_of_the_transportation_problem():
     problem = Problem(generate(Synthetic(affinity=1.5, tokens=5000), 16, 3, 1), 4, 4)
     best = problem.objective(search(problem, 50, 20.0).placed)
-    plain, better = (lower_bound(problem, steps) for steps in (0, 200))
+    plain, better = (lower_bound(problem, steps).value for steps in (0, 200))
     assert 1.02 * plain < better <= best
 
 
@@ -155,6 +156,23 @@ def test_linear_costs_are_those_of_the_objective(small):
         moved = placed.copy()
         moved[1] = row
         assert problem.objective(moved) == pytest.approx(costs[np.arange(6), row].sum())
+
+
+def test_paths_bound_what_stays_more_tightly():
+    problem = Problem(generate(Synthetic(affinity=1.5, tokens=5000), 12, 5, 1), 4, 4)
+    found = search(problem, 100, 20.0).placed
+    best, paths = problem.objective(found), lower_bound(problem, placed=found)
+    assert "paths" in paths.by and 0.95 * best < paths.value <= best
+    assert lower_bound(problem, 100, found).value < 0.85 * best
+
+
+def test_paths_prove_what_the_shortest_path_proves(shipped):
+    problem = Problem(shipped("8x8x4"), 4, 4)
+    placed = partition_path(problem)
+    bound = lower_bound(problem, placed=placed).value
+    assert 0.99 * problem.objective(placed) < bound <= problem.objective(placed) + 1e-5
+    tight = replace(problem, ceiling=1.7)
+    assert bound - 1e-5 <= lower_bound(tight, placed=placed).value <= tight.objective(partition_path(tight)) + 1e-5
 
 
 def test_renaming_gpus_changes_nothing(shipped):
