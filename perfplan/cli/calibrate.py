@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
 from perfplan.cli import options
+from perfplan.cli.groups import Group, grouped
 
 __all__ = ["app"]
 
@@ -79,16 +81,36 @@ def _report(found: Any, entry: str, date: str, save: str | None, csv: str | None
     Output(csv, json).emit(text, rows, calibration.FIT_COLUMNS, calibration.document(found, entry, date))
 
 
-def _kernels(
-    fit: Any,
-    measured: str,
-    accelerator: str,
-    facts: tuple[list[str] | None, str, str, str],
-    folders: list[str] | None,
-    date: str | None,
-    output: tuple[str | None, str | None, bool],
-    experts: bool = False,
-) -> None:
+@dataclass(frozen=True)
+class _Fit:
+    """What the fits of kernels share: the accelerator, facts of one that the catalog lacks, and where results go."""
+
+    accelerator: str
+    facts: tuple[list[str] | None, str, str, str]
+    folders: list[str] | None
+    date: str | None
+    output: tuple[str | None, str | None, bool]
+
+
+def _fit(
+    accelerator: Accelerator,
+    peak: Peak = None,
+    bandwidth: Bandwidth = "",
+    memory: Memory = "",
+    like: Like = "",
+    date: Date = None,
+    folders: options.Folders = None,
+    csv: options.Csv = None,
+    json: options.Json = False,
+    save: SaveEntry = None,
+) -> _Fit:
+    return _Fit(accelerator, (peak, bandwidth, memory, like), folders, date, (save, csv, json))
+
+
+Fit = Annotated[_Fit, Group(_fit)]
+
+
+def _kernels(calibrate: Any, measured: str, fit: _Fit, experts: bool = False) -> None:
     from pathlib import Path
 
     from perfplan.calibration.entry import accelerator_yaml
@@ -97,59 +119,35 @@ def _kernels(
     from perfplan.catalog import Catalog
     from perfplan.catalog.new import NewAccelerator, measured_accelerator
 
-    catalog, day = Catalog(folders or ()), date or file_date(measured)
-    chip, raw = measured_accelerator(catalog, accelerator, NewAccelerator(facts[0] or (), *facts[1:]), day)
-    found = fit((read_experts if experts else read_kernels)(measured), chip, catalog.hardware)
-    _report(found, accelerator_yaml(chip.id, raw, found, Path(measured).name, day), day, *output)
+    catalog, day = Catalog(fit.folders or ()), fit.date or file_date(measured)
+    new = NewAccelerator(fit.facts[0] or (), *fit.facts[1:])
+    chip, raw = measured_accelerator(catalog, fit.accelerator, new, day)
+    found = calibrate((read_experts if experts else read_kernels)(measured), chip, catalog.hardware)
+    _report(found, accelerator_yaml(chip.id, raw, found, Path(measured).name, day), day, *fit.output)
 
 
 @app.command()
-def gemm(
-    measured: Measured,
-    accelerator: Accelerator,
-    quantised: Quantised = False,
-    peak: Peak = None,
-    bandwidth: Bandwidth = "",
-    memory: Memory = "",
-    like: Like = "",
-    date: Date = None,
-    folders: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: SaveEntry = None,
-) -> None:
+@grouped
+def gemm(measured: Measured, fit: Fit, quantised: Quantised = False) -> None:
     """Plain and grouped matrix products: fractions of peak and bandwidth, and the constant per kernel."""
     from functools import partial
 
     from perfplan.calibration.calibrate import calibrate_gemm
 
-    fit = partial(calibrate_gemm, quantised=quantised)
-    facts, output = (peak, bandwidth, memory, like), (save, csv, json)
-    _kernels(fit, measured, accelerator, facts, folders, date, output)
+    _kernels(partial(calibrate_gemm, quantised=quantised), measured, fit)
 
 
 @app.command()
-def attention(
-    measured: Measured,
-    accelerator: Accelerator,
-    peak: Peak = None,
-    bandwidth: Bandwidth = "",
-    memory: Memory = "",
-    like: Like = "",
-    date: Date = None,
-    folders: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: SaveEntry = None,
-) -> None:
+@grouped
+def attention(measured: Measured, fit: Fit) -> None:
     """Attention forward and backward: fraction of peak reached, and the length at which half of it is."""
     from perfplan.calibration.calibrate import calibrate_attention
 
-    facts, output = (peak, bandwidth, memory, like), (save, csv, json)
-    _kernels(calibrate_attention, measured, accelerator, facts, folders, date, output)
+    _kernels(calibrate_attention, measured, fit)
 
 
 @app.command()
+@grouped
 def moe(
     measured: Annotated[
         str,
@@ -160,43 +158,21 @@ def moe(
             help="Expert layers in the schema of ops_moe.csv, or an operator table of aiconfigurator.",
         ),
     ],
-    accelerator: Accelerator,
-    peak: Peak = None,
-    bandwidth: Bandwidth = "",
-    memory: Memory = "",
-    like: Like = "",
-    date: Date = None,
-    folders: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: SaveEntry = None,
+    fit: Fit,
 ) -> None:
     """Grouped matrix products of experts, from whole expert layers with balanced routing."""
     from perfplan.calibration.calibrate import calibrate_experts
 
-    facts, output = (peak, bandwidth, memory, like), (save, csv, json)
-    _kernels(calibrate_experts, measured, accelerator, facts, folders, date, output, experts=True)
+    _kernels(calibrate_experts, measured, fit, experts=True)
 
 
 @app.command()
-def stream(
-    measured: Measured,
-    accelerator: Accelerator,
-    peak: Peak = None,
-    bandwidth: Bandwidth = "",
-    memory: Memory = "",
-    like: Like = "",
-    date: Date = None,
-    folders: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: SaveEntry = None,
-) -> None:
+@grouped
+def stream(measured: Measured, fit: Fit) -> None:
     """Memory-bound kernels: fraction of the bandwidth reached, and what one costs when a graph launches it."""
     from perfplan.calibration.calibrate import calibrate_streams
 
-    facts, output = (peak, bandwidth, memory, like), (save, csv, json)
-    _kernels(calibrate_streams, measured, accelerator, facts, folders, date, output)
+    _kernels(calibrate_streams, measured, fit)
 
 
 @app.command()

@@ -15,6 +15,7 @@ __all__ = [
     "Attention",
     "Cluster",
     "Csv",
+    "Entries",
     "Folders",
     "Fix",
     "Forbid",
@@ -34,6 +35,7 @@ __all__ = [
     "Mtp",
     "Optimizer",
     "Order",
+    "Out",
     "Overlap",
     "PowerCap",
     "Precision",
@@ -363,3 +365,21 @@ def _job(
 
 Job = Annotated[Any, Group(_job)]
 """What describes a training job beside model, machine and batch: arguments of `api.training_job` by name."""
+
+
+def _entries(settings: Settings = None, catalog: Folders = None) -> Any:
+    from perfplan.catalog import Catalog
+
+    return Catalog(catalog or (), settings or ())
+
+
+def _output(csv: Csv = None, json: Json = False, save: Save = None) -> Any:
+    from perfplan.report import Output
+
+    return Output(csv, json, save)
+
+
+Entries = Annotated[Any, Group(_entries)]
+"""Where models, clusters and the like come from: a `Catalog`."""
+Out = Annotated[Any, Group(_output)]
+"""Where the answer goes, and in which form: an `Output`."""

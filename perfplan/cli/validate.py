@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from perfplan.cli import options
+from perfplan.cli.groups import grouped
 
 __all__ = ["app"]
 
@@ -19,6 +20,7 @@ def validate() -> None:
 
 
 @app.command()
+@grouped
 def training(
     measured: Annotated[
         list[str] | None,
@@ -36,22 +38,17 @@ def training(
             help="Score changes: pairs of rows that differ in accelerator count, precision, accelerator or model only.",
         ),
     ] = False,
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """Training step times, ranking, memory and feasibility against measurements, per source and overall."""
-    from perfplan.catalog import Catalog
-    from perfplan.report import Output, Progress
+    from perfplan.report import Progress
     from perfplan.report.delta import PAIR_COLUMNS, delta_document, delta_text, pair_rows
     from perfplan.report.validation import OUTCOME_COLUMNS, outcome_rows, validation_document, validation_text
     from perfplan.validation.runs import validate_training
 
-    output, source = Output(csv, json, save), Catalog(catalog or (), settings or ())
     with Progress("rows") as tick:
-        result = validate_training(measured or (), catalog=source, progress=tick)
+        result = validate_training(measured or (), catalog=catalog, progress=tick)
     if delta:
         output.emit(
             delta_text(result.outcomes), pair_rows(result.outcomes), PAIR_COLUMNS, delta_document(result.outcomes)
@@ -72,23 +69,22 @@ Files = Annotated[
 ]
 
 
-def _single(
-    validate: Any,
-    measured: list[str] | None,
-    settings: list[str] | None,
-    folders: list[str] | None,
-    output: tuple[str | None, bool, str | None],
-) -> None:
-    from perfplan.catalog import Catalog
-    from perfplan.report import Output
-    from perfplan.report.measured import measured_text
+def _single(validate: Any, study: Any, left_out: bool, measured: list[str] | None, catalog: Any, output: Any) -> None:
+    """Scores of single operations by `validate`, or their errors left out by `study`."""
+    from perfplan.report.measured import LEFT_OUT_COLUMNS, left_out_rows, measured_text
+    from perfplan.report.text import table
     from perfplan.report.validation import OUTCOME_COLUMNS, outcome_rows
 
-    result = validate(measured or (), catalog=Catalog(folders or (), settings or ()))
-    Output(*output).emit(measured_text(result), outcome_rows(result.outcomes), OUTCOME_COLUMNS, result.as_dict())
+    if left_out:
+        rows = left_out_rows(study(measured or (), catalog=catalog))
+        output.emit(table(rows, LEFT_OUT_COLUMNS), rows, LEFT_OUT_COLUMNS, {"left_out": rows})
+        return
+    result = validate(measured or (), catalog=catalog)
+    output.emit(measured_text(result), outcome_rows(result.outcomes), OUTCOME_COLUMNS, result.as_dict())
 
 
 @app.command()
+@grouped
 def kernels(
     measured: Files = None,
     left_out: Annotated[
@@ -97,27 +93,21 @@ def kernels(
             "--left-out", help="Errors with one matrix, or head counts, left out of a new fit."
         ),
     ] = False,
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """Single kernels: GEMM, attention, streams, launches, per file, chip, number format and kernel.
 
     The null is the data sheet: the slower of FLOPs over the dense peak and bytes over the memory bandwidth.
     """
     from perfplan.validation.kernels import validate_kernels
+    from perfplan.validation.left_out_kernels import left_out_kernels
 
-    if left_out:
-        from perfplan.validation.left_out_kernels import left_out_kernels
-
-        _left_out(left_out_kernels, measured, settings, catalog, (csv, json, save))
-        return
-    _single(validate_kernels, measured, settings, catalog, (csv, json, save))
+    _single(validate_kernels, left_out_kernels, left_out, measured, catalog, output)
 
 
 @app.command()
+@grouped
 def moe(
     measured: Files = None,
     left_out: Annotated[
@@ -126,27 +116,21 @@ def moe(
             "--left-out", help="Errors with one matrix, or one model's experts, left out of a new fit."
         ),
     ] = False,
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """Expert layers of one rank, balanced and skewed, per file, chip, number format and distribution.
 
     The null is the data sheet: the slower of FLOPs over the dense peak and bytes over the memory bandwidth.
     """
     from perfplan.validation.kernels import validate_experts
+    from perfplan.validation.left_out_kernels import left_out_experts
 
-    if left_out:
-        from perfplan.validation.left_out_kernels import left_out_experts
-
-        _left_out(left_out_experts, measured, settings, catalog, (csv, json, save))
-        return
-    _single(validate_experts, measured, settings, catalog, (csv, json, save))
+    _single(validate_experts, left_out_experts, left_out, measured, catalog, output)
 
 
 @app.command()
+@grouped
 def collectives(
     measured: Files = None,
     left_out: Annotated[
@@ -155,50 +139,25 @@ def collectives(
             "--left-out", help="Errors with every third size, and with one number of ranks, left out of a new fit."
         ),
     ] = False,
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """Collectives inside a node and between nodes, per file, chip and operation.
 
     The null is the data sheet: bytes over the bandwidth of the links.
     """
     from perfplan.validation.collectives import validate_collectives
+    from perfplan.validation.left_out import left_out_collectives
 
-    if left_out:
-        from perfplan.validation.left_out import left_out_collectives
-
-        _left_out(left_out_collectives, measured, settings, catalog, (csv, json, save))
-        return
-    _single(validate_collectives, measured, settings, catalog, (csv, json, save))
-
-
-def _left_out(
-    study: Any,
-    measured: list[str] | None,
-    settings: list[str] | None,
-    folders: list[str] | None,
-    output: tuple[str | None, bool, str | None],
-) -> None:
-    from perfplan.catalog import Catalog
-    from perfplan.report import Output
-    from perfplan.report.measured import LEFT_OUT_COLUMNS, left_out_rows
-    from perfplan.report.text import table
-
-    rows = left_out_rows(study(measured or (), catalog=Catalog(folders or (), settings or ())))
-    Output(*output).emit(table(rows, LEFT_OUT_COLUMNS), rows, LEFT_OUT_COLUMNS, {"left_out": rows})
+    _single(validate_collectives, left_out_collectives, left_out, measured, catalog, output)
 
 
 @app.command()
+@grouped
 def serving(
     measured: Files = None,
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """Throughput, latency and batch-1 figures of serving engines, per group, and the choice of a width by them.
 
@@ -206,21 +165,19 @@ def serving(
     """
     from perfplan.validation.serving import validate_serving
 
-    _runs(validate_serving, measured, settings, catalog, (csv, json, save))
+    _runs(validate_serving, measured, catalog, output)
 
 
 @app.command()
+@grouped
 def latency(
     measured: Files = None,
     left_out: Annotated[
         bool,
         typer.Option("--left-out", help="Each model by constants fitted without it (about two minutes)."),
     ] = False,
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """TTFT and TPOT of serving deployments, per group (model/hardware/engine), and choices under a ceiling of TPOT.
 
@@ -229,20 +186,12 @@ def latency(
     from perfplan.validation.serving import validate_latency
     from perfplan.validation.serving_fit import left_out_models
 
-    _runs(left_out_models if left_out else validate_latency, measured, settings, catalog, (csv, json, save))
+    _runs(left_out_models if left_out else validate_latency, measured, catalog, output)
 
 
-def _runs(
-    validate: Any,
-    measured: list[str] | None,
-    settings: list[str] | None,
-    folders: list[str] | None,
-    output: tuple[str | None, bool, str | None],
-) -> None:
-    from perfplan.catalog import Catalog
-    from perfplan.report import Output
+def _runs(validate: Any, measured: list[str] | None, catalog: Any, output: Any) -> None:
     from perfplan.report.measured import serving_text
     from perfplan.report.validation import OUTCOME_COLUMNS, outcome_rows
 
-    result = validate(measured or (), catalog=Catalog(folders or (), settings or ()))
-    Output(*output).emit(serving_text(result), outcome_rows(result.outcomes), OUTCOME_COLUMNS, result.as_dict())
+    result = validate(measured or (), catalog=catalog)
+    output.emit(serving_text(result), outcome_rows(result.outcomes), OUTCOME_COLUMNS, result.as_dict())
