@@ -317,7 +317,7 @@ def closed_loop_percentile(percentile: Any, step: Any, share: Any, wait: Any) ->
 
 
 @formula("Var_TPOT", "s*s", source="derived: compound Poisson arrivals over a stay; delay cycle; processor sharing")
-def stretched_step_variance(requests: Any, prompt: Any, slope: Any, stretch: Any, crowding: Any) -> Any:
+def stretched_step_variance(requests: Any, prompt: Any, square: Any, slope: Any, stretch: Any, crowding: Any) -> Any:
     """Variance over the requests of the mean time per token when requests that are alike arrive at random.
 
     The prompts that come during a stay are a Poisson number with the mean of the requests in flight (Little); each
@@ -326,12 +326,13 @@ def stretched_step_variance(requests: Any, prompt: Any, slope: Any, stretch: Any
     thirds of that, and shares half of its arrivals with the prompts met.
 
     requests : mean requests in flight [1]
-    prompt : time of a prompt over the decode steps of a request [s]
+    prompt : mean time of a prompt over the decode steps of a request [s]
+    square : mean of its square; for requests with other decode steps, times the mean steps over theirs [s*s]
     slope : what one more decode adds to a step [s]
     stretch : mean step, prompts of others included, over the step without prompts [1]
     crowding : step at that batch over the step of an empty batch [1]
 
-    >>> round(stretched_step_variance(100, 1e-4, 0, 2, 1) ** 0.5, 6), stretched_step_variance(100, 0.0, 0.0, 2.0, 3.0)
-    (0.002, 0.0)
+    >>> round(stretched_step_variance(100, 1e-4, 1e-8, 0, 2, 1) ** 0.5, 6)
+    0.002
     """
-    return requests * stretch**2 * (prompt**2 + crowding * slope * (prompt + 2 * slope / 3))
+    return requests * stretch**2 * (square + crowding * slope * (prompt + 2 * slope / 3))

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from itertools import groupby
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from perfplan.catalog.workloads import Workload
 from perfplan.formulas.core import ceil_div, exp
+from perfplan.formulas.queueing import stretched_step_variance
 from perfplan.formulas.serving import closed_rate, drafted_tokens
 from perfplan.serving.estimate import fresh_tokens, loading_time, prompt_time
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout, legal
 from perfplan.serving.memory import held_sequences, pool, sequence_cache
-from perfplan.serving.queues import Service, normal_quantile
+from perfplan.serving.queues import Service, lognormal_quantile, mixed_quantile, normal_quantile
 from perfplan.serving.step import decode_step, network, whole
 from perfplan.training.network import Network
 
@@ -32,6 +34,10 @@ __all__ = ["POINTS", "Curve", "curve", "curves", "curves_of", "resident_context"
 POINTS = 25  # batch sizes priced
 _SAME = 1 + 1e-9
 _MIXES, _LENGTHS = 5, 16  # batches and lengths at which prompts are priced beside decodes
+_STAYS = 6  # shares of the requests by their tokens
+_EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.86, 0.9, 0.94, 0.97, 0.985, 0.995, 1.0)  # of a distribution
+_LEVELS = tuple((low + high) / 2 for low, high in zip(_EDGES, _EDGES[1:], strict=False))
+_SHARES = tuple(high - low for low, high in zip(_EDGES, _EDGES[1:], strict=False))
 FINE = 121  # batch sizes that a curve has, between them by interpolation
 HALF = 0.5  # of the step in progress is left, on average, when a request arrives
 
@@ -57,6 +63,7 @@ class Curve:
     context: float
     beside: np.ndarray  # time that prompts add to a step with that batch, over their time alone
     cached: float = 0.0  # tokens that the cache of a rank holds
+    stays: Any = None  # decode steps of as many equal shares of the requests, short ones first
     loading: Any = 0.0  # time by length that cache from host memory comes later than its prompt is computed [s]
 
     @property
@@ -97,12 +104,9 @@ class Curve:
         return stretched
 
     def mixed_tpot_percentile(self, share: float) -> np.ndarray:
-        """The same, not exceeded by `share` of the requests: batch and arrivals fluctuate as random arrivals do [s]."""
-        mean, rank_rate = self.mixed_tpot(), self.mixed_rate() / self.layout.adp
-        batch = self._swing() * mean / self.step
-        prompts = (rank_rate * mean * self.prompt_square / self.steps) ** 0.5 * self.beside
-        found = mean + max(normal_quantile(share), 0.0) * (batch**2 + prompts**2) ** 0.5
-        return _rising(found)
+        """The same, not exceeded by `share` of the requests: batch and prompts fluctuate as random arrivals do, and a
+        request with few tokens meets fewer of them, but each weighs more [s]."""
+        return _late_tokens(self, share)
 
     def mixed_service(self) -> Service:
         """Time to the first token at each batch: the prompt's steps carry the decodes too."""
@@ -126,13 +130,13 @@ class Curve:
 
     def decode_tpot_percentile(self, share: float) -> np.ndarray:
         """Time per output token that `share` of the requests do not exceed there [s]."""
-        return _rising(self.step + max(normal_quantile(share), 0.0) * self._swing())
+        return _rising(self.step + max(normal_quantile(share), 0.0) * self.swing())
 
     def prefill_service(self) -> Service:
         """Time to the first token where nothing decodes."""
         return Service(self.prompts + self.first + self.loading, self.weights, self.prompts / self.layout.pp)
 
-    def _swing(self) -> np.ndarray:
+    def swing(self) -> np.ndarray:
         """What one standard deviation of a random batch adds to a decode step [s]."""
         import numpy
 
@@ -156,6 +160,19 @@ class Curve:
         return float(numpy.interp(rate, numpy.maximum.accumulate(rates), self.batch))
 
 
+@lru_cache(maxsize=1024)
+def _late_tokens(one: Curve, share: float) -> np.ndarray:
+    """Time per output token that `share` of the requests of a mixed instance do not exceed, at each batch [s]."""
+    import numpy
+
+    mean, turn, stays = one.mixed_tpot(), one.beside / one.steps, one.stays
+    variance = stretched_step_variance(
+        one.batch, one.prompt * turn, one.prompt_square * turn**2 * one.steps / stays[:, None],
+        one.swing() / one.batch**0.5, mean / one.step, one.step / one.step[0])
+    points = numpy.concatenate([lognormal_quantile(mean, variance, level) for level in _LEVELS]).T
+    return _rising(mixed_quantile(points, numpy.repeat(_SHARES, len(stays)) / len(stays), share))
+
+
 def _rising(values: np.ndarray) -> np.ndarray:
     """Values that never fall: what a batch cannot meet, a larger one is not trusted with (padding makes steps)."""
     import numpy
@@ -167,6 +184,20 @@ def _rising(values: np.ndarray) -> np.ndarray:
 def resident_context(workload: Workload) -> float:
     """Mean tokens that a decoding request has cached: long outputs stay longer and weigh more [tokens]."""
     return workload.isl.mean + workload.osl.moment(2) / (2 * workload.osl.mean)
+
+
+def _stays(workload: Workload) -> np.ndarray:
+    """Decode steps of _STAYS equal shares of the requests that decode, the harmonic mean of each [1]."""
+    import numpy
+
+    more = workload.osl.values > 1
+    if not more.any():
+        return numpy.ones(1)
+    steps, weights = workload.osl.values[more] - 1.0, workload.osl.weights[more] / workload.osl.weights[more].sum()
+    reached, turns = (numpy.concatenate(([0.0], column.cumsum())) for column in (weights, weights / steps))
+    found: np.ndarray = 1 / (_STAYS * numpy.diff(numpy.interp(numpy.linspace(0, 1, _STAYS + 1), reached, turns)))
+    stays: np.ndarray = numpy.maximum(found, 1.0)
+    return stays
 
 
 def _batches(room: float) -> np.ndarray:
@@ -268,6 +299,7 @@ def _alike(
     lengths, budget = workload.isl.values, job.engine.token_budget
     chunked, fresh = job.engine.chunked, fresh_tokens(job, lengths)
     steps = max(workload.osl.mean - 1, 1e-9) / float(drafted_tokens(job.acceptance, job.drafts))
+    stays = _stays(workload) / float(drafted_tokens(job.acceptance, job.drafts))
     alone = numpy.broadcast_to(whole(prompt_time(job, net, _columns(rooms, 2), lengths)), (len(rooms), len(lengths)))
     for room, prompts, priced_beside in zip(rooms, alone, mixing, strict=True):
         coarse = room.coarse
@@ -291,6 +323,7 @@ def _alike(
             context,
             numpy.interp(batch, *priced_beside),
             room.cached,
+            stays,
             loading_time(job, room.layout, lengths, prompts),
         )
 

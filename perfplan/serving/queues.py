@@ -15,7 +15,8 @@ from perfplan.formulas.queueing import multi_server_wait, server_utilisation, wa
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["FULL", "Service", "attained", "mean_wait", "normal_quantile", "response_percentile"]
+__all__ = ["FULL", "Service", "attained", "lognormal_quantile", "mean_wait", "mixed_quantile", "normal_quantile",
+           "response_percentile"]
 
 FULL = 0.999
 """Utilisation above which a queue counts as never ending."""
@@ -102,6 +103,29 @@ def response_percentile(
         met = float(attained(service, rate, middle, servers, arrivals, extra)) >= percentile
         low, high = (low, middle) if met else (middle, high)
     return high
+
+
+def lognormal_quantile(mean: Any, variance: Any, share: float) -> Any:
+    """Quantile of the log-normal distribution of that mean and variance; columns or numbers, 0 where the mean is.
+
+    >>> float(lognormal_quantile(2.0, 0.0, 0.99)), round(float(lognormal_quantile(1.0, 1.0, 0.5)), 4)
+    (2.0, 0.7071)
+    """
+    import numpy
+
+    log = numpy.log(1 + variance / numpy.maximum(mean, _TINY) ** 2)
+    return mean * numpy.exp(normal_quantile(share) * log**0.5 - log / 2)
+
+
+def mixed_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> np.ndarray:
+    """Value along the last axis that `share` of the weights do not exceed."""
+    import numpy
+
+    order = numpy.argsort(values, axis=-1)
+    reached = numpy.take_along_axis(numpy.broadcast_to(weights, values.shape), order, axis=-1).cumsum(axis=-1)
+    place = numpy.minimum((reached < share - 1e-9).sum(axis=-1), values.shape[-1] - 1)
+    found: np.ndarray = numpy.take_along_axis(values, numpy.take_along_axis(order, place[..., None], -1), -1)[..., 0]
+    return found
 
 
 def normal_quantile(share: float) -> float:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from perfplan.errors import Infeasible
 from perfplan.formulas.queueing import closed_loop_percentile, stretched_step_variance
-from perfplan.serving.queues import normal_quantile
+from perfplan.serving.queues import lognormal_quantile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,9 +59,8 @@ def open_tokens(mean: float, requests: float, prompt: float, slope: float, stret
                 ) -> Percentiles:
     """TPOT of random arrivals, taken as log-normal. The parameters are those of `stretched_step_variance`, mean in
     [s]."""
-    variance = float(stretched_step_variance(requests, prompt, slope, stretch, crowding))
-    log = math.log(1 + variance / mean**2) if mean else 0.0
-    return Percentiles(*(mean * math.exp(normal_quantile(share) * log**0.5 - log / 2) for share in (P50, P99)))
+    variance = float(stretched_step_variance(requests, prompt, prompt**2, slope, stretch, crowding))
+    return Percentiles(*(float(lognormal_quantile(mean, variance, share)) for share in (P50, P99)))
 
 
 # ---------------------------------------------------------------- the chain of steps

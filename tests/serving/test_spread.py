@@ -8,9 +8,13 @@ from perfplan.catalog import Catalog
 from perfplan.errors import Infeasible
 from perfplan.formulas.queueing import general_wait
 from perfplan.formulas.serving import burst_wait
+from perfplan.serving.curves import curve
 from perfplan.serving.deploy import deployment, serving_job
 from perfplan.serving.estimate import at_rate
 from perfplan.serving.layout import ServingLayout
+from perfplan.serving.plan import clipped
+from perfplan.serving.pools import Limits, Traffic, aggregated, operating
+from perfplan.serving.replay import replay
 from perfplan.serving.simulate import Policy, Request, poisson, simulate
 from perfplan.serving.spread import closed_first_tokens, closed_tokens, open_first_tokens, open_tokens
 
@@ -109,3 +113,16 @@ def test_tails_grow_with_the_rate():
 def test_an_open_loop_obeys_little_s_law():
     found = at_rate(JOB, ServingLayout(), 1000, 200, 8.0)
     assert found.in_flight == pytest.approx(8.0 * 199 * found.tpot, rel=0.06)
+
+
+@pytest.mark.parametrize("load", [0.3, 0.6])
+@pytest.mark.parametrize("share", [0.9, 0.99])
+def test_tokens_of_a_workload_are_as_late_as_simulated(load, share):
+    """Outputs of different length: short ones meet few prompts, each of which weighs more."""
+    workload = clipped(Catalog().workload("azure-conv"), JOB.model.max_position)
+    found = curve(JOB, ServingLayout(), workload)
+    rate = load * float(found.mixed_rate()[-1])
+    one = aggregated([found], 1, Limits(100.0, 10.0, share), Traffic(rate))[0]
+    run = replay(one, workload, rate, share, requests=2000)
+    assert operating(one, rate, share).tpot_percentile == pytest.approx(run.tpot, rel=0.1)
+    assert found.stays[0] < found.stays[-1] and len(found.stays) == 6
