@@ -42,6 +42,12 @@ def _simulated(_: Catalog, inputs: Mapping[str, Any]) -> Run:
     return run(made, Passes(forward, inward, late, [1.0 / share] * len(made.place)))
 
 
+def _working(ran: Run) -> float:
+    """Least share of the time between its own first and last pass in which a rank works."""
+    spans = [ends[-1] - starts[0] for starts, ends in zip(ran.starts, ran.ends, strict=True)]
+    return min(busy / span for busy, span in zip(ran.busy, spans, strict=True))
+
+
 def _ablation(catalog: Catalog, inputs: Mapping[str, Any]) -> float:
     """How many steps of an ablation raise the predicted MFU, each on top of those before."""
     job = Job(
@@ -117,7 +123,7 @@ def overlap_prices(catalog: Catalog) -> Prices:
     """The quantities of this module by name, over one catalog."""
     named: dict[str, Callable[[Catalog, Mapping[str, Any]], float]] = {
         "simulated_bubble": lambda found, inputs: _simulated(found, inputs).most_idle,
-        "simulated_idle": lambda found, inputs: _simulated(found, inputs).idle_inside,
+        "simulated_working_share": lambda found, inputs: _working(_simulated(found, inputs)),
         "simulated_time": lambda found, inputs: _simulated(found, inputs).time,
         "simulated_in_flight": lambda found, inputs: max(_simulated(found, inputs).held),
         "ablation_order": _ablation,
