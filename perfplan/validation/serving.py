@@ -8,7 +8,7 @@ median of the slice. Quality C and suspect rows are listed, not scored.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from math import ceil, inf
@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from perfplan.catalog import Catalog
-from perfplan.catalog.specs import Cluster, Engine
+from perfplan.catalog.specs import Cluster, Engine, LayerKind, Model, Moe
 from perfplan.errors import Infeasible, MissingField, PerfplanError, Unsupported
 from perfplan.formulas.serving import piped_share
 from perfplan.serving import estimate as price
@@ -32,14 +32,16 @@ from perfplan.validation.serving_choice import Choice, ceiling_choice, width_cho
 from perfplan.validation.serving_rows import METRICS, Run, cache_of, formats_of, layout_of, lengths_of, read_runs
 from perfplan.validation.training import Validation
 
-__all__ = ["LATENCY_FILES", "SERVING_FILES", "Pricer", "ServingValidation", "listed", "outcomes", "validate_latency",
-           "validate_serving", "with_choices"]
+__all__ = ["LATENCY_FILES", "SERVING_FILES", "Pricer", "ServingValidation", "listed", "outcomes", "replicated",
+           "validate_latency", "validate_serving", "with_choices"]
 
 SERVING_FILES = ("serving_measured.csv",)
 LATENCY_FILES = ("serving_latency_measured.csv",)
 REQUESTS = 500  # of one run of an online test (README of the measurements: 500 requests per run)
 TIGHT: dict[str, Any] = {"memory_basis": "free", "memory_fraction": 0.98, "context": 0.5 * 2**30, "token_budget": 2048}
 """Memory settings of a run that does not fit by the engine's defaults."""
+POOLS = {"input_tokens_per_s_per_node": "prompts", "output_tokens_per_s_per_node": "decodes"}
+"""Metrics that are published of one pool of a disaggregated deployment (DeepSeek's and SGLang's reports, recalled)."""
 ALONE = "pcie-box"  # cluster of accelerators that have none
 ENGINES = {"atom": "qserve", "quarot": "qserve", "pytorch": "vllm", "deepseek_inhouse": "sglang"}
 """Engines without an entry of their own -> whose policies and host times they are given."""
@@ -77,10 +79,13 @@ class Pricer:
         """What the model says of the run."""
         job = self.job(run)
         layout = layout_of(run, job.model)
+        job = replace(job, model=replicated(job.model, layout.ep))
         check(job.model, layout)
         isl, osl = lengths_of(run, self.catalog)
         if METRICS[run.metric] in ("decode", "prefill"):
             return _alone(job, layout, run, isl, osl), layout
+        if run.metric in POOLS:
+            return _pool(job, layout, run, isl, osl), layout
         if METRICS[run.metric] == "tpot" and osl < 2:
             raise Unsupported("one output token has no time between tokens")
         try:
@@ -116,6 +121,37 @@ def _alone(job: ServingJob, layout: ServingLayout, run: Run, isl: int, osl: int)
     share = piped_share(max(ceil(isl / job.engine.token_budget), 1), layout.pp) if job.engine.chunked else 1.0
     parts = {name: share * time for name, time in price.prompt_time(job, net, layout, isl).items()}
     return price.Steady(whole(parts), 0.0, 1 / whole(parts), 0.0, 1, {}, parts)
+
+
+def replicated(model: Model, ep: int) -> Model:
+    """The model with copies of experts beside its own until they divide into the ranks, as wide deployments run it."""
+    def padded(kind: LayerKind) -> LayerKind:
+        if not isinstance(kind.ffn, Moe) or not kind.ffn.experts % ep:
+            return kind
+        return replace(kind, ffn=replace(kind.ffn, experts=ceil(kind.ffn.experts / ep) * ep))
+
+    return replace(model, kinds=tuple(padded(kind) for kind in model.kinds)) if ep > 1 else model
+
+
+def _pool(job: ServingJob, layout: ServingLayout, run: Run, isl: int, osl: int) -> price.Steady:
+    """One pool of a disaggregated deployment, prompts or decodes alone; two halves of a batch take turns, so that one
+    sends tokens to experts while the other computes."""
+    net = network(job, layout)
+    if POOLS[run.metric] == "prompts":
+        parts = price.prompt_time(job, net, layout, isl, float(job.engine.token_budget))
+        rate = layout.adp * layout.dp / _overlapped(parts)
+        return price.Steady(whole(parts), 0.0, rate, 0.0, 1, {}, parts)
+    room = price.capacity(job, layout, isl, osl)
+    batch = min(run.batch / (layout.adp * layout.dp), room) if run.batch else room
+    parts = decode_step(job, net, layout, batch, isl + osl / 2)
+    step = _overlapped(parts)
+    rate = batch * layout.adp * layout.dp / step / osl
+    return price.Steady(0.0, step, rate, rate * osl, batch * layout.adp, parts, {})
+
+
+def _overlapped(parts: Mapping[str, Any]) -> float:
+    sent = parts.get("ep", 0.0)
+    return float(max(whole(dict(parts)) - sent, sent))
 
 
 def _loaded(job: ServingJob, layout: ServingLayout, run: Run, isl: int, osl: int) -> price.Steady:

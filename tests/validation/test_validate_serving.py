@@ -8,7 +8,15 @@ import pytest
 
 from perfplan.catalog import Catalog
 from perfplan.errors import CatalogError, MissingField, Unsupported
-from perfplan.validation.serving import LATENCY_FILES, SERVING_FILES, Pricer, outcomes, shipped, validate_latency
+from perfplan.validation.serving import (
+    LATENCY_FILES,
+    SERVING_FILES,
+    Pricer,
+    outcomes,
+    replicated,
+    shipped,
+    validate_latency,
+)
 from perfplan.validation.serving_rows import METRICS, formats_of, layout_of, lengths_of, read_runs
 
 CATALOG = Catalog()
@@ -105,6 +113,19 @@ def test_lengths_and_bits_that_only_the_note_tells(tmp_path):
     bits = replace(run, weights="", note="weights: EXL2 4.25 bits per weight; group size -")
     assert formats_of(bits, CATALOG.model("llama-7b")) == "4.25bpw"
     assert formats_of(replace(bits, note="weights: GPTQ; group size 128"), CATALOG.model("llama-7b")) == "gptq"
+
+
+def test_pools_and_copies_of_experts(tmp_path):
+    first = read_runs(write(tmp_path, row("deepseek-v3", "h800-sxm", "sglang")))[0]
+    base = replace(first, isl=2000, osl=500, spread=True)
+    pricer = Pricer(CATALOG)
+    assert replicated(CATALOG.model("deepseek-v3"), 72).kinds[-1].ffn.experts == 288
+    assert replicated(CATALOG.model("deepseek-v3"), 64) == CATALOG.model("deepseek-v3")
+    prompts = replace(base, metric="input_tokens_per_s_per_node", tp=32, accelerators=32, ep=32, batch=None)
+    decodes = replace(base, metric="output_tokens_per_s_per_node", tp=72, accelerators=72, ep=72, batch=9216)
+    mixed = replace(decodes, metric="output_tokens_per_s_total", batch_kind="concurrency")
+    assert pricer.predict(prompts) > 500 / 2000 * pricer.predict(decodes) > 0
+    assert pricer.predict(decodes) > pricer.predict(mixed) / 9, "a pool that decodes alone outdoes one that does both"
 
 
 CHOICES = {
