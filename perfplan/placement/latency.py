@@ -16,6 +16,7 @@ import numpy as np
 
 from perfplan.optimize.certificate import Certificate
 from perfplan.placement.baselines import eplb_pack
+from perfplan.placement.bounds import stay_bound
 from perfplan.placement.dispatch import gathered, pick_sets, reached_sets
 from perfplan.placement.exact import STATES, splits, states
 from perfplan.placement.place import Placed, place
@@ -25,6 +26,8 @@ from perfplan.placement.step import EXCHANGES, Step
 
 __all__ = ["quickest"]
 
+_BOUND = 0.2  # of the time limit for the bound of coherent exchange
+_STEPS = 60  # of the bound of each layer
 _CELLS = 2e9  # sets of picks times splits times GPUs, up to which all splits are priced
 _PRICES = (0.3, 1.0, 3.0)  # of balance, in pairs that are parted
 
@@ -43,10 +46,13 @@ def quickest(
         return step.time(problem.routing, placed, exchange, problem.per_node).step
 
     if exchange != EXCHANGES[0]:
-        found = list(_candidates(step, problem, method, rounds, time_limit, True))
+        found = list(_candidates(step, problem, method, rounds, (1 - _BOUND) * time_limit, True))
+        found = [one for one in found if np.isfinite(problem.objective(one))]
         best = min(found, key=seconds)
         words = f"the quickest step of {len(found)} placements for rows, experts touched and traffic"
-        return Placed(best, problem.score(best), Certificate(seconds(best), -np.inf, words, unit="s"))
+        bound = -np.inf if problem.capacity else step.least(problem.routing, _crossing(problem, _BOUND * time_limit))
+        by = "packing each layer at its bound, transportation and singular values"
+        return Placed(best, problem.score(best), Certificate(seconds(best), bound, words, by, unit="s"))
     if method in ("auto", "exact") and _few(step, problem):
         best, count = _enumerated(step, problem)
         words = f"trying all {count} splits of each layer"
@@ -59,6 +65,18 @@ def quickest(
     bound = -np.inf if problem.capacity else step.least(problem.routing)
     by = "packing each layer at its bound"
     return Placed(best, problem.score(best), Certificate(seconds(best), bound, words, by, "s"))
+
+
+def _crossing(problem: Problem, seconds: float) -> Array:
+    """Share of tokens that leave their GPU after each layer, at least."""
+    tables = problem.routing.transitions
+    assert tables is not None
+    found, end = [], time.monotonic() + seconds
+    for layer, table in enumerate(tables):
+        now = time.monotonic()
+        until = now + max(end - now, 0.0) / (len(tables) - layer)
+        found.append(1 - stay_bound(table / table.sum(), problem.gpus, 0.0, _STEPS, until))
+    return np.asarray(np.maximum(found, 0.0), dtype=float)
 
 
 def _candidates(

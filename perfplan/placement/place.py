@@ -21,6 +21,7 @@ __all__ = ["METHODS", "Placed", "place", "rounds_for"]
 METHODS = ("auto", "exact", "search", "milp")
 _SEARCH = 0.7  # of the time limit; the rest is for the bound
 _SOLVER_START = 0.3  # of the time limit for the search that gives the solver its start
+_SOLVER = 0.5  # of the time limit for the solver; what is left is for a bound where it is stopped
 _HALVINGS = 12  # of the price of balance, where its mean is limited
 
 
@@ -68,7 +69,7 @@ def place(
             f"packing reaches {problem.score(found.placed).balance:.4g} on average; allow more"
         )
     if method == "milp":
-        return _solved(problem, found.placed, max(end - time.monotonic(), 0.1 * time_limit))
+        return _solved(problem, found.placed, _SOLVER * time_limit, end)
     words = f"multi-start search of {found.rounds} rounds"
     if found.rounds < found.planned:
         words += f" (stopped by the time limit; {found.planned} were planned)"
@@ -141,15 +142,12 @@ def _certified(problem: Problem, placed: Whole, words: str, end: float) -> Place
     return Placed(placed, score, Certificate(score.objective, bound, words, by))
 
 
-def _solved(problem: Problem, start: Whole, time_limit: float) -> Placed:
+def _solved(problem: Problem, start: Whole, time_limit: float, end: float) -> Placed:
     placed, answer = milp(problem, time_limit, start)
     best = min((start, placed), key=problem.objective)
     score = problem.score(best)
-    by = "" if answer.status == "optimal" else "HiGHS' dual bound"
-    return Placed(
-        best,
-        score,
-        Certificate(
-            score.objective, min(answer.bound, score.objective), "a mixed-integer programme with cardinality cuts", by
-        ),
-    )
+    words = "a mixed-integer programme with cardinality cuts"
+    if answer.status == "optimal":
+        return Placed(best, score, Certificate(score.objective, min(answer.bound, score.objective), words))
+    bound, by = max(lower_bound(problem, placed=best, end=end), (answer.bound, "HiGHS' dual bound"))
+    return Placed(best, score, Certificate(score.objective, min(bound, score.objective), words, by))

@@ -247,8 +247,9 @@ class Step:
         rest = sum(self.parts.values()) - self.parts["experts"] - self.parts.get("ep", 0.0) + self.latent
         return Timed(experts, exchange, rest)
 
-    def least(self, routing: Routing) -> float:
-        """Time below which no placement comes, dispatch and combine in every layer [s].
+    def least(self, routing: Routing, crossing: Array | None = None) -> float:
+        """Time below which no placement comes [s]: with dispatch and combine in every layer, or with coherent exchange,
+        where crossing is the share of tokens that leave their GPU after each layer at least.
 
         Some GPU has at least the balance that no packing avoids, and touches at least one expert; some GPU touches its
         even share of the experts. Times grow with rows and with experts touched, so either is a bound of its layer.
@@ -259,7 +260,10 @@ class Step:
         even = (1 - np.exp(picks * np.log1p(-np.minimum(loads, 1 - 1e-12)))).sum(axis=1) / self.gpus
         few = np.minimum(even, 1.0)
         heavy, wide = self.expert_times(tails / self.gpus, few), self.expert_times(np.full(len(even), 1e-12), even)
-        sent = self._send(tails, *self._fewest_copies(routing, loads, tails))
+        if crossing is not None:
+            sent = np.array(self._leave(crossing * tails[1:], np.zeros_like(crossing), 1) if self.gpus > 1 else 0.0)
+        else:
+            sent = self._send(tails, *self._fewest_copies(routing, loads, tails))
         return self._timed(float(np.maximum(heavy, wide).sum()), float(sent.sum())).step
 
     def _fewest_copies(self, routing: Routing, loads: Array, tails: Array) -> tuple[Array, Array]:

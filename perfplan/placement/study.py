@@ -57,7 +57,7 @@ class Request:
 class Option:
     """One placement: who made it, its figures, and its step where tokens go out and back, and where they stay.
 
-    reached: (GPUs, nodes) that a token is sent to in a layer, mean, where a trace tells."""
+    reached: (GPUs, nodes) that a token is sent to in a layer, mean, where a trace has all its picks."""
 
     name: str
     placed: Whole
@@ -149,7 +149,7 @@ def _option(step: Step, problem: Problem, name: str, placed: Whole) -> Option:
     routing = problem.routing
     stay = None if routing.transitions is None else step.time(routing, placed, "coherent", problem.per_node)
     sent = None
-    if routing.trace is not None:
+    if routing.trace is not None and routing.trace.shape[2] == step.moe.top_k:
         node = placed * step.nodes // step.gpus
         every = ((placed, step.gpus), (node, step.nodes))
         near, far = (float(reached(routing.trace, where, n).sum(axis=1).mean()) for where, n in every)
@@ -180,7 +180,7 @@ def study(step: Step, routing: Routing, request: Request, tick: Callable[[str], 
     others = [("EPLB pack", eplb_pack), ("two-stage", two_stage)]
     options += [_option(step, problem, name, make(problem)) for name, make in others]
     if routing.transitions is not None:
-        options.append(_option(step, problem, "greedy chain", greedy_chain(replace(problem, traffic=1.0))))
+        options.append(_option(step, problem, "greedy", greedy_chain(replace(problem, traffic=1.0))))
     tick("placing")
     end = time.monotonic() + request.time_limit
     found = _solve(step, problem, request, request.time_limit * (1 - _JUDGED if routing.trace is not None else 1))

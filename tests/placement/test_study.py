@@ -8,7 +8,7 @@ import pytest
 
 from perfplan.catalog import Catalog
 from perfplan.cli.main import run
-from perfplan.placement.routing import from_trace
+from perfplan.placement.routing import from_trace, from_transitions
 from perfplan.placement.step import Step
 from perfplan.placement.study import Request, study
 from perfplan.placement.synthetic import Synthetic, generate
@@ -56,6 +56,27 @@ def test_verdicts(job):
     assert study(step, balanced(32, 8, 2), Request("load", rounds=5)).verdict.word == "not now"
     few = from_trace(skewed.trace[:16], 8, "a few tokens")
     assert study(step, few, Request("load", rounds=5)).verdict.word != "not now"
+    counts = from_transitions(skewed.transitions, "counts")
+    alone = study(step, counts, Request("load", rounds=5)).verdict
+    assert alone.word == "too little evidence" and alone.gain is None and "one window" in alone.why
+
+
+def test_the_next_window_judges_the_placement_of_the_first(job):
+    """Popularity that turns round after half of the trace: what the first window gains, the second loses."""
+    step = Step(job, 4, "prefill", 8192, 0)
+    first = generate(Synthetic(tokens=2000, zipf=1.2, affinity=0.0), 8, 32, 2).trace
+    turned = from_trace(np.concatenate([first, 7 - first]), 8, "a trace that turns round")
+    steady = from_trace(np.concatenate([first, first]), 8, "a steady trace")
+    changed, same = (study(step, one, Request("load", rounds=5)).verdict for one in (turned, steady))
+    assert same.word == "worth it" and changed.gain < same.gain
+
+
+def test_coherent_exchange_has_a_bound(job):
+    step = Step(job, 4, "prefill", 8192, 0)
+    routing = generate(Synthetic(tokens=2000), 8, 32, 2)
+    found = study(step, routing, Request("latency", exchange="coherent", rounds=5))
+    assert 0.5 * found.certificate.objective < found.certificate.bound <= found.certificate.objective
+    assert found.certificate.objective == pytest.approx(found.best.coherent.step)
 
 
 def test_the_command(capsys, tmp_path):
