@@ -163,7 +163,7 @@ def _loaded(job: ServingJob, layout: ServingLayout, run: Run, isl: int, osl: int
         case "qps":
             return finite_test(job, layout, isl, osl, REQUESTS, run.qps or inf)
         case "unknown" | "max":
-            return price.saturated(job, layout, isl, osl)
+            return price.saturated(job, layout, isl, osl, run.batch)
     raise Unsupported(f"batch of kind {run.batch_kind or 'unknown'} without a number")
 
 
