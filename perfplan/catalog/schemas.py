@@ -411,6 +411,7 @@ class EngineFields(_Part):
     unpack: Annotated[int, Field(ge=0)] | None = None
     no_evict: bool | None = None
     windows: bool | None = None
+    gathers: bool | None = None
     first: Duration | None = None
     routed: Duration | None = None
     idle_experts: dict[str, Fraction] | None = None
@@ -456,6 +457,7 @@ class EngineFile(_File):
     unpack: Annotated[int, Field(ge=0)] = 0
     no_evict: bool = False
     windows: bool = True
+    gathers: bool = False
     first: Duration = 0.0
     routed: Duration = 0.0
     idle_experts: dict[str, Fraction] = {}

@@ -414,7 +414,8 @@ class Engine:
     first: time of a request before its prompt runs, for the server and its tokens, that delays no other request [s];
     routed: time of a layer with routed experts beyond its kernels [s]; evenness: of the popularity of experts among the
     tokens of a step, see formulas.serving.touched_experts [1]; tables: share of the catalog's time for tables of
-    experts [1]; idle_experts: number format -> share of the experts without tokens whose weights its kernels read all
+    experts [1]; gathers: whether the products of experts fetch their rows themselves, so that none are permuted before;
+    idle_experts: number format -> share of the experts without tokens whose weights its kernels read all
     the same [1]; windows: whether caches and kernels use the sliding windows of a model, else all layers keep and read
     everything; no_evict: whether a request is admitted only if the cache holds it at its full length; compute: fraction
     of the matrix rate of the catalog's kernels that its prompts reach [1]; burst: share of the requests of a closed
@@ -451,6 +452,7 @@ class Engine:
     together: float = 0.0
     evenness: float = 1e6
     tables: float = 1.0
+    gathers: bool = False
     reads: Mapping[str, float] = field(default_factory=dict)
     unit_rate: float = 0.0
     products: float = 0.0

@@ -264,7 +264,7 @@ def turns_wait(ahead: Any, others: Any, prompt: Any) -> Any:
 
     ahead : steps with a neighbour's prompt before its own [1]
     others : other requests in flight [1]
-    prompt : time of one prompt [s]
+    prompt : time that one prompt adds to a step [s]
 
     >>> turns_wait(1.2, 15, 0.1), turns_wait(1.2, 0, 0.1)
     (0.12, 0.0)

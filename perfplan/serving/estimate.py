@@ -154,7 +154,7 @@ def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurren
     residual, burst = step * minimum(others, 1.0), formulas.burst_wait(others, own, engine.burst)
     waits = {"load": loading_time(job, layout, isl, whole(alone)), "server": engine.first,
              "streams": engine.stream * (concurrency / layout.dp), "prompt": whole(alone),
-             "ahead": formulas.turns_wait(engine.ahead, others, whole(alone)), "step": HALF * residual,
+             "ahead": formulas.turns_wait(engine.ahead, others, own), "step": HALF * residual,
              "burst": burst, "place": formulas.queued_time(engine.waiting, rate),
              "cache": formulas.queued_time(maximum(slots - active, 0.0) * layout.adp, rate)}
     ttft, total = whole(waits), rate * layout.dp

@@ -302,10 +302,12 @@ def routed_time(p: Pricing, moe: Moe, rows: Any, met: Any, here: Any, inner: Any
     traffic = expert_traffic(0.0, used * (1 - p.job.host_experts), *shape, form.weight, WIDE)
     traffic = traffic + expert_traffic(rows, 0.0, *shape, form.inputs, WIDE)
     memory = reading(p, form.id, constants.memory)
+    moved = expert_moves(rows, tokens, *shape, form.inputs, WIDE)
+    moved = moved - engine.gathers * rows * shape[0] * (WIDE + form.inputs)
     extra = engine.routed + unpacked(p, form, rows / maximum(used, 1.0), used * shape[0] * shape[1] * shape[2], memory)
     return extra + experts_time(
         expert_flops(rows, *shape), expert_flops(constants.half * used, *shape), reached(p, constants, peak), peak,
-        traffic, memory, p.bandwidth, expert_moves(rows, tokens, *shape, form.inputs, WIDE), constants.around, here,
+        traffic, memory, p.bandwidth, moved, constants.around, here,
         constants.each * engine.tables, constants.overhead * p.share)
 
 
