@@ -53,8 +53,9 @@ Turning = Annotated[
 STEP = ("step_time", "step-time", "step", "T_step")
 _NEEDED = ("cluster", "layout", "global_batch", "seq_len")
 OF_FORMULA = {"quantity", "list_all", "latex", "csv", "json"}
+OF_EXPERTS = ("routing", "routing_skew")
 OF_SERVING = {"quantity", "model", "cluster", "layout", "line", "isl", "osl", "concurrency", "engine", "weights", "kv",
-              "settings", "catalog", "depth", "latex", "csv", "json"}
+              "settings", "catalog", "depth", "latex", "csv", "json", *OF_EXPERTS}
 OF_LIST = {"list_all", "csv", "json"}
 NOT_OF_TURNING = {"depth", "latex"}
 
@@ -115,7 +116,7 @@ def explain(
         _refuse(given, {*given}.difference(OF_SERVING), "belongs to training; leave it, or --isl and --osl, out")
         _served(output, quantity, model or "", cluster, layout, line, depth, latex,
                 Catalog(catalog or (), settings or ()), length=(isl, osl), concurrency=concurrency, engine=engine,
-                weights=weights, kv=kv)
+                weights=weights, kv=kv, **{name: job[name] for name in OF_EXPERTS})
     elif missing := [name for name in _NEEDED if name not in given and (name == "cluster" or "line" not in given)]:
         needed = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise OutOfRange(f"explaining an estimate of {model} needs {needed} too, as `perfplan estimate train` does")
@@ -170,7 +171,7 @@ def _formula(output: Output, quantity: str, latex: bool) -> None:
 
 def _served(output: Output, quantity: str, model: str, cluster: str, layout: str, line: tuple[str, str], depth: int,
             latex: bool, catalog: Catalog, *, length: tuple[str, str], concurrency: int | None, engine: str,
-            weights: str, kv: str) -> None:
+            weights: str, kv: str, routing: str, routing_skew: float) -> None:
     """A quantity of a deployment in a closed loop, or with all requests queued."""
     from perfplan.cli.launch import served_line
     from perfplan.export.served import served_job
@@ -182,7 +183,7 @@ def _served(output: Output, quantity: str, model: str, cluster: str, layout: str
         raise OutOfRange("explaining a deployment needs --cluster, --isl and --osl, as `perfplan estimate serve` does")
     isl, osl = map(tokens, length)
     job, place = served_job(model, cluster, layout, served_line(line, model, catalog), catalog, length=isl + osl,
-                            engine=engine, weights=weights, kv=kv)
+                            engine=engine, weights=weights, kv=kv, routing=routing, routing_skew=routing_skew)
     make = partial(steady, job, place, isl, osl, float(concurrency)) if concurrency else (
         partial(saturated, job, place, isl, osl))
     _show(output, quantities.explained_serving(quantity, make, depth), latex)

@@ -195,5 +195,10 @@ def test_a_figure_of_a_deployment_is_explained_down_to_its_kernels(capsys):
     tree = json.loads(capsys.readouterr().out)
     assert run(["estimate", "serve", "llama-3.1-8b", "--layout", "tp2", *load, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ttft_s"] == pytest.approx(tree[0]["value"])
+    skewed = []
+    for extra in ([], ["--routing-skew", "2"]):
+        assert run(["explain", "tpot", "qwen3-30b-a3b", "--layout", "tp4 ep4", *load, *extra, "--json"]) == 0
+        skewed.append(json.loads(capsys.readouterr().out)[0]["value"])
+    assert skewed[0] < skewed[1]
     assert run(["explain", "ttft", "llama-3.1-8b", "--layout", "tp2", *load, "--seq-len", "9"]) == 2
     assert "belongs to training" in capsys.readouterr().err
