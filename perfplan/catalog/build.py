@@ -172,14 +172,20 @@ def released(framework: specs.Framework, release: str) -> specs.Framework:
 def engine(name: str, file: schemas.EngineFile, release: str, chip: tuple[str, str],
            kernels: specs.Library) -> specs.Engine:
     """The spec of a release of an engine on a chip (family, id): what the engine has in general, then what its family
-    and the chip change, then the release with the longest name that `release` begins with, alone and for them."""
+    and the chip change, then the release with the longest name that `release` begins with, alone and for them, after
+    the release that it is said to be the same as."""
     plain = file.model_dump(exclude={"id", "releases", "families", "source", "notes"})
     known = [key for key in file.releases if "/" not in key and release.startswith(key)]
     best = max(known, key=len, default="")
-    applied = [*map(file.families.get, chip), *map(file.releases.get, (best, *(f"{best}/{one}" for one in chip)))]
+    known_as = file.releases[best].same if best else None
+    if known_as and known_as not in file.releases:
+        raise UnknownName(f"release {best} of engine {name} is said to be the same as {known_as!r}, which it does not"
+                          f" have{offer(known_as, file.releases)}")
+    applied = [*map(file.families.get, chip), *(
+        file.releases.get(key) for name in (known_as, best) for key in (name, *(f"{name}/{one}" for one in chip)))]
     sources, notes = [file.source], list(file.notes)
     for fields in filter(None, applied):
-        plain |= {key: value for key, value in fields.model_dump(exclude={"source", "notes"}).items()
+        plain |= {key: value for key, value in fields.model_dump(exclude={"same", "source", "notes"}).items()
                   if value is not None}
         sources += [fields.source] if fields.source else []
         notes += fields.notes

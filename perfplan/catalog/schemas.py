@@ -376,8 +376,9 @@ class WorkloadFile(_File):
 
 
 class EngineFields(_Part):
-    """What one release of an engine may change."""
+    """What one release of an engine may change; same: another release, whose changes it has before its own."""
 
+    same: str | None = None
     library: str | None = None
     page: Count | None = None
     memory_fraction: Fraction | None = None

@@ -156,3 +156,22 @@ def test_no_number_without_unit_in_hardware_files():
         for name in CATALOG.ids(kind):
             text = re.sub(r"(?s)\nkernels:.*?\n(?=\S)", "\n", CATALOG.source(kind, name).read_text())
             assert not bare.search(text), name
+
+
+def test_a_release_that_is_the_same_as_another_has_its_constants_and_its_own_changes():
+    catalog = Catalog()
+    for family in ("hopper", "ampere"):
+        old, same, changed = (catalog.engine("trtllm", name, family) for name in ("0.9.0", "0.8.0", "2024-05"))
+        assert (same.step, same.products, same.eager) == (old.step, old.products, old.eager)
+        assert changed.step == old.step
+        assert changed.context > old.context
+    assert catalog.engine("trtllm", "0.16", "ampere").step == catalog.engine("trtllm", "0.17", "ampere").step
+
+
+def test_a_release_the_same_as_none_is_refused(tmp_path):
+    folder = tmp_path / "engines"
+    folder.mkdir()
+    text = (files.packaged_root() / "engines" / "lmdeploy.yaml").read_text(encoding="utf-8")
+    (folder / "mine.yaml").write_text(text + 'releases:\n  "2":\n    same: "1"\n', encoding="utf-8")
+    with pytest.raises(UnknownName, match="release 2 of engine mine is said to be the same as '1'"):
+        Catalog([tmp_path]).engine("mine", "2.5")
