@@ -177,7 +177,7 @@ def engine(name: str, file: schemas.EngineFile, release: str, chip: tuple[str, s
     plain = file.model_dump(exclude={"id", "releases", "families", "source", "notes"})
     known = [key for key in file.releases if "/" not in key and release.startswith(key)]
     best = max(known, key=len, default="")
-    known_as = file.releases[best].same if best else None
+    known_as = (file.releases[best].same if best else None) or ""
     if known_as and known_as not in file.releases:
         raise UnknownName(f"release {best} of engine {name} is said to be the same as {known_as!r}, which it does not"
                           f" have{offer(known_as, file.releases)}")
