@@ -23,6 +23,44 @@ def test_schedules_are_compared(capsys):
     assert all(len(line) <= 100 for line in out.splitlines())
 
 
+def test_interleaving_in_groups_and_the_exchange_of_replicas(capsys):
+    at = [*JOB, "--layout", "tp8 sp1 pp4 vpp2 dp2 zero1", "--compare", "depth-first,interleaved:8,breadth-first"]
+    document = json.loads(printed(capsys, [*at, "--json"]))
+    assert {row["schedule"] for row in document["schedules"]} == {"interleaved", "interleaved:8", "breadth-first"}
+    shown = document["data_parallel"]["exposed_s"]
+    assert shown["layer by layer, first gathered ahead"] < shown["chunk by chunk"] < shown["nothing"]
+    out = printed(capsys, [*at[:-1], "interleaved:63"])
+    assert "not run: schedule interleaved:63" in out and "replicas overlap" in out
+    assert all(len(line) <= 100 for line in out.splitlines())
+
+
+OFFLOAD = ["schedule", "offload", *JOB[2:], "--layout", "tp8 sp1 dp1 zero1"]
+
+
+def test_offload_of_optimizer_state(capsys):
+    out = printed(capsys, [*OFFLOAD, "--host-memory", "60GiB", "--nvme", "5GB/s"])
+    assert "proven optimal by MILP" in out and "all on disk, CPU" in out and "off=optim" in out
+    assert all(len(line) <= 100 for line in out.splitlines())
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, [*OFFLOAD, "--csv"]))))
+    assert rows[-1]["choice"] == "best" and rows[-1]["fits"]
+    document = json.loads(printed(capsys, [*OFFLOAD, "--json"]))
+    assert document["gap"] <= 1e-6 and document["flush_exposed_s"] <= document["flush_s"]
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "says"),
+    [
+        (["--host-memory", "1GiB"], 1, "give more --host-memory, a disk with --nvme"),
+        (["--nvme", "5"], 2, "has no unit"),
+        (["--subgroup", "0"], 2, "a subgroup of 0 parameters"),
+    ],
+)
+def test_what_is_wrong_with_offload_is_one_sentence(capsys, more, status, says):
+    assert run([*OFFLOAD, *more]) == status
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and says in err
+
+
 def test_data_comes_out_as_csv_and_json(capsys):
     rows = list(csv.DictReader(io.StringIO(printed(capsys, [*JOB, *LAYOUT, "--compare", "zb-h1", "--csv"]))))
     assert [row["schedule"] for row in rows] == ["zb-h1", "1f1b"] and float(rows[0]["step_s"]) > 0
