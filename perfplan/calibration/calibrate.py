@@ -8,13 +8,14 @@ with a soft-L1 loss; the error left out is that of rows whose group (matrix, hea
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perfplan.calibration import decode, experts, fused, links
-from perfplan.calibration.fit import Array, Fit, mape, quantiles
+from perfplan.calibration import decode, experts, fused
+from perfplan.calibration.fit import Array, Fit, mape
+from perfplan.calibration.found import US, Calibration, Chip, Fitted, Rejected, doubts, of_chip, significant, split
 from perfplan.calibration.kernels import (
     BYTES,
     WEIGHT_ONLY,
@@ -25,130 +26,16 @@ from perfplan.calibration.kernels import (
     gemm_columns,
 )
 from perfplan.calibration.routing import is_routing
-from perfplan.calibration.tables import coarse, is_custom
 from perfplan.errors import OutOfRange
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Calibration", "Chip", "Fitted", "Rejected", "calibrate_attention", "calibrate_collectives",
-           "calibrate_experts", "calibrate_gemm", "calibrate_streams"]
+__all__ = ["calibrate_attention", "calibrate_experts", "calibrate_gemm", "calibrate_streams"]
 
-US = 1e-6  # s
-_WRITTEN = 4  # significant digits of a constant
-_SIZES = 3  # fewest message sizes of a sweep
 _LASTING = r"sustained over .*ratio (\d+\.?\d*)"  # note of the measuring script on its long run
 _LAYERS = 8  # fewest rows of whole expert layers
 _COUNTS = {"gemm": 4, "attention": 4}  # fewest rows: constants and one more
-
-
-class Chip(Protocol):
-    """What the fits need to know of an accelerator."""
-
-    @property
-    def id(self) -> str:
-        """Its id."""
-
-    @property
-    def peak(self) -> Mapping[str, float]:
-        """Dense peak per number format [FLOP/s]."""
-
-    @property
-    def memory_bandwidth(self) -> float:
-        """Memory bandwidth [B/s]."""
-
-    @property
-    def units(self) -> int | None:
-        """Its SMs, CUs or cores."""
-
-    @property
-    def l2(self) -> float | None:
-        """Its second-level cache [B]."""
-
-    @property
-    def kernels(self) -> Mapping[str, Mapping[str, Any]]:
-        """Kernel constants it has so far: kind -> format -> constants."""
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A row that took no part, and why."""
-
-    row: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """Constants of one kind (or operation), number format and software.
-
-    constants: fractions [1], overhead, launch and latency [s], half [tokens or rows]; rows: how many were fitted; mape,
-    left_out: mean absolute error in-fit and on groups left out [1] (None if there was one group only); quantiles: 10th,
-    50th and 90th percentile of log(measured / predicted) [1]; written: whether the catalog entry takes it.
-    """
-
-    kind: str
-    dtype: str
-    software: str
-    rows: int
-    constants: Mapping[str, float]
-    mape: float
-    left_out: float | None
-    quantiles: tuple[float, float, float]
-    written: bool = True
-
-    def says(self, files: str, date: str) -> str:
-        """The `source` of these constants in a catalog entry."""
-        held = f", {self.left_out:.1%} left out" if self.left_out is not None else ""
-        low, middle, high = self.quantiles
-        return (f"perfplan calibrate, {files}, {self.software or 'software not stated'}, {date}: {self.rows} rows, mean"
-                f" abs. error {self.mape:.1%} in-fit{held}; log residuals at 10/50/90 %: {low:+.3f}/{middle:+.3f}"
-                f"/{high:+.3f}")
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Everything one run found out."""
-
-    fitted: tuple[Fitted, ...]
-    rejected: tuple[Rejected, ...] = ()
-    levels: Mapping[str, Any] = field(default_factory=dict)  # constants of a cluster's innermost level
-    sustained: Mapping[str, float] = field(default_factory=dict)  # format -> clock that lasts over that of one kernel
-
-
-def _significant(value: float) -> float:
-    return float(f"{value:.{_WRITTEN}g}")
-
-
-def _of_chip(table: pd.DataFrame, resolve: Callable[[str], str], chip: str) -> pd.DataFrame:
-    """Rows of the chip, those that name none included."""
-    names = {name: not name or resolve(name) == chip for name in table["hardware_id"].unique()}
-    return table[table["hardware_id"].map(names).astype(bool)]
-
-
-def _split(table: pd.DataFrame, reasons: Sequence[str]) -> tuple[pd.DataFrame, list[Rejected]]:
-    """Rows without a reason to be refused, and the others."""
-    bad = [Rejected(str(row), reason) for row, reason in zip(table["row"], reasons, strict=True) if reason]
-    return table[np.array([not reason for reason in reasons], dtype=bool)], bad
-
-
-def _doubts(table: pd.DataFrame) -> list[str]:
-    """Why rows are not used before anything is computed: no time, marked suspect, of low quality."""
-
-    def why(latency: float, suspect: float, quality: str, doubt: str, short: bool) -> str:
-        if doubt:
-            return doubt
-        if short:
-            return "its time is published to 1 us, too coarse below 20 us"
-        if not latency > 0:
-            return "it has no time"
-        if suspect == 1:
-            return "it is marked suspect"
-        return f"its quality is {quality}, not A" if quality not in ("", "A") else ""
-
-    doubts = table["doubt"] if "doubt" in table else [""] * len(table)
-    columns = (table["latency_us"], table["suspect"], table["quality"], doubts, coarse(table))
-    return [why(*cells) for cells in zip(*columns, strict=True)]
 
 
 def _beats(seconds: Array, columns: Mapping[str, Array], rate: Rate) -> list[str]:
@@ -191,7 +78,7 @@ def _fit(task: _Task, rows: pd.DataFrame, dtype: str, software: str, chip: Chip
         reason = f"{chip.id} states no dense peak in {dtype or 'the format it does not name'}"
         return None, [Rejected(str(row), reason) for row in rows["row"]]
     rate = Rate(peak, chip.memory_bandwidth)
-    good, bad = _split(rows, _beats(rows["latency_us"].to_numpy() * US, task.columns(rows, dtype), rate))
+    good, bad = split(rows, _beats(rows["latency_us"].to_numpy() * US, task.columns(rows, dtype), rate))
     if len(good) < _COUNTS["attention" if task.half else "gemm"] + task.half:
         return None, bad + [Rejected(str(row), f"too few {task.kind} rows in {dtype} of {software or 'one software'}")
                             for row in good["row"]]
@@ -202,7 +89,7 @@ def _fit(task: _Task, rows: pd.DataFrame, dtype: str, software: str, chip: Chip
 
 
 def _fitted(kind: str, dtype: str, software: str, found: Fit, held: float | None) -> Fitted:
-    constants = {name: _significant(value) for name, value in found.constants.items()}
+    constants = {name: significant(value) for name, value in found.constants.items()}
     return Fitted(kind, dtype, software, len(found.residuals), constants, found.mape, held, found.quantiles)
 
 
@@ -225,9 +112,9 @@ def _cache(rows: pd.DataFrame) -> Any:
 
 def _kernels(tasks: Sequence[_Task], table: pd.DataFrame, chip: Chip, resolve: Callable[[str], str], what: str
              ) -> Calibration:
-    table = _of_chip(table, resolve, chip.id)
+    table = of_chip(table, resolve, chip.id)
     table = table[table["kernel"].isin([task.kernel for task in tasks])]
-    good, rejected = _split(table, _doubts(table))
+    good, rejected = split(table, doubts(table))
     fitted: list[Fitted] = []
     for task in tasks:
         rows = good[good["kernel"] == task.kernel]
@@ -265,13 +152,13 @@ def calibrate_gemm(table: pd.DataFrame, chip: Chip, resolve: Callable[[str], str
              _Task("grouped_gemm", "grouped_gemm", columns, ("n", "k", "groups"), half=True))
     long = table["note"].str.contains(_LASTING.replace("(", "(?:")) & (table["kernel"] == "gemm")
     return replace(_kernels(tasks, table[~long], chip, resolve, "GEMM"),
-                   sustained=_sustained(_of_chip(table[long], resolve, chip.id)))
+                   sustained=_sustained(of_chip(table[long], resolve, chip.id)))
 
 
 def _sustained(rows: pd.DataFrame) -> dict[str, float]:
     """Per format the burst time over the lasting time of one product, as the measuring script notes it."""
     ratios = rows["note"].str.extract(_LASTING)[0].astype(float)
-    return {str(dtype): min(float(_significant(one.median())), 1.0) for dtype, one in ratios.groupby(rows["dtype"])}
+    return {str(dtype): min(float(significant(one.median())), 1.0) for dtype, one in ratios.groupby(rows["dtype"])}
 
 
 def calibrate_attention(table: pd.DataFrame, chip: Chip, resolve: Callable[[str], str] = str) -> Calibration:
@@ -290,7 +177,7 @@ def calibrate_attention(table: pd.DataFrame, chip: Chip, resolve: Callable[[str]
     tasks = [task("attention", "attention_fwd", 1.0), task("attention_backward", "attention_bwd", 2.5)]
     if len(together):
         tasks += [task(one.kind, "attention_fwd_bwd", 3.5) for one in tasks if one.kernel not in alone]
-    pairs = _pairs(_of_chip(together, resolve, chip.id), chip)
+    pairs = _pairs(of_chip(together, resolve, chip.id), chip)
     decoded = _decode(table, chip, resolve)
     if decoded and not alone - {"attention_decode"}:
         return decoded
@@ -301,7 +188,7 @@ def calibrate_attention(table: pd.DataFrame, chip: Chip, resolve: Callable[[str]
 
 def _pairs(rows: pd.DataFrame, chip: Chip) -> tuple[Fitted, ...]:
     """Forward and backward timed together, per format and software, for rows of just that kind."""
-    good, _ = _split(rows, _doubts(rows))
+    good, _ = split(rows, doubts(rows))
     fitted = []
     for (dtype, software), part in good.groupby(["dtype", "software"], sort=True):
         peak, key = chip.peak.get(str(dtype)), str(software)
@@ -317,14 +204,14 @@ def _pairs(rows: pd.DataFrame, chip: Chip) -> tuple[Fitted, ...]:
 
 def _decode(table: pd.DataFrame, chip: Chip, resolve: Callable[[str], str]) -> Calibration | None:
     """Constants of decode attention per format of the cache and engine; None if the file has no such rows."""
-    table = _of_chip(table[table["kernel"] == "attention_decode"], resolve, chip.id)
+    table = of_chip(table[table["kernel"] == "attention_decode"], resolve, chip.id)
     if not len(table):
         return None
     peak = chip.peak.get("bf16") or chip.peak.get("fp16")
     if not peak or not chip.units:
         raise OutOfRange(f"{chip.id} states no {'units' if peak else '16-bit peak'}, which decode attention needs")
     device = decode.Device(peak, chip.memory_bandwidth, chip.units, chip.l2 or 0.0)
-    good, rejected = _split(table, _doubts(table))
+    good, rejected = split(table, doubts(table))
     fitted: list[Fitted] = []
     cache = good["kv_dtype"].where(good["kv_dtype"] != "", good["dtype"])
     for (kv_dtype, software), rows in good.groupby([cache, good["software"]], sort=True):
@@ -340,7 +227,7 @@ def _decoded(rows: pd.DataFrame, kv_dtype: str, software: str, device: decode.De
         return None, [Rejected(str(row), f"caches in {kv_dtype} are not fitted") for row in rows["row"]]
     reasons = _beats(rows["latency_us"].to_numpy() * US, decode.decode_columns(rows, kv_dtype),
                      Rate(device.peak, device.bandwidth))
-    good, bad = _split(rows, reasons)
+    good, bad = split(rows, reasons)
     if len(good) < _COUNTS["attention"]:
         return None, bad + [Rejected(str(row), f"too few attention_decode rows with a {kv_dtype} cache")
                             for row in good["row"]]
@@ -368,7 +255,7 @@ def calibrate_experts(table: pd.DataFrame, chip: Chip, resolve: Callable[[str], 
     rows = table.assign(kernel=np.where(balanced, "experts", "skewed"), software=table["engine"], suspect=0.0,
                         quality="A")
     shape = ("hidden_size", "moe_ffn_hidden_size", "experts")
-    mine = _of_chip(rows, resolve, chip.id)
+    mine = of_chip(rows, resolve, chip.id)
     layers = _layers(mine, chip)
     if layers.fitted and not (mine["kernel"] == "experts").any():
         return layers
@@ -428,9 +315,9 @@ def calibrate_streams(table: pd.DataFrame, chip: Chip, resolve: Callable[[str], 
     From stream_scale and stream_triad rows, and small_kernel rows launched by a graph; without those the constant per
     kernel stays as it is. Raises OutOfRange when nothing can be fitted.
     """
-    table = _of_chip(table, resolve, chip.id)
+    table = of_chip(table, resolve, chip.id)
     table = table[table["kernel"].isin(["stream_scale", "stream_triad", "small_kernel"])]
-    good, rejected = _split(table, _stream_doubts(table, chip.memory_bandwidth))
+    good, rejected = split(table, _stream_doubts(table, chip.memory_bandwidth))
     known, small = chip.kernels.get("stream", {}).get("any"), bool((good["kernel"] == "small_kernel").any())
     if not (good["kernel"] != "small_kernel").any() or not (small or known):
         raise OutOfRange(f"no streams of {chip.id} can be fitted: {len(table)} rows, {len(rejected)} refused;"
@@ -441,73 +328,3 @@ def calibrate_streams(table: pd.DataFrame, chip: Chip, resolve: Callable[[str], 
     found, held = fit_kernel(columns, seconds, Rate(1.0, chip.memory_bandwidth), labels, **fixed)
     software = ", ".join(sorted({str(name) for name in good["software"] if name}))
     return Calibration((_fitted("stream", "any", software, found, held),), tuple(rejected))
-
-
-# ---------------------------------------------------------------------------------------------------- collectives
-def _inside(table: pd.DataFrame, bandwidth: float, domain: int) -> list[str]:
-    """Per row: "" or why it is no collective inside one fast domain, or which limit it beats."""
-
-    def why(op: str, algo: str, software: str, ranks: float, per_node: float, size: float, latency: float) -> str:
-        if op not in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all"):
-            return f"{op} is not fitted"
-        if is_custom(algo, software):
-            return "it is a custom kernel, not the collective library's"
-        if not (ranks >= 2 and size > 0):
-            return "its ranks or bytes are missing"
-        if ranks > domain or per_node < ranks:  # NaN, not stated, is not smaller
-            return f"it crosses the fast domain of {domain}"
-        reached = (ranks - 1) / ranks * size / (latency * US)  # what every rank must send whatever the algorithm
-        if reached > bandwidth:
-            return f"it beats the links: {reached / 1e9:.4g} of {bandwidth / 1e9:.4g} GB/s"
-        return ""
-
-    names = ("op", "algo", "software", "n_ranks", "ranks_per_node", "bytes", "latency_us")
-    return [why(*cells) for cells in zip(*(table[name] for name in names), strict=True)]
-
-
-def calibrate_collectives(table: pd.DataFrame, chip: str, domain: links.Domain, size: int,
-                          resolve: Callable[[str], str] = str) -> Calibration:
-    """Constants of the innermost level of a cluster from sweeps inside one fast domain.
-
-    table: as `read_collectives` gives it; chip: id; domain: what is known of its links; size: accelerators in it. All
-    operations are fitted together (`links`); the left-out error leaves every third message size out. Raises OutOfRange
-    when nothing can be fitted.
-    """
-    table = _of_chip(table, resolve, chip)
-    good, rejected = _split(table, _doubts(table))
-    good, outside = _split(good, _inside(good, domain.bandwidth, size))
-    if good["bytes"].nunique() < _SIZES:
-        raise OutOfRange(f"no collective of {chip} can be fitted: {len(table)} rows, {len(rejected + outside)} refused,"
-                         f" {good['bytes'].nunique()} message sizes are left where {_SIZES} are needed")
-    columns = links.columns_of(good["op"], good["n_ranks"].to_numpy(), good["bytes"].to_numpy())
-    seconds = good["latency_us"].to_numpy() * US
-    found, held = links.fit_level(domain, columns, seconds), links.left_out_sizes(domain, columns, seconds)
-    fitted = [_operation(name, good, found, held) for name in dict.fromkeys(links.OPERATIONS.values())
-              if (good["op"].map(links.OPERATIONS) == name).any()]
-    return Calibration(tuple(fitted), tuple(rejected + outside), _level(found.constants))
-
-
-def _operation(name: str, rows: pd.DataFrame, found: Fit, held: Array) -> Fitted:
-    """The constants that one operation has of a joint fit, with the errors of its own rows."""
-    mine = np.asarray(rows["op"].map(links.OPERATIONS) == name)
-    constants = {key: _significant(found.constants[key]) for key in ("launch", "latency", "fill")}
-    constants |= {f"efficiency_{n}": value for n, value in links.efficiencies(found.constants, name).items()}
-    if name == "all_reduce" and "reduction" in found.constants:
-        constants["reduction"] = _significant(found.constants["reduction"])
-    left = held[mine & np.isfinite(held)]
-    software = ", ".join(sorted({str(one) for one in rows["software"][mine] if one}))
-    residuals = found.residuals[mine]
-    return Fitted(name, "", software, int(mine.sum()), constants, mape(residuals), mape(left) if len(left) else None,
-                  quantiles(residuals))
-
-
-def _level(constants: Mapping[str, float]) -> dict[str, Any]:
-    """Constants of a cluster level; the operation named first stands for those that lack a table of their own."""
-    level: dict[str, Any] = {name: _significant(constants[name]) for name in ("launch", "latency", "fill")}
-    if "reduction" in constants:
-        level["reduction"] = _significant(constants["reduction"])
-    tables = {name: links.efficiencies(constants, name) for name in dict.fromkeys(links.OPERATIONS.values())}
-    found = {name: table for name, table in tables.items() if table}
-    if first := next(iter(found), ""):
-        level["efficiency"] = found.pop(first)
-    return level | {"operations": found}

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from perfplan.calibration.calibrate import Calibration
+from perfplan.calibration.found import Calibration
 
 __all__ = ["accelerator_yaml", "cluster_yaml"]
 

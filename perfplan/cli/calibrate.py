@@ -262,7 +262,7 @@ def collectives(
     """Collectives inside one fast domain: launch, latency, fill and fraction of the links per number of ranks."""
     from pathlib import Path
 
-    from perfplan.calibration.calibrate import calibrate_collectives
+    from perfplan.calibration.collectives import calibrate_collectives
     from perfplan.calibration.entry import cluster_yaml
     from perfplan.calibration.links import Domain
     from perfplan.calibration.readers import read_collectives

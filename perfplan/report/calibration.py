@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from perfplan.calibration.calibrate import Calibration
+from perfplan.calibration.found import Calibration
 from perfplan.report.columns import Column, Row
 from perfplan.report.text import paragraph, table
 

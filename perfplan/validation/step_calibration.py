@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from perfplan.calibration.calibrate import Rejected
+from perfplan.calibration.found import Rejected
 from perfplan.catalog import Catalog
 from perfplan.catalog.specs import Accelerator, Kernel
 from perfplan.errors import OutOfRange, UnknownName

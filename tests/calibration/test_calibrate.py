@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from perfplan.calibration.calibrate import calibrate_attention, calibrate_collectives, calibrate_gemm
+from perfplan.calibration.calibrate import calibrate_attention, calibrate_gemm
+from perfplan.calibration.collectives import calibrate_collectives
 from perfplan.calibration.entry import accelerator_yaml, cluster_yaml
 from perfplan.calibration.links import Domain, steps
 from perfplan.calibration.tables import read_collectives, read_kernels
