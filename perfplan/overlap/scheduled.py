@@ -11,7 +11,7 @@ from perfplan.overlap.blocks import Sharing, Window
 from perfplan.overlap.partition import Partition, RankCosts, balance, even, settings
 from perfplan.overlap.replicas import exchanged
 from perfplan.overlap.stages import Compared, Pipeline, ScheduledPipeline, compare, own_schedule
-from perfplan.overlap.techniques import TECHNIQUES, Scheduled, best, scheduled
+from perfplan.overlap.techniques import ALIASES, TECHNIQUES, Scheduled, best, scheduled
 from perfplan.overlap.timeline import Timeline
 from perfplan.training.job import Job
 from perfplan.training.layout import Layout, block
@@ -89,7 +89,7 @@ def schedule_layer(window: Window, sharing: Sharing, names: Sequence[str] = (), 
     ScheduledLayer
 ):
     """Run techniques by name on a window (all, and the best, unless given)."""
-    wanted = list(dict.fromkeys(names or (*TECHNIQUES, "best")))
+    wanted = list(dict.fromkeys(ALIASES.get(name, name) for name in names or (*TECHNIQUES, "best")))
     rows = {name: scheduled(window, name) for name in wanted if name != "best"}
     if "best" in wanted:
         plain = [rows.get(name) or scheduled(window, name) for name in TECHNIQUES]

@@ -21,7 +21,7 @@ from perfplan.overlap.order_search import Search
 from perfplan.overlap.simulate import list_schedule, simulate
 from perfplan.overlap.timeline import Timeline
 
-__all__ = ["TECHNIQUES", "Scheduled", "Technique", "best", "scheduled"]
+__all__ = ["ALIASES", "TECHNIQUES", "Scheduled", "Technique", "best", "scheduled"]
 
 CHUNKS = (1, 2, 4, 8)
 STREAMS = 1.5  # asked of a resource together at most: a collective, or a memory-bound kernel, beside a product
@@ -81,6 +81,8 @@ TECHNIQUES: dict[str, Technique] = {
                   "the model must be trained with parallel blocks"),
     )
 }
+
+ALIASES = {"flux": "fused", "comet": "fused", "ladder-residual": "ladder", "tbo": "two-batch"}
 
 
 @dataclass(frozen=True)

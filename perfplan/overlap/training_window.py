@@ -194,6 +194,8 @@ def training_window(job: Job, layout: Layout, sharing: Sharing, layers: int = 2)
     if layout.recompute == ("full",) or block(layout.recompute):
         raise Unsupported("schedule layer has no graph of layers that are recomputed whole; give a layout with rc=none"
                           " or rc=core_attn")
+    if layout.cp > 1 and any(kind.mixer is not None and not isinstance(kind.mixer, Attention) for kind in run):
+        raise Unsupported("context parallelism of layers with a state is not modelled; give a layout with cp1")
     net = Network(job.cluster, max(job.gpus, layout.world))
     moved = [_sharded(job, net, layout, kind, sharing) for kind in run]
 

@@ -246,6 +246,11 @@ def test_training_windows_of_hybrids_and_parallel_blocks(model, layout):
     assert scheduled(window, "two-batch").time < 1.2 * window.sequential
 
 
+def test_layers_with_a_state_do_not_share_a_sequence():
+    with pytest.raises(Unsupported, match="give a layout with cp1"):
+        training("nemotron-h-8b", "cp2", 8192)
+
+
 def test_layers_that_are_recomputed():
     plain, again = (training("llama-3.1-70b", f"tp8 sp1 rc={rc}") for rc in ("none", "core_attn"))
     assert again.sequential > plain.sequential
@@ -293,3 +298,9 @@ def test_a_chunk_of_a_prompt_beside_decodes():
         serving_window(job, place, "mixed", 128, 4096, SHARES)
     with pytest.raises(OutOfRange, match="give --phase mixed"):
         serving_window(job, place, "decode", 128, 4096, SHARES, prompt=12)
+
+
+def test_published_names_stand_for_their_technique():
+    found = schedule_layer("llama-3.1-70b", cluster="dgx-h100", layout="tp8", phase="decode", batch=8, context=64,
+                           technique=("flux", "comet", "tbo"), catalog=shipped())
+    assert [row.technique.name for row in found.rows] == ["fused", "two-batch"]
