@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from perfplan.placement.chain_bound import kept_by_spectra
 from perfplan.placement.path_bound import SUBSETS, kept_by_paths
 from perfplan.placement.routing import Array, Whole
 from perfplan.placement.score import Problem
@@ -23,6 +24,8 @@ __all__ = ["LowerBound", "load_bound", "lower_bound", "stay_bound"]
 
 _WORK = 5e10  # multiplications that all layers' subgradient steps may take, about: a few seconds
 _STEPS = 600
+_TIED = 3e10  # likewise for steps that tie the pairs of layers to each other; below the least they do not pay
+_LEAST_TIED, _MOST_TIED = 200, 1500
 
 
 class LowerBound(NamedTuple):
@@ -60,7 +63,7 @@ def stay_bound(moves: Array, groups: int, reached: float, steps: int, end: float
     if groups == 1 or experts == size:
         return float(moves.sum())
     rows, columns = _transport(moves, size) if experts <= 128 else _quick(moves, size)
-    split, best, scale, stalled = np.zeros_like(moves), np.inf, 1.0, 0
+    split, best, scale, stalled = np.zeros_like(moves), float(moves.sum()), 1.0, 0
     for _ in range(steps + 1):
         slack = moves - split - rows[:, None] - columns[None, :]
         singular, isometry = _beyond_mean(split, groups)
@@ -80,7 +83,7 @@ def stay_bound(moves: Array, groups: int, reached: float, steps: int, end: float
         norm = (turn**2).sum() + (by_row**2).sum() + (by_column**2).sum()
         step = scale * max(value - reached, 0.0) / norm if norm else 0.0
         split, rows, columns = split - step * turn, rows - step * by_row, columns - step * by_column
-    return min(best, float(moves.sum()))
+    return best
 
 
 def _beyond_mean(table: Array, groups: int) -> tuple[float, Array]:
@@ -144,17 +147,31 @@ def lower_bound(
 
 
 def _stays(problem: Problem, groups: int, aim: Whole | None, steps: int | None, end: float) -> tuple[float, str]:
-    """(transitions that stay in groups at most, what proves it): by paths where they are few, else layer by layer."""
+    """(transitions that stay in groups at most, what proves it): by paths where they are few, else pair by pair, and
+    with the pairs tied to each other where that pays."""
     moves, experts = problem.moves, problem.routing.experts
     if aim is not None and steps is None and comb(experts, experts // groups) <= SUBSETS:
         ceiling = problem.ceiling if groups == problem.gpus else np.inf
         return kept_by_paths(moves, aim, groups, problem.weights, ceiling, end), "paths through subsets of experts"
+    tied = int(_TIED / (len(moves) * (2 * experts) ** 3)) if steps is None else 0
     if steps is None:
         steps = min(_STEPS, int(_WORK / (len(moves) * 5 * experts**3)))
         steps = steps if steps >= 10 else 0  # fewer would not pay
+    reached = np.zeros(len(moves)) if aim is None else _kept(moves, aim)
     total = 0.0
     for layer, table in enumerate(moves):
-        kept = 0.0 if aim is None else float((table * (aim[layer][:, None] == aim[layer + 1][None, :])).sum())
         now = time.monotonic()
-        total += stay_bound(table, groups, kept, steps, now + max(end - now, 0.0) / (len(moves) - layer))
-    return total, "transportation and singular values"
+        limit = now + max(end - now, 0.0) / (len(moves) - layer)
+        total += stay_bound(table, groups, float(reached[layer]), steps, limit)
+    by = "transportation and singular values"
+    if tied >= _LEAST_TIED and len(moves) > 1:
+        tighter = kept_by_spectra(moves, groups, float(reached.sum()), min(tied, _MOST_TIED), end)
+        if tighter < total:
+            return tighter, "spectra of neighbouring layers"
+    return total, by
+
+
+def _kept(moves: Array, groups: Whole) -> Array:
+    """What groups of experts [layer, expert] keep after each layer."""
+    pairs = zip(moves, groups, groups[1:], strict=False)
+    return np.array([(table * (here[:, None] == there[None, :])).sum() for table, here, there in pairs])

@@ -10,6 +10,7 @@ from perfplan.errors import Indivisible, Infeasible, OutOfRange, SpecError, Unsu
 from perfplan.placement import bounds
 from perfplan.placement.baselines import eplb_pack, greedy_chain, two_stage
 from perfplan.placement.bounds import load_bound, lower_bound
+from perfplan.placement.chain_bound import kept_by_spectra
 from perfplan.placement.descent import linear_costs
 from perfplan.placement.exact import assignment_chain, partition_path, states
 from perfplan.placement.place import place
@@ -112,6 +113,7 @@ def test_known_optima_of_the_shipped_instances(shipped, name, load, cross, balan
 @pytest.mark.parametrize("changes", [{}, {"load": 1.0}, {"traffic": 0.0, "load": 1.0}, {"per_node": 4, "far": 2.0}])
 def test_the_search_beats_the_baselines_and_respects_its_bound(shipped, monkeypatch, changes):
     monkeypatch.setattr(bounds, "_STEPS", 0)
+    monkeypatch.setattr(bounds, "_TIED", 0)
     problem = Problem(shipped("64x8x8"), 8, **{"per_node": 8, **changes})
     found = place(problem, rounds=6)
     others = [eplb_pack(problem), two_stage(problem), greedy_chain(problem), problem.contiguous()]
@@ -122,6 +124,7 @@ def test_the_search_beats_the_baselines_and_respects_its_bound(shipped, monkeypa
 
 def test_joint_placement_of_64_experts_within_a_balance(shipped, monkeypatch):
     monkeypatch.setattr(bounds, "_STEPS", 0)
+    monkeypatch.setattr(bounds, "_TIED", 0)
     found = place(Problem(shipped("64x8x8"), 8, 8, limit=1.03), rounds=10)
     assert found.score.balance <= 1.03 and found.score.cross <= 0.726
     assert found.certificate.bound == pytest.approx(0.4078, abs=1e-4)
@@ -139,7 +142,7 @@ def test_a_time_limit_stops_search_and_bound_and_both_say_so(shipped):
     found = place(problem, time_limit=1e-3)
     assert "0 rounds (stopped by the time limit" in found.certificate.method
     assert found.certificate.bounded_by.endswith("stopped by the time limit")
-    assert 0 < found.certificate.bound <= place(problem, rounds=2).certificate.bound
+    assert 0 < found.certificate.bound < problem.objective(found.placed)
     assert problem.objective(found.placed) <= problem.objective(greedy_chain(problem))
 
 
@@ -164,6 +167,22 @@ def test_paths_bound_what_stays_more_tightly():
     best, paths = problem.objective(found), lower_bound(problem, placed=found)
     assert "paths" in paths.by and 0.95 * best < paths.value <= best
     assert lower_bound(problem, 100, found).value < 0.85 * best
+
+
+def test_spectra_of_neighbouring_layers_bound_more_tightly_than_pairs():
+    problem = Problem(generate(Synthetic(affinity=1.5, tokens=5000), 16, 4, 1), 2, 2)
+    found = search(problem, 100, 20.0).placed
+    best, (tied, by) = problem.objective(found), lower_bound(problem, placed=found)
+    apart = lower_bound(problem, 300, found).value
+    assert by == "spectra of neighbouring layers" and 1.05 * apart < tied <= best
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_spectra_never_cut_off_the_best(small, seed):
+    for experts, layers, gpus in ((4, 3, 2), (6, 2, 3), (6, 3, 2), (4, 3, 4)):
+        problem = problem_of(small, experts, layers, gpus, {}, seed)
+        kept = float(problem.moves.sum()) - brute_force(problem) if gpus < 4 else 0.0
+        assert kept_by_spectra(problem.moves, gpus, kept, 400) >= kept - 1e-9
 
 
 def test_paths_prove_what_the_shortest_path_proves(shipped):
