@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from perfplan.catalog.specs import Attention, LayerKind, LinearAttention, Mamba, Mlp, Moe
-from perfplan.errors import Unsupported
 from perfplan.formulas.attention import (
     attention_flops,
     attention_traffic,
@@ -113,7 +112,7 @@ class Saved:
 
 # ---------------------------------------------------------------- operators
 def _norm(job: Job, shape: Shape, count: int) -> Iterator[Op]:
-    hidden, dropout = job.model.hidden, 5 if job.framework.dropout else 0
+    hidden, dropout = job.model.hidden * job.model.residual_streams, 5 if job.framework.dropout else 0
     yield Stream(
         "norm",
         "layernorm",
@@ -163,16 +162,14 @@ def captured(job: Job, op: Op) -> bool:
 
 
 def unmodelled(job: Job) -> tuple[str, ...]:
-    """Features of the model that the training model leaves out, one caveat each; those that change the shape of the
-    computation raise Unsupported."""
+    """Features of the model that the training model leaves out or prices in a simpler way, one caveat each."""
     mixers = [kind.mixer for kind in job.model.kinds]
     attention = [m for m in mixers if isinstance(m, Attention)]
-    if any(a.compression or a.o_lora_rank for a in attention) or job.model.residual_streams > 1:
-        raise Unsupported(
-            f"model {job.model.id} has compressed attention, grouped output projections or several residual"
-            " streams (DeepSeek-V4), which the training model does not cover yet"
-        )
     left_out = {
+        "compressed attention is priced by the pairs of its window and of its compressed entries": any(
+            a.compression for a in attention
+        ),
+        "several residual streams are priced by their reads and writes alone": job.model.residual_streams > 1,
         "keys that serve as values are priced as two projections": any(a.kv_shared for a in attention),
         "chunked attention is priced as a sliding window": any(
             0 < a.window < job.seq_len and a.chunked for a in attention
@@ -194,7 +191,7 @@ def unmodelled(job: Job) -> tuple[str, ...]:
 def pairs(attention: Attention, seq: int) -> Any:
     """Query-key pairs that the kernel computes of one sequence: under the layer's window, and of a selection only
     where keys are not latents, which run with the selection as a mask."""
-    if attention.index_topk and not attention.kv_lora_rank:
+    if (attention.index_topk or attention.compression) and not attention.kv_lora_rank:
         return sparse.kept_pairs(attention, seq)
     if 0 < attention.window < seq:
         return windowed_pairs(seq, attention.window)
@@ -282,9 +279,14 @@ def _attention(job: Job, shape: Shape, a: Attention) -> Iterator[Op]:
         )
     else:
         kv = maximum(a.kv_heads, tp) / tp
-        width = heads * a.head_dim * (2 if a.output_gate else 1) + kv * (a.head_dim + a.v_head_dim)
+        queries = heads * a.head_dim * (2 if a.output_gate else 1)
+        width = kv * (a.head_dim + a.v_head_dim) + (a.q_lora_rank or queries)
         yield from _linear(job, "qkv", "", tokens, width, hidden)
         yield from _adapter(job, "qkv", tokens, width, hidden)
+        if a.q_lora_rank:
+            yield from _linear(job, "qkv", "", tokens, queries, a.q_lora_rank)
+        if a.compression:
+            yield from _linear(job, "qkv", "", tokens, 2 * a.head_dim, hidden)
     if job.model.positional == "rope":
         rotated = a.qk_rope_head_dim or a.head_dim
         width = (heads + (1 if a.kv_lora_rank else maximum(a.kv_heads, tp) / tp)) * rotated
@@ -292,6 +294,10 @@ def _attention(job: Job, shape: Shape, a: Attention) -> Iterator[Op]:
     if a.index_heads:
         yield from _indexer(job, shape, a)
     yield from _core_attention(job, shape, a)
+    if a.o_lora_rank:  # low-rank inside each group of heads, then over the groups
+        yield from _linear(job, "attention output", "", tokens, a.o_lora_rank, heads * a.v_head_dim)
+        yield from _linear(job, "attention output", "", tokens, hidden, a.o_groups * a.o_lora_rank / tp)
+        return
     yield from _linear(job, "attention output", "", tokens, hidden, heads * a.v_head_dim)
     yield from _adapter(job, "attention output", tokens, hidden, heads * a.v_head_dim)
 

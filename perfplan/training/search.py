@@ -21,7 +21,7 @@ from perfplan.training.job import Job
 from perfplan.training.layers import Away, Cost
 from perfplan.training.layout import CP_KINDS, Layout
 from perfplan.training.network import Network
-from perfplan.training.ops import Shape, unmodelled
+from perfplan.training.ops import Shape
 from perfplan.training.rules import DEGREE_RULES, SHARDING_RULES, limits, redundant
 from perfplan.training.space import Axes, keys, largest_dp
 from perfplan.training.stages import Stage, stages
@@ -229,7 +229,6 @@ def search(
 
     objective: a name of `SCORES`; longest: slowest step allowed [s].
     """
-    unmodelled(job)
     result = Found(axes.size)
     found = keys(job, axes, result.rejected)
     if not len(found["tp"]):

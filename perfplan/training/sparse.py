@@ -18,6 +18,7 @@ from perfplan.formulas.attention import (
     latent_decode_flops,
     windowed_pairs,
 )
+from perfplan.formulas.core import minimum
 from perfplan.training.job import Job
 
 if TYPE_CHECKING:
@@ -32,7 +33,12 @@ def selects(job: Job, a: Attention) -> bool:
 
 
 def kept_pairs(a: Attention, seq: int) -> Any:
-    """Query-key pairs of one causal sequence under the layer's window and selection."""
+    """Query-key pairs of one causal sequence under the layer's window and selection; where old tokens are compressed,
+    those of the window and of the entries that are kept."""
+    if a.compression:
+        entries = causal_pairs(seq) / a.compression
+        chosen = minimum(entries, windowed_pairs(seq, a.index_topk)) if 0 < a.index_topk < seq else entries
+        return chosen + (windowed_pairs(seq, a.window) if 0 < a.window < seq else 0.0)
     limits = [limit for limit in (a.window, a.index_topk) if 0 < limit < seq]
     return windowed_pairs(seq, min(limits)) if limits else causal_pairs(seq)
 
