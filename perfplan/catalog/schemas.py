@@ -398,6 +398,7 @@ class EngineFields(_Part):
     launch: Duration | None = None
     gather: Number | None = None
     together: Fraction | None = None
+    throttled: bool | None = None
     evenness: Number | None = None
     tables: Number | None = None
     compute: Annotated[float, Quantity("1", 1e-3, 2)] | None = None
@@ -444,6 +445,7 @@ class EngineFile(_File):
     launch: Duration = 0.0
     gather: Number = 1.0
     together: Fraction = 0.0
+    throttled: bool = True
     evenness: Number = 1e6
     tables: Number = 1.0
     compute: Annotated[float, Quantity("1", 1e-3, 2)] = 1.0

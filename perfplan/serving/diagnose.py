@@ -321,7 +321,7 @@ def _told(
 ) -> Iterator[Cause]:
     """Mistakes in what the user reckoned with."""
     if peak:
-        given, dense = parse(peak, "FLOP/s"), job.peak(job.weights.units) / _clock(job)
+        given, dense = parse(peak, "FLOP/s"), job.peak(job.weights.units) / job.clock(job.weights.units)
         if abs(given / dense / 2 - 1) < 0.03:
             yield Cause(
                 "sparse peak taken for dense",
@@ -353,11 +353,6 @@ def _told(
                 None,
                 f"{wanted:.0f} tok/s is above the bound of {bound:.0f} tok/s, which no software passes",
             )
-
-
-def _clock(job: ServingJob) -> float:
-    chip = job.cluster.accelerator
-    return chip.sustained.get(job.weights.units, chip.sustained.get("any", 1.0))
 
 
 def kv_mistake(job: ServingJob, layout: ServingLayout, given: float) -> str:

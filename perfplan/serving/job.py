@@ -87,12 +87,17 @@ class ServingJob:
             return self.weights.otherwise
         return self.weights.units
 
+    def clock(self, dtype: str) -> float:
+        """Share of the full clock: what a long run sustains, if the engine's constants were found on such runs [1]."""
+        sustained = self.cluster.accelerator.sustained
+        return sustained.get(dtype, sustained.get("any", 1.0)) if self.engine.throttled else 1.0
+
     def peak(self, dtype: str) -> float:
-        """Dense peak of the dtype at the clock that a long run sustains [FLOP/s]."""
+        """Dense peak of the dtype at the clock of the engine's runs [FLOP/s]."""
         chip = self.cluster.accelerator
         for name in same_units(dtype):
             if name in chip.peak:
-                return chip.peak[name] * chip.sustained.get(name, chip.sustained.get("any", 1.0))
+                return chip.peak[name] * self.clock(name)
         if dtype in _BITS:  # no 16-bit peak is stated: that of another format, by its width
             return max(peak * WIDTH[name] / WIDTH[dtype] for name, peak in chip.peak.items() if name in WIDTH)
         raise Unsupported(f"weights in {self.weights.id} need {dtype}, which {chip.id} does not have (it has"

@@ -58,11 +58,11 @@ CONSTANTS = {
     "sequence": Constant(6e-6, 1e-7, 1e-4, 2, 1, 1),
     "overhead": Constant(0.8, 0.1, 3.0, 2, 1, 3),
     "launch": Constant(4e-4, 1e-6, 2e-3, 1, 1, 3),
-    "compute": Constant(1.05, 0.5, 1.5, 2, 3, 3),
+    "compute": Constant(0.92, 0.5, 1.5, 2, 3, 3),
     "together": Constant(0.15, 0.01, 1.0, 10, 10, 0.3),
     "gather": Constant(2.0, 0.3, 20.0, 0.5, 30, 30),
     "evenness": Constant(0.5, 0.05, 50.0, 0.1, 30, 30),
-    "tables": Constant(0.5, 0.01, 2.0, 0.3, 1, 1),
+    "tables": Constant(0.5, 0.01, 2.0, 0.3, 0.3, 0.3),
     "routed": Constant(1.2e-5, 1e-7, 3e-4, 2, 30, 30),
 }
 EAGER = 5e-4  # host time of a step with prompts beyond that of a decode step [s]
