@@ -94,8 +94,8 @@ def check_model(model: Model, where: str) -> Model:
             _check_attention(kind.mixer, where)
         if isinstance(kind.mixer, Mamba) and kind.mixer.heads % kind.mixer.groups:
             raise Indivisible(f"{where}: {kind.mixer.groups} groups do not divide {kind.mixer.heads} Mamba heads")
-        if isinstance(kind.ffn, Moe) and kind.ffn.top_k > kind.ffn.experts:
-            raise OutOfRange(f"{where}: a token cannot go to {kind.ffn.top_k} of {kind.ffn.experts} experts")
+        if isinstance(kind.ffn, Moe):
+            _check_routing(kind.ffn, where)
     return model
 
 
@@ -107,6 +107,18 @@ def _check_attention(part: Attention, where: str) -> None:
                          f"{part.qk_nope_head_dim} and qk_rope_head_dim {part.qk_rope_head_dim}")
     if part.chunked and not part.window:
         raise MissingField(f"{where}: chunked attention needs the chunk length as its window")
+
+
+def _check_routing(part: Moe, where: str) -> None:
+    if part.top_k > part.experts:
+        raise OutOfRange(f"{where}: a token cannot go to {part.top_k} of {part.experts} experts")
+    if part.groups < 1 or part.experts % part.groups:
+        raise Indivisible(f"{where}: {part.groups} groups do not divide {part.experts} experts")
+    if part.group_limit > part.groups:
+        raise OutOfRange(f"{where}: a token cannot pick from {part.group_limit} of {part.groups} groups of experts")
+    if 0 < part.group_limit * (part.experts // part.groups) < part.top_k:
+        raise OutOfRange(f"{where}: {part.group_limit} of {part.groups} groups hold fewer experts than the {part.top_k}"
+                         " that a token goes to")
 
 
 def _part(entry: Any, where: str) -> Part:

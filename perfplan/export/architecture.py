@@ -15,7 +15,8 @@ __all__ = ["ARCHITECTURE", "layer_pattern", "model_facts", "model_of"]
 
 ARCHITECTURE = ("layers", "hidden", "ffn", "heads", "grouped", "kv_heads", "head_dim", "gated", "vocab", "untied",
                 "max_position", "positional", "norm", "latent", "q_lora", "kv_lora", "nope_dim", "rope_dim",
-                "v_head_dim", "experts", "top_k", "expert_ffn", "shared_ffn", "moe_layers", "mtp")
+                "v_head_dim", "experts", "top_k", "expert_groups", "group_limit", "expert_ffn", "shared_ffn",
+                "moe_layers", "mtp")
 
 
 # ---------------------------------------------------------------- model -> facts
@@ -40,6 +41,8 @@ def model_facts(model: Model) -> dict[str, Fact]:
         facts |= {"grouped_gemm": True, "dispatcher": "alltoall"}
         facts |= {"experts": routed.experts, "top_k": routed.top_k, "expert_ffn": routed.width}
         facts |= {"shared_ffn": routed.shared_width} if routed.shared_width else {}
+        facts |= {"expert_groups": routed.groups} if routed.groups > 1 else {}
+        facts |= {"group_limit": routed.group_limit} if routed.group_limit else {}
         facts |= _mixed(model)
     return facts
 
@@ -136,7 +139,8 @@ def model_of(facts: Facts, table: Launcher, tp: int) -> Model:
     if "experts" in facts:
         width = _number(facts, "expert_ffn", dense.width)
         top_k = _number(facts, "top_k", int(table.default("top_k", 1)))
-        moe = Moe(_number(facts, "experts"), top_k, width, gated, _number(facts, "shared_ffn", 0))
+        moe = Moe(_number(facts, "experts"), top_k, width, gated, _number(facts, "shared_ffn"),
+                  groups=_number(facts, "expert_groups", 1), group_limit=_number(facts, "group_limit"))
         routed = layer_pattern(str(facts.get("moe_layers", "1")), layers)
         present = sorted({*routed})
         kinds = tuple(LayerKind(mixer, moe if each else dense) for each in present)

@@ -127,6 +127,7 @@ _NEEDS = (
 _OF_MODEL = (
     ("kv_heads", "grouped"), ("kv_lora", "latent"), ("q_lora", "latent"), ("top_k", "experts"),
     ("expert_ffn", "experts"), ("shared_ffn", "experts"), ("moe_layers", "experts"), ("overlap_ep", "experts"),
+    ("expert_groups", "experts"), ("group_limit", "expert_groups"),
 )
 """Flags of the architecture that need another one, in a line that describes a whole model."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from perfplan.validation.baselines import with_null
 from perfplan.validation.flops import convention, flops_per_token, stated_peak
 from perfplan.validation.jobs import Case, CaseBuilder, Source
 from perfplan.validation.memory import STATE, component, component_bytes, priced_as
-from perfplan.validation.rows import Row, read_rows
+from perfplan.validation.rows import Row
 from perfplan.validation.score import RATES, Facts, Outcome, Score, overall, score
 
 __all__ = [
@@ -226,13 +226,3 @@ def validate(
     for o in outcomes:
         slices[o.slice].append(o)
     return Validation(overall(outcomes), tuple(score(name, slices[name]) for name in sorted(slices)), tuple(outcomes))
-
-
-def validate_files(
-    paths: Sequence[Path],
-    catalog: Source,
-    predict: Predict,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Validation:
-    """`validate` over the rows of CSV files."""
-    return validate(read_rows(paths), catalog, predict, progress)

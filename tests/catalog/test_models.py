@@ -110,6 +110,8 @@ BAD = [
     (("parts.attention.kv_heads", 0), OutOfRange, ""),
     (("parts.attention.kv_lora_rank", 8), OutOfRange, "qk_nope_head_dim"),
     (("parts.attention.chunked", True), MissingField, "chunk"), (("parts.attention.windw", 8), UnknownName, "window"),
+    (("parts.moe.groups", 3), Indivisible, "3 groups do not divide 8 experts"),
+    (("parts.moe.group_limit", 2), OutOfRange, "2 of 1 groups"),
     (("parts.moe.top_k", 9), OutOfRange, "9 of 8 experts"), (("parts.moe.top_k", True), BadQuantity, "top_k"),
     (("kinds.dense.mixer", "attn"), UnknownName, "attn"), (("kinds.dense.mixer", "mlp"), CatalogError, "as mixer"),
     (("kinds.dense", {}), MissingField, "neither"), (("kinds.dense", 3), CatalogError, "mixer"),
