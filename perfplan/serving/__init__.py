@@ -12,6 +12,7 @@ The functions that other rooms build on:
     steady(job, layout, isl, osl, concurrency)      -> Steady: TTFT, TPOT, rate, by op      # serving.estimate
     static_batch(job, layout, isl, osl, batch)      -> Steady of one fixed batch
     at_rate(job, layout, isl, osl, rate)            -> Steady of open-loop arrivals below saturation
+    finite_test(job, layout, isl, osl, requests, rate)   -> Steady of so many requests, at a rate or all at once
 
 Every argument after the layout may be a NumPy column, except where a function says otherwise.
 """
