@@ -228,17 +228,18 @@ def _compute(
 def _tp_time(job: Job, net: Network, shape: Shape, regions: list[float], passes: int) -> Any:
     """Tensor-parallel collectives of a layer.
 
-    regions: bytes per token gathered into each region; passes: 3 with a recomputed forward.
+    regions: bytes per token gathered into each region; passes: 3 with a recomputed forward. With sequence parallelism
+    each pass gathers a region's input and scatters its output. A weight that learns gathers the input once more for
+    its gradient (Korthikanti et al. 2022, section 4.2.2); a frozen one has none, and its adapters keep the input whole.
+    What adapters exchange themselves is as wide as their rank, under 1 % of the hidden width, and is left out.
     """
     path, wire = net.path(Group(shape.tp, 1)), job.recipe.wire["tp"]
     out = shape.tokens * job.model.hidden * wire
     parts: dict[str, Any] = {}
     for index, width in enumerate(regions):
         enter = shape.tokens * width * wire
-        gathers = path.all_gather(enter), path.all_gather(out)
-        sharded = (passes + 1) * gathers[0] + passes * gathers[
-            1
-        ]  # forward AG+RS, backward AG+RS and the re-gather for wgrad
+        entries = passes if job.frozen else passes + 1
+        sharded = entries * path.all_gather(enter) + passes * path.all_gather(out)
         whole = (passes - 1) * path.all_reduce(out) + path.all_reduce(enter)
         parts[f"region {index}"] = where(shape.sp > 0, sharded, whole)
     return total("t_tp", "s", parts)

@@ -465,6 +465,15 @@ def _saved_ffn(job: Job, shape: Shape, kind: LayerKind) -> Iterator[Saved]:
             )
 
 
+def _normed(job: Job, kind: LayerKind, shape: Shape, blocks: int) -> Any:
+    """Rows of norm outputs that wait for a weight gradient: of matrices that learn, the rank's own, gathered again in
+    backward; of adapters beside a frozen QKV, those that forward gathered."""
+    if job.frozen:
+        gathered = isinstance(kind.mixer, Attention) and not kind.mixer.kv_lora_rank
+        return shape.tokens if gathered else shape.rows
+    return (1 if kind.parallel else blocks) * shape.rows
+
+
 def layer_saved(job: Job, kind: LayerKind, shape: Shape) -> list[Saved]:
     """What one layer keeps for backward, per micro-batch [B]."""
     blocks = (kind.mixer is not None) + (kind.ffn is not None)
@@ -472,7 +481,7 @@ def layer_saved(job: Job, kind: LayerKind, shape: Shape) -> list[Saved]:
     saved = [
         Saved("layer input", "", 2 * block),
         Saved("block input", "", 2 * (blocks - 1) * block),
-        Saved("norm output", "layernorm", job.recipe.saved * (1 if kind.parallel or job.frozen else blocks) * block),
+        Saved("norm output", "layernorm", job.recipe.saved * _normed(job, kind, shape, blocks) * job.model.hidden),
     ]
     if job.framework.dropout:
         saved.append(Saved("dropout masks", "", blocks * block))

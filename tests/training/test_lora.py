@@ -7,8 +7,10 @@ import pytest
 from perfplan.api import estimate_train, training_job
 from perfplan.errors import OutOfRange, SpecError
 from perfplan.training.estimate import estimate, model_flops
-from perfplan.training.layers import adapter_parameters
+from perfplan.training.layers import _tp_time, adapter_parameters
 from perfplan.training.layout import Layout
+from perfplan.training.network import Group, Network
+from perfplan.training.ops import Shape, layer_saved
 
 JOB = {"cluster": "hgx-h200", "global_batch": 8, "seq_len": 8192, "precision": "fp8"}
 LAYOUT = "tp2 sp1 dp4"
@@ -48,6 +50,37 @@ def test_a_larger_rank_costs_more():
 def test_frozen_products_have_two_passes():
     job = training_job("llama-2-70b", gpus=8, method="lora", **JOB)
     assert 2 / 3 < model_flops(job) / model_flops(replace(job, method="pretrain")) < 0.72
+
+
+@pytest.mark.parametrize(("passes", "learning", "frozen"), [(2, 5, 4), (3, 7, 6)])
+def test_frozen_weights_gather_no_input_for_a_gradient(passes, learning, frozen):
+    """A region of 8192 elements, 8192 tokens: each pass gathers and scatters once; a weight gradient gathers again."""
+    base = training_job("llama-2-70b", gpus=8, method="sft", **JOB)
+    net, shape = Network(base.cluster, 8), Shape(8192, 1, 4, 1, 1, 1, 1)
+    one = net.path(Group(4, 1)).all_gather(8192 * 8192 * base.recipe.wire["tp"])
+    for method, gathers in (("sft", learning), ("lora", frozen)):
+        job = replace(base, method=method)
+        assert _tp_time(job, net, shape, [8192.0], passes) == pytest.approx(gathers * one)
+
+
+def test_adapters_keep_the_input_that_forward_gathered():
+    """FP8 keeps one byte an element: 8192 * 8192 of them for QKV on each of four ranks; learning weights keep a quarter
+    for each of two blocks."""
+    base = training_job("llama-2-70b", gpus=8, method="sft", **JOB)
+    kept = {
+        method: {item.name: item.size for item in layer_saved(job, base.model.kinds[0], Shape(8192, 1, 4, 1, 1, 1, 1))}
+        for method in ("sft", "lora")
+        for job in [replace(base, method=method)]
+    }
+    assert kept["lora"]["norm output"] == 8192 * 8192
+    assert kept["sft"]["norm output"] == 2 * 8192 * 8192 / 4
+
+
+def test_without_sequence_parallelism_frozen_and_learning_weights_reduce_alike():
+    base = training_job("llama-2-70b", gpus=8, method="sft", **JOB)
+    net, shape = Network(base.cluster, 8), Shape(8192, 1, 4, 0, 1, 1, 1)
+    times = [_tp_time(replace(base, method=method), net, shape, [8192.0], 2) for method in ("sft", "lora")]
+    assert times[0] == times[1] > 0
 
 
 def test_frozen_weights_are_sharded_and_gathered_too():
