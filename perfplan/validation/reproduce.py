@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,8 +45,14 @@ class Check:
 
     @property
     def error(self) -> float:
-        """(predicted - published) / published [1]."""
-        return self.predicted / self.published - 1
+        """(predicted - published) / published [1]; of a published 0, which is relative to nothing, 0 or infinite."""
+        return _relative(self.predicted, self.published)
+
+
+def _relative(predicted: float, published: float) -> float:
+    """Relative error, signed [1]; what differs from a published 0 at all is infinitely far from it."""
+    difference = predicted - published
+    return difference / published if published else math.copysign(math.inf, difference) if difference else 0.0
 
 
 def _units(body: Callable[..., Any]) -> dict[str, str]:
@@ -89,7 +96,7 @@ def _within(predicted: float, published: float, tolerance: str, unit: str, where
     if tolerance.endswith("points"):
         return abs(predicted - published) <= float(tolerance.removesuffix("points")) / 100
     if tolerance.endswith("%"):
-        return abs(predicted / published - 1) <= parse(tolerance, "1")
+        return abs(_relative(predicted, published)) <= parse(tolerance, "1")
     return abs(predicted - published) <= _number(tolerance, unit, where)
 
 

@@ -1,5 +1,6 @@
 """Techniques as data: what a file may say, and what it does to a job."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,16 @@ def test_a_wrong_prediction_does_not_pass():
     rows = tuple(row for row in technique.published if row.quantity == "step_time")
     checks = reproduce(replace(technique, published=rows), lambda inputs: 1.0)
     assert not any(c.passed for c in checks if "mean error" in c.name or "1T" in c.name)
+
+
+@pytest.mark.parametrize(("predicted", "error", "passes"), [(0.0, 0.0, True), (0.1, math.inf, False),
+                                                           (-0.1, -math.inf, False)])
+def test_a_published_zero_is_met_by_zero_alone(predicted, error, passes):
+    technique = shipped("korthikanti-2022")
+    row = next(row for row in technique.published if row.quantity == "step_time")
+    zero = replace(row, value="0 s", tolerance="5 %", mean_tolerance="")
+    found = reproduce(replace(technique, published=(zero,)), lambda inputs: predicted)
+    assert [(c.error, c.passed) for c in found] == [(error, passes)]
 
 
 def test_the_mean_of_a_block_is_a_check_of_its_own():
