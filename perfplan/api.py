@@ -488,7 +488,7 @@ def schedule_layer(
     context: int,
     prompt: int = 0,
     technique: Sequence[str] = (),
-    time_limit: float = 20.0,
+    time_limit: float = 120.0,
     sharing: Sharing | None = None,
     engine: str = "trtllm",
     weights: str = "",
@@ -501,7 +501,7 @@ def schedule_layer(
 
     phase: decode, prefill or mixed (batch: sequences of the replica, context: tokens cached, or of a prompt; prompt:
     tokens of prompts beside the decodes of a mixed step), or train (batch: micro-batch, context: sequence length);
-    time_limit: for the MILP of the best order [s].
+    time_limit: after which the search for the best order is cut short, which its certificate then says [s].
     """
     from perfplan.overlap.blocks import Sharing
     from perfplan.overlap.scheduled import schedule_layer as scheduled

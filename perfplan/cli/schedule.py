@@ -129,8 +129,9 @@ def layer(
                           " shared-expert, delayed-wgrad, fsdp, two-batch, nanoflow, ladder, parallel and best.")
     ] = "all",
     time_limit: Annotated[
-        float, typer.Option("--time-limit", metavar="S", min=0.1, help="Seconds for the best order's MILP.")
-    ] = 20.0,
+        float, typer.Option("--time-limit", metavar="S", min=0.1, help="Cut the search for the best order after so many"
+                          " seconds; an answer that it cuts says so.")
+    ] = 120.0,
     gantt: Annotated[bool, typer.Option("--gantt", help="Draw the shortest.")] = False,
     engine: serving.Engine = "trtllm",
     weights: serving.Weights = "",

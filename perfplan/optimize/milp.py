@@ -93,7 +93,7 @@ def _completed(model: Any, fixed: Mapping[int, float], time_limit: float) -> lis
     return list(held.getSolution().col_value) if held.getInfo().primal_solution_status == 2 else []
 
 
-def _build(problem: pulp.LpProblem, time_limit: float, gap: float, threads: int) -> Any:
+def _build(problem: pulp.LpProblem, time_limit: float, gap: float, threads: int, nodes: int | None) -> Any:
     """The HiGHS model of a PuLP problem, constant of the objective included, which PuLP forgets."""
     import pulp
 
@@ -104,6 +104,8 @@ def _build(problem: pulp.LpProblem, time_limit: float, gap: float, threads: int)
     solver.buildSolverModel(problem)
     constant = float(problem.objective.constant) if problem.objective is not None else 0.0
     problem.solverModel.changeObjectiveOffset(_sign(problem) * constant)
+    if nodes is not None:
+        problem.solverModel.setOptionValue("mip_max_nodes", nodes)
     return problem.solverModel
 
 
@@ -166,12 +168,13 @@ def _verdict(model: Any, problem: pulp.LpProblem) -> Solution:
 
 
 def solve(problem: pulp.LpProblem, time_limit: float, warm_start: Mapping[str, float] | None = None,
-          gap: float = 0.0, threads: int = 1) -> Solution:
+          gap: float = 0.0, threads: int = 1, nodes: int | None = None) -> Solution:
     """Solve a PuLP problem with HiGHS.
 
     time_limit: seconds; a run that it stops is "feasible" or "no_solution", never "optimal". warm_start: values by
     names of variables; one that is not feasible is dropped by HiGHS. gap: relative gap at which to stop; an answer that
-    stops there is "feasible". threads: with one, an answer that is not stopped by time is the same each time.
+    stops there is "feasible". threads: with one, an answer that is not stopped by time is the same each time. nodes:
+    of the branch-and-bound tree at which to stop, a limit that is the same on every machine; none if None.
 
     >>> import pulp
     >>> problem = pulp.LpProblem("knapsack", pulp.LpMaximize)
@@ -186,7 +189,7 @@ def solve(problem: pulp.LpProblem, time_limit: float, warm_start: Mapping[str, f
 
     if not time_limit > 0:
         raise OutOfRange(f"a time limit of {time_limit:g} s leaves no time to solve {problem.name}; give more than 0 s")
-    model = _build(problem, time_limit, gap, threads)
+    model = _build(problem, time_limit, gap, threads, nodes)
     if warm_start:
         _start(model, problem, warm_start, time_limit)
     model.run()

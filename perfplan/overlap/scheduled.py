@@ -85,7 +85,7 @@ class ScheduledLayer:
         return tuple(s.timeline for s in able)
 
 
-def schedule_layer(window: Window, sharing: Sharing, names: Sequence[str] = (), time_limit: float = 20.0) -> (
+def schedule_layer(window: Window, sharing: Sharing, names: Sequence[str] = (), time_limit: float = 120.0) -> (
     ScheduledLayer
 ):
     """Run techniques by name on a window (all, and the best, unless given)."""

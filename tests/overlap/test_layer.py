@@ -81,6 +81,18 @@ def test_the_best_is_never_worse_than_a_named_one_and_near_its_bound(window):
     assert found.time >= lower_bound(found.graph).time * (1 - 1e-9) and found.time >= found.certificate.bound
 
 
+def test_the_best_is_the_same_whatever_the_time_limit_that_does_not_cut_it():
+    made = serving("deepseek-v3", "tp1 adp16 ep16", "decode", 1024, 2048, engine="sglang")  # all of the search runs
+    found = [best(made, limit) for limit in (300.0, 600.0)]
+    assert found[0].timeline == found[1].timeline and found[0].certificate == found[1].certificate
+    assert "time limit" not in found[0].certificate.method
+
+
+def test_a_search_that_the_time_limit_cuts_says_so():
+    cut = best(serving("deepseek-v3", "tp1 adp16 ep16", "prefill", 32, 4096), 0.01)
+    assert "stopped by the time limit after 0.01 s (the answer may differ on another" in cut.certificate.sentence()
+
+
 def test_a_window_is_the_serving_models_layers():
     job = serving_job("llama-3.1-70b", "dgx-h100", shipped())
     layout = ServingLayout.parse("tp8")
