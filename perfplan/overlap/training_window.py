@@ -50,7 +50,7 @@ class _Layer:
     def __init__(self, job: Job, net: Network, layout: Layout, kind: LayerKind, part: float, sharing: Sharing) -> None:
         self.job, self.net, self.layout, self.kind, self.sharing = job, net, layout, kind, sharing
         self.shape = Shape(job.seq_len, layout.mbs * part, layout.tp, layout.sp, layout.cp, layout.ep, layout.etp)
-        self.runs = _runs(layer_ops(job, kind, self.shape), kind)
+        self.runs = _runs(layer_ops(job, kind, self.shape, layout.cp_kind), kind)
 
     def _compute(self, name: str, kind: str, time: float) -> Segment:
         return Segment(name, kind, time, {"sm": 1.0})

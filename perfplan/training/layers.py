@@ -398,7 +398,7 @@ def layer_cost(
 ) -> Cost:
     """Everything one layer of this kind costs on one rank, per micro-batch; `away`: what lies in host memory."""
     away = tuple((name, layers) for name, layers in away if name == "acts" or name in _TENSORS)
-    ops, regions = layer_ops(job, kind, shape), _regions(job, kind)
+    ops, regions = layer_ops(job, kind, shape, cp_kind), _regions(job, kind)
     held = tuple(part for name, _ in away if name in _TENSORS for part in _TENSORS[name][1])
     forward, backward, again, launched = _compute(job, ops, recompute, held)
     full = recompute == ("full",)

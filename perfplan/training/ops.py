@@ -6,7 +6,7 @@ Shapes follow training_core.md sections 1.1, 2.3 and 6. All counts are per micro
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from perfplan.catalog.specs import Attention, LayerKind, LinearAttention, Mamba, Mlp, Moe
@@ -381,8 +381,17 @@ def _moe(job: Job, shape: Shape, moe: Moe) -> Iterator[Op]:
         yield from _mlp(job, shape, moe.shared_width, moe.gated, "shared expert", "shared_experts")
 
 
-def layer_ops(job: Job, kind: LayerKind, shape: Shape) -> list[Op]:
-    """The operators of one layer, in order."""
+def _kernel_length(job: Job, op: Op, cp_kind: str) -> Op:
+    """The operator under its kind of context parallelism: a ring runs one attention kernel per hop, over the keys of
+    one rank; all-gather and all-to-all run over those of the whole document (Transformer Engine, context_parallel.py).
+    """
+    if isinstance(op, Core) and op.part == "core attention" and job.fused_attention and cp_kind != "ring":
+        return replace(op, length=job.document)
+    return op
+
+
+def layer_ops(job: Job, kind: LayerKind, shape: Shape, cp_kind: str = "ring") -> list[Op]:
+    """The operators of one layer, in order; `cp_kind`: how context parallelism exchanges (layout.CP_KINDS)."""
     ops: list[Op] = []
     match kind.mixer:
         case Attention():
@@ -397,7 +406,7 @@ def layer_ops(job: Job, kind: LayerKind, shape: Shape) -> list[Op]:
         case Moe():
             ops += _moe(job, shape, kind.ffn)
     blocks = 1 if kind.parallel else (kind.mixer is not None) + (kind.ffn is not None)
-    return [*_norm(job, shape, blocks), *ops]
+    return [*_norm(job, shape, blocks), *(_kernel_length(job, op, cp_kind) for op in ops)]
 
 
 def embedding_ops(job: Job, shape: Shape) -> list[Op]:
