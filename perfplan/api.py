@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from perfplan.calibration.bands import Bands
 from perfplan.catalog import Catalog
+from perfplan.catalog.check import refuse_unused
 from perfplan.catalog.specs import Moe
 from perfplan.errors import OutOfRange, SpecError, offer
 from perfplan.training.estimate import Estimate, estimate
@@ -38,6 +39,7 @@ __all__ = [
     "JobOptions",
     "diagnose_serve",
     "estimate_train",
+    "gap_serve",
     "gap_train",
     "launch_flags",
     "plan_serve",
@@ -209,7 +211,7 @@ def training_job(
         job = replace(
             job, caveats=(*job.caveats, f"technique {name} applied as its file says; what it requires is not checked")
         )
-    _all_used(catalog)
+    refuse_unused(catalog)
     return job
 
 
@@ -219,12 +221,6 @@ def _routed(job: Job, routing: str) -> Job:
 
     table, words = skewed(job.model, routing, job.routing_skew)
     return replace(job, skews=table, caveats=(*job.caveats, *words))
-
-
-def _all_used(catalog: Catalog) -> None:
-    unused = catalog.unused_settings()
-    if unused:
-        raise SpecError(f"setting {unused[0]} changes nothing here: this job uses no such entry")
 
 
 def plan_train(
@@ -397,7 +393,7 @@ def plan_serve(
     plan = plan_by_name(name, cluster=cluster, gpus=gpus, catalog=found, routing_skew=routing_skew, skews=table,
                         caveats=words, **terms, **wanted)
     plan = against(plan, launch) if launch else plan
-    _all_used(found)
+    refuse_unused(found)
     return plan
 
 
@@ -536,7 +532,7 @@ def provision_serve(
 
     found = catalog or Catalog()
     fleet = provision_by_name(str(model), clusters=clusters, catalog=found, **wanted)
-    _all_used(found)
+    refuse_unused(found)
     return fleet
 
 
@@ -548,5 +544,5 @@ def diagnose_serve(
 
     found = catalog or Catalog()
     told = diagnose_by_name(str(model), cluster=cluster, measured=measured, isl=isl, osl=osl, catalog=found, **known)
-    _all_used(found)
+    refuse_unused(found)
     return told

@@ -287,6 +287,8 @@ def _rows(path: Path) -> Iterator[list[str]]:
 def _parsed(path: Path) -> tuple[list[tuple[float, float]], list[float]]:
     rows = _rows(path)
     header = [cell.strip() for cell in next(rows, [])]
+    if not any(header):
+        raise MissingField(f"{path} is empty; a trace has columns of prompt tokens and output tokens")
     isl, osl, time = (_column(header, kind, path) for kind in ("isl", "osl", "time"))
     assert isl is not None and osl is not None
     pairs, times = [], []

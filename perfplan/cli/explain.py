@@ -35,6 +35,16 @@ Model = Annotated[
         metavar="MODEL", show_default=False, help="Explain the estimate of this model; the options are estimate's."
     ),
 ]
+Line = Annotated[
+    tuple[str, str],
+    typer.Option(
+        "--from",
+        metavar="FRAMEWORK 'FLAGS'",
+        show_default=False,
+        help="Explain the estimate of a launch line: of megatron-lm, or, with --isl and --osl, of vllm, sglang or"
+        " tensorrt-llm.",
+    ),
+]
 ListAll = Annotated[bool, typer.Option("--list", help="List every formula; with --csv or --json also its source.")]
 Latex = Annotated[bool, typer.Option("--latex", help="Print LaTeX.")]
 Depth = Annotated[int, typer.Option("--depth", metavar="N", min=0, help="Levels of the tree that are printed.")]
@@ -79,7 +89,7 @@ def explain(
     layout: options.LayoutText = "",
     global_batch: options.GlobalBatch = 0,
     seq_len: options.SeqLen = 0,
-    line: options.From = ("", ""),
+    line: Line = ("", ""),
     gpus: options.LayoutGpus = None,
     precision: options.Precision = "bf16",
     job: options.Job = None,

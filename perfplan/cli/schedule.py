@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Annotated
 
 import typer
 
 from perfplan.cli import options, serving
-from perfplan.errors import OutOfRange
+from perfplan.errors import OutOfRange, offer
 
 __all__ = ["app"]
 
@@ -162,6 +163,10 @@ def layer(
     from perfplan.report.views import layer_view, write_timelines
     from perfplan.serving.words import tokens
 
+    if not against and windows != 1:
+        raise OutOfRange(f"--windows {windows:g} changes nothing without --against; give both")
+    if not 0 < windows < inf:
+        raise OutOfRange(f"--windows is {windows:g}, but a trace holds more than 0 of them")
     _belongs(phase, {"--precision": precision != "bf16", "--framework": framework},
              {"--engine": engine != "trtllm", "--weights": weights, "--kv": kv})
     found = schedule_layer(
@@ -334,6 +339,8 @@ def gap(
                      "--framework": framework, "--overlap": overlap, "--routing-skew": routing_skew != 1},
              {"--batch": batch, "--context": context != "1024", "--engine": engine != "trtllm", "--weights": weights,
               "--kv": kv})
+    if phase not in (phases := ("train", "decode", "prefill")):
+        raise OutOfRange(f"phase {phase!r} is unknown{offer(phase, phases)}")
     found_in, spent = Catalog(catalog or (), settings or ()), measured or None
     if phase == "train":
         step, found = gap_train(model, cluster=cluster, layout=layout, measured=spent, precision=precision,

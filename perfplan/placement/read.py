@@ -124,7 +124,7 @@ def cell_rows(file: Path) -> list[list[str]]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise CatalogError(f"{file} is no CSV: {error}") from error
     if not rows:
-        raise CatalogError(f"{file} is empty; a trace has a row per token")
+        raise CatalogError(f"{file} is empty; it has a row per token, layer or expert")
     return rows
 
 

@@ -20,7 +20,6 @@ from perfplan.placement.descent import Layer
 from perfplan.placement.routing import Array, Whole
 
 __all__ = [
-    "POLICIES",
     "Plan",
     "check_slots",
     "eplb",
@@ -322,8 +321,6 @@ def shared(loads: Array, table: Whole, gpus: int) -> tuple[Whole, Array]:
 
 
 # ---------------------------------------------------------------- all plans
-POLICIES = ("EPLB", "EPLB global", "equal split", "fractional split")
-
 
 def _least(loads: Array, slots: int, gpus: int, even: bool) -> float:
     """Load that some GPU has at least: the mean, or with equal shares the largest replica of the best counts."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from perfplan.errors import SpecError
 from perfplan.placement.read import read_routing
 from perfplan.placement.routing import Routing
 from perfplan.placement.score import rho
-from perfplan.placement.synthetic import generate, parse_synthetic
+from perfplan.placement.synthetic import generate, synthetic_of
 
 __all__ = ["SAMPLE", "routing_of", "skewed", "skews"]
 
@@ -29,9 +28,7 @@ def routing_of(model: Model, text: str) -> Routing:
     layers = sum(isinstance(model.kinds[kind].ffn, Moe) for kind in model.layers)
     word, _, settings = text.partition(":")
     if word == "synthetic":
-        setting = parse_synthetic(settings)
-        few = setting if "tokens" in settings else replace(setting, tokens=SAMPLE)
-        return generate(few, moe.experts, layers, moe.top_k)
+        return generate(synthetic_of(moe, settings, SAMPLE), moe.experts, layers, moe.top_k)
     if not Path(text).is_file():
         raise SpecError(f"routing {text!r} is no file; name a trace, loads or counts, or write synthetic, or "
                         "synthetic:zipf=0.8,affinity=0.9,seed=1")

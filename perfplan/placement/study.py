@@ -20,7 +20,7 @@ from perfplan.placement.read import read_routing
 from perfplan.placement.routing import Routing, Whole
 from perfplan.placement.score import OBJECTIVES, Problem, Score
 from perfplan.placement.step import EXCHANGES, Step, Timed, moe_of, routed_layers
-from perfplan.placement.synthetic import generate, parse_synthetic
+from perfplan.placement.synthetic import generate, synthetic_of
 from perfplan.serving.job import ServingJob
 from perfplan.training.network import Group
 from perfplan.units import parse, show
@@ -102,10 +102,7 @@ def fetch(job: ServingJob, trace: str = "", synthetic: str = "") -> Routing:
     if bool(trace) == bool(synthetic):
         raise SpecError("give the routing as one of --trace FILE and --synthetic 'zipf=0.8,affinity=0.9,seed=1'")
     if synthetic:
-        setting = parse_synthetic(synthetic)
-        if "groups" not in synthetic and "limit" not in synthetic:
-            setting = replace(setting, groups=moe.groups, limit=moe.group_limit)
-        return generate(setting, moe.experts, layers, moe.top_k)
+        return generate(synthetic_of(moe, synthetic), moe.experts, layers, moe.top_k)
     routing = read_routing(trace, moe.experts)
     if routing.layers != layers:
         raise SpecError(f"{trace} has {routing.layers} layers, but {job.model.id} routes tokens in {layers}")

@@ -9,14 +9,15 @@ layers have the shares of transitions that cross GPUs which ExFlow's placements 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from perfplan.catalog.specs import Moe
 from perfplan.errors import OutOfRange, SpecError, offer
 from perfplan.placement.routing import Array, Routing, Whole, from_trace
 
-__all__ = ["Synthetic", "generate", "parse_synthetic"]
+__all__ = ["Synthetic", "generate", "parse_synthetic", "synthetic_of"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Synthetic:
     limit: int = 0
 
 
-def parse_synthetic(text: str) -> Synthetic:
-    """Settings written "zipf=0.8,affinity=0.9,seed=1"; what is not named keeps its default.
+def parse_synthetic(text: str, base: Synthetic | None = None) -> Synthetic:
+    """Settings written "zipf=0.8,affinity=0.9,seed=1"; what is not named is as in `base`, else the default.
 
     >>> parse_synthetic("zipf=0.8,seed=3")
     Synthetic(zipf=0.8, affinity=0.81, seed=3, tokens=20000, groups=1, limit=0)
@@ -48,7 +49,12 @@ def parse_synthetic(text: str) -> Synthetic:
                 f"--synthetic {token!r} is not understood{offer(name, known)}; write 'zipf=0.8,affinity=0.9,seed=1'"
             )
         given[name] = _setting(name, value)
-    return Synthetic(**given)  # type: ignore[arg-type]
+    return replace(base or Synthetic(), **given)  # type: ignore[arg-type]
+
+
+def synthetic_of(moe: Moe, text: str = "", tokens: int = Synthetic.tokens) -> Synthetic:
+    """The settings of a text for the experts of a model, which route in the model's groups unless the text says."""
+    return parse_synthetic(text, Synthetic(tokens=tokens, groups=moe.groups, limit=moe.group_limit))
 
 
 _LIMITS = {

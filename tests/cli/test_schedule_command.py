@@ -110,6 +110,7 @@ def test_techniques_on_a_layer(capsys, tmp_path):
     ("more", "says"),
     [
         (["--batch", "64", "--technique", "nano"], "no technique 'nano'; did you mean nanoflow"),
+        (["--batch", "64", "--windows", "2"], "changes nothing without --against"),
         (["--batch", "0"], "each must be at least 1"),
         (["--batch", "64", "--against", "nowhere.json"], "nowhere.json cannot be read"),
     ],
@@ -152,5 +153,6 @@ def test_the_gap_of_a_serving_step_and_options_of_the_other_phase(capsys):
     assert "the measurement is below the bound" in below
     for more, told in ((["--phase", "decode"], "--batch is missing"), ([], "--global-batch is missing"),
                        (["--phase", "decode", "--batch", "64", "--precision", "fp8"], "--precision belongs to"),
+                       (["--phase", "trane"], "'trane' is unknown; did you mean train"),
                        (["--batch", "64"], "--batch belongs to serving")):
         assert run([*gap, *more]) == 2 and told in capsys.readouterr().err

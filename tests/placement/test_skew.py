@@ -18,6 +18,13 @@ def test_skew_grows_with_the_width_of_the_group():
     assert table[1] == pytest.approx(1) and 1 < table[2] < table[4] < table[8]
 
 
+def test_made_up_routing_keeps_to_the_groups_of_the_model():
+    model = Catalog().model("deepseek-v3")
+    for settings, most in (("tokens=50", 4), ("tokens=50,limit=2", 2)):
+        groups = routing_of(model, f"synthetic:{settings}").trace[:, 0] // 32
+        assert max(len(set(row)) for row in groups.tolist()) == most
+
+
 def test_an_estimate_with_routing_is_the_one_with_its_skew():
     layout = "dp8 ep8 zero1"
     routed = estimate_train("mixtral-8x7b", layout=layout, routing="synthetic:tokens=2000", **JOB)
