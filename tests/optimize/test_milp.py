@@ -38,6 +38,12 @@ def test_a_stopped_solver_is_never_optimal():
     assert answer.bound < answer.objective
 
 
+def test_a_solver_stopped_by_its_nodes_is_never_optimal_and_answers_the_same_again():
+    answers = [solve(quadratic_assignment(8), time_limit=300, nodes=1) for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert answers[0].status in ("feasible", "no_solution") and answers[0].bound < answers[0].objective
+
+
 def test_the_constant_of_the_objective_counts_in_bound_and_objective():
     answer = solve(quadratic_assignment(4), time_limit=20)
     assert answer.status == "optimal"
