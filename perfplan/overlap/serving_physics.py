@@ -15,13 +15,14 @@ from perfplan.catalog.specs import Attention, LayerKind
 from perfplan.errors import OutOfRange, offer
 from perfplan.formulas import bounds
 from perfplan.formulas.attention import attention_flops, causal_pairs
-from perfplan.overlap.physics import Physics
+from perfplan.overlap.physics import Gap, Physics
+from perfplan.serving.deploy import Deployment
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout
 from perfplan.serving.memory import cache_per_token, weights
 from perfplan.serving.step import decode_step, network, prompt_step
 
-__all__ = ["PHASES", "ServedStep", "served_step", "serving_physics"]
+__all__ = ["PHASES", "ServedStep", "decode_gap", "served_step", "serving_physics"]
 
 PHASES = ("decode", "prefill")
 OUTSIDE = ("tp", "ep", "pp", "host")  # parts of a step that are no compute
@@ -99,3 +100,11 @@ def serving_physics(step: ServedStep) -> Physics:
         "arithmetic": float(bounds.flop_floor(flops, gpus, peak)),
         "memory traffic": float(bounds.read_floor(needed, cached, gpus, chip.l2 or 0.0, chip.memory_bandwidth)),
     }, int(-(-weights(job, alone) // chip.memory)))
+
+
+def decode_gap(one: Deployment) -> Gap | None:
+    """The mean decode step of a deployment split into physics, layout and schedule; None if none decodes."""
+    parts = {name: float(time) for name, time in one.steady.decode.items()}
+    batch = float(one.steady.in_flight) / one.layout.pp
+    step = ServedStep(one.job, one.layout, "decode", batch, one.isl + one.osl // 2, parts)
+    return Gap(step.time, step.compute, serving_physics(step)) if one.osl > 1 and step.time > 0 else None

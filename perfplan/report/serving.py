@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from perfplan.errors import MissingField
+from perfplan.overlap.serving_physics import decode_gap
 from perfplan.report.columns import Column, Row
 from perfplan.report.text import paragraph, table
-from perfplan.report.training import parts_table
+from perfplan.report.training import gap_sentence, parts_table
 from perfplan.serving.deploy import Deployment, Room
 from perfplan.serving.estimate import Steady
 from perfplan.serving.memory import Fit
@@ -148,6 +149,8 @@ def deployment_text(one: Deployment) -> str:
     blocks = [paragraph(head) + f"\n{one.layout}", "\n".join(f"{name:<12} {words}" for name, words in lines),
               parts_table(one.request, "s", "mean latency of a request", "in all"),
               paragraph(f"percentiles: {one.assumed}")]
+    if (split := decode_gap(one)) is not None:
+        blocks.append(gap_sentence(split, "gap to physics of a decode step"))
     if one.without:
         rows = [{"change": "as given", **row}, *without_rows(one)]
         blocks.append("what going without each assumption would give\n" + table(rows, WITHOUT_COLUMNS))
@@ -156,11 +159,11 @@ def deployment_text(one: Deployment) -> str:
 
 def deployment_document(one: Deployment) -> dict[str, Any]:
     """One deployment under machine names, SI floats."""
-    row = deployment_row(one)
+    row, split = deployment_row(one), decode_gap(one)
     return {column.field: row[column.key] for column in DEPLOYMENT_COLUMNS} | {
         "tpot_low_s": one.band[0], "tpot_high_s": one.band[1],
         "ttft_low_s": one.first_band[0], "ttft_high_s": one.first_band[1],
         "decode_step_s": {k: float(v) for k, v in one.steady.decode.items()},
         "prompt_s": {k: float(v) for k, v in one.steady.prompt.items()},
-        "request_s": dict(one.request), "percentiles": one.assumed,
+        "decode_gap_s": split.parts if split else None, "request_s": dict(one.request), "percentiles": one.assumed,
         "without": [dict(row) for row in without_rows(one)], "caveats": one.caveats}

@@ -117,11 +117,11 @@ def _caveats(caveats: Sequence[str]) -> list[str]:
     return [paragraph(f"caveat: {caveat}") for caveat in caveats]
 
 
-def gap_sentence(found: Gap) -> str:
+def gap_sentence(found: Gap, title: str = "gap to physics") -> str:
     """The step split into physics, layout and schedule, in one sentence."""
     words = ", ".join(f"{name} {show(time, 's')} ({100 * time / found.step:.1f}%)"
                       for name, time in found.parts.items())
-    return paragraph(f"gap to physics: {words}; no layout and no schedule of the declared model takes less than"
+    return paragraph(f"{title}: {words}; no layout and no schedule of the declared model takes less than"
                      f" {show(found.bound.time, 's')} ({found.bound.reason})")
 
 

@@ -8,6 +8,9 @@ from overlap.jobs import shipped
 from perfplan.api import estimate_train, gap_serve, gap_train, plan_train, training_job
 from perfplan.errors import OutOfRange
 from perfplan.overlap.physics import gap, physics
+from perfplan.overlap.serving_physics import decode_gap
+from perfplan.serving.deploy import deployment, serving_job
+from perfplan.serving.layout import ServingLayout
 from perfplan.training.estimate import model_flops
 from perfplan.validation.rows import read_rows
 from perfplan.validation.tightness import tightness
@@ -66,6 +69,29 @@ def test_a_serving_step_splits_too_and_no_layout_beats_its_physics(model, layout
     assert sum(found.parts.values()) == pytest.approx(20.0) and min(found.parts.values()) > 0
     assert found.bound.time < step.time and found.bound.reason == ("memory traffic" if phase == "decode"
                                                                    else "arithmetic")
+
+
+@pytest.mark.parametrize("load", [{"concurrency": 32}, {"batch": 32}, {"rate": 1.0}])
+@pytest.mark.parametrize("layout", ["tp8", "tp4 pp2"])
+def test_the_decode_step_of_a_deployment_splits_into_what_adds_up(layout, load):
+    job = serving_job("llama-3.1-70b", "dgx-h100", shipped())
+    found = deployment(job, ServingLayout.parse(layout), 1024, 512, **load)
+    split = decode_gap(found)
+    assert sum(split.parts.values()) == pytest.approx(sum(map(float, found.steady.decode.values())))
+    assert 0 < split.bound.time == split.parts["physics"] and min(split.parts.values()) >= 0
+
+
+def test_the_decode_gap_of_a_static_batch_is_that_of_its_step():
+    job = serving_job("llama-3.1-70b", "dgx-h100", shipped())
+    one = decode_gap(deployment(job, ServingLayout.parse("tp8"), 1024, 512, batch=32))
+    _, other = gap_serve("llama-3.1-70b", cluster="dgx-h100", layout="tp8", phase="decode", batch=32, context=1280,
+                         catalog=shipped())
+    assert one.parts == pytest.approx(other.parts)
+
+
+def test_a_deployment_that_draws_one_token_decodes_nothing_to_split():
+    job = serving_job("llama-3.1-70b", "dgx-h100", shipped())
+    assert decode_gap(deployment(job, ServingLayout.parse("tp8"), 1024, 1, batch=32)) is None
 
 
 def test_physics_of_serving_by_hand():
