@@ -87,7 +87,8 @@ def read_text(path: Path) -> str:
             raise CatalogError(f"{path}: larger than {MAX_BYTES} B; this is no catalog entry")
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise CatalogError(f"{path}: cannot be read: {error.strerror or error}") from error
+        reason = (error.strerror or str(error)).lower()
+        raise CatalogError(f"{path}: cannot be read: {reason}; check the path") from error
     except UnicodeDecodeError as error:
         raise CatalogError(f"{path}: is not a UTF-8 text file") from error
 

@@ -277,7 +277,8 @@ def _rows(path: Path) -> Iterator[list[str]]:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             yield from csv.reader(stream)
     except OSError as error:
-        raise CatalogError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from error
+        reason = (error.strerror or str(error)).lower()
+        raise CatalogError(f"{path}: cannot be read: {reason}; check the path") from error
     except UnicodeDecodeError as error:
         raise CatalogError(f"{path}: is not a UTF-8 text file") from error
     except csv.Error as error:

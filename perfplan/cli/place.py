@@ -46,7 +46,7 @@ Dispatcher = Annotated[
 ]
 Phase = Annotated[str, typer.Option("--phase", metavar="prefill|decode", help="What the step does.")]
 Tokens = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--tokens", metavar="T", show_default=False, help="Tokens a GPU in a step; 8192 in prefill and 128 in decode."
     ),
@@ -112,7 +112,7 @@ def place(
         ),
     ] = "round-trip",
     phase: Phase = "prefill",
-    tokens: Tokens = 0,
+    tokens: Tokens = None,
     context: Context = 4096,
     engine: serving.Engine = "sglang",
     weights: serving.Weights = "",
@@ -160,7 +160,7 @@ def place(
     job = serving_job(model, cluster, source, engine=engine, weights=weights)
     job = dispatching(job, source, dispatcher)
     refuse_unused(source)
-    step = Step(job, ep, phase, tokens or PHASES.get(phase, 1), context)
+    step = Step(job, ep, phase, PHASES.get(phase, 1) if tokens is None else tokens, context)
     request = Request(
         objective,
         weight,

@@ -49,7 +49,7 @@ def replicate(
         ),
     ] = "",
     phase: Phase = "prefill",
-    tokens: Tokens = 0,
+    tokens: Tokens = None,
     context: Context = 4096,
     engine: serving.Engine = "sglang",
     weights: serving.Weights = "",
@@ -107,7 +107,7 @@ def replicate(
     job = serving_job(model, cluster, source, engine=engine, weights=weights)
     job = dispatching(job, source, dispatcher)
     refuse_unused(source)
-    step = Step(job, ep, phase, tokens or PHASES.get(phase, 1), context)
+    step = Step(job, ep, phase, PHASES.get(phase, 1) if tokens is None else tokens, context)
     wanted, given = asked(step, redundant, evaluate)
     routing = fetch(job, loads, synthetic)
     if len(wanted) > 1:

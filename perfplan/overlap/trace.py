@@ -101,7 +101,8 @@ def read_trace(path: str) -> Timeline:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise CatalogError(f"trace {path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+        reason = (error.strerror or str(error)).lower()
+        raise CatalogError(f"trace {path} cannot be read: {reason}; check the path") from None
     except ValueError:
         raise CatalogError(f"trace {path} is no JSON; export it with torch.profiler's export_chrome_trace") from None
     events = data.get("traceEvents") if isinstance(data, Mapping) else data

@@ -71,7 +71,8 @@ def _csv(file: Path, layers: Sequence[int], experts: int, gpus: int) -> Whole:
                 f"{file} is no table of GPUs: a row per layer with one of each of {experts} experts"
             ) from None
     if not set(_PLACED) <= set(head):
-        raise SpecError(f"{file} has the columns {', '.join(head)}; a placement has {', '.join(_PLACED)}")
+        found = f"{', '.join(head[:8])}{' ...' * (len(head) > 8)}"
+        raise SpecError(f"{file} has the columns {found}; a placement has {', '.join(_PLACED)}")
     cells = number_rows(rows, [head.index(name) for name in _PLACED], file)
     if "gpus" in head:
         cells = cells[number_rows(rows, [head.index("gpus")], file)[:, 0] == gpus]

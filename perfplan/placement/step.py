@@ -89,7 +89,10 @@ class Step:
         if self.phase not in PHASES:
             raise Unsupported(f"phase {self.phase!r} is unknown{offer(self.phase, PHASES)}")
         if not (1 <= self.tokens <= 1 << 20 and 0 <= self.context <= 1 << 24):
-            raise OutOfRange(f"{self.tokens} tokens a GPU with a context of {self.context} are out of range")
+            raise OutOfRange(
+                f"{self.tokens} tokens a GPU with a context of {self.context} are out of range; give 1 to {1 << 20}"
+                f" tokens and a context of 0 to {1 << 24}"
+            )
         experts = self.moe.experts
         if self.gpus < 1 or experts % self.gpus:
             allowed = ", ".join(str(n) for n in range(1, experts + 1) if experts % n == 0)

@@ -66,7 +66,8 @@ def fit_rows(room: Room) -> list[Row]:
 
 def _answer(room: Room) -> str:
     job, best = room.job, room.layouts[0] if room.layouts else None
-    what = (f"{job.model.id} in {job.weights.id} with {room.users} users of {room.context} tokens on {room.gpus} x"
+    users = f"{room.users} user{'s' * (room.users > 1)}"
+    what = (f"{job.model.id} in {job.weights.id} with {users} of {room.context} tokens on {room.gpus} x"
             f" {job.cluster.accelerator.id} ({job.engine.name}, cache in {job.kv})")
     if room.fits and best is not None:
         text = f"yes: {what}; {best.layout} holds {best.users} at full length, {best.tokens * best.layout.dp} tokens"
@@ -74,7 +75,7 @@ def _answer(room: Room) -> str:
         text = f"no: {what} does not fit"
     if room.used < room.gpus:
         text += f"; no layout takes all {room.gpus} accelerators, those of {room.used} are shown"
-    least = "more than 256 accelerators" if room.least is None else f"{room.least} accelerators"
+    least = "more than 256 accelerators" if room.least is None else f"{room.least} accelerator{'s' * (room.least > 1)}"
     return f"{text}; the fewest that fit: {least}"
 
 

@@ -31,6 +31,10 @@ def _longest_word(cell: str) -> int:
     return max((len(word) for word in cell.split()), default=0)
 
 
+def _longest_part(heading: str) -> int:
+    return max((len(part) for part in textwrap.wrap(heading, 1, break_long_words=False)), default=0)
+
+
 def _narrow(widths: list[int], floors: Sequence[int]) -> list[int]:
     """Widths with the widest column that is above its floor narrowed, again and again, until a line fits or none is."""
     widths = list(widths)
@@ -44,12 +48,13 @@ def _narrow(widths: list[int], floors: Sequence[int]) -> list[int]:
 
 def _widths(cells: Sequence[Sequence[str]], columns: Sequence[Column]) -> list[int]:
     """Width of each column: its longest cell. Until a line fits, headings of numbers wrap, then words, and only if
-    that is not enough are long words broken."""
+    that is not enough are long words broken, and headings of numbers at hyphens."""
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     numbers = [max((len(row[i]) for row in cells[1:]), default=0) * column.numeric for i, column in enumerate(columns)]
     words = [max(numbers[i], *(_longest_word(row[i]) for row in cells)) for i in range(len(columns))]
     headings = [words[i] if column.numeric else widths[i] for i, column in enumerate(columns)]
-    broken = [max(numbers[i], min(words[i], LONG)) for i in range(len(columns))]
+    parts = [_longest_part(column.heading) if column.numeric else words[i] for i, column in enumerate(columns)]
+    broken = [max(numbers[i], min(parts[i], LONG)) for i in range(len(columns))]
     for floors in (headings, words, broken):
         widths = _narrow(widths, floors)
     return widths
@@ -57,8 +62,8 @@ def _widths(cells: Sequence[Sequence[str]], columns: Sequence[Column]) -> list[i
 
 def _lines(row: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> Iterable[str]:
     wrapped = [
-        [cell] if len(cell) <= width else textwrap.wrap(cell, width, break_long_words=True, break_on_hyphens=False)
-        for cell, width in zip(row, widths, strict=True)
+        [cell] if len(cell) <= width else textwrap.wrap(cell, width, break_on_hyphens=column.numeric)
+        for cell, column, width in zip(row, columns, widths, strict=True)
     ]
     for parts in zip_longest(*wrapped, fillvalue=""):
         cells = (

@@ -215,19 +215,19 @@ def _causes(
 ) -> Iterator[Cause]:
     held = room * layout.adp * layout.dp
     offered = float(concurrency) if concurrency else held
+    most = f"{concurrency} offered" if concurrency else f"{show(held, '1')} that the cache holds"
     if flying is not None and measured * (1 + CLOSE) < estimate and flying < _FULL * min(offered, held):
         yield Cause(
             "too few requests in flight",
             measured,
-            f"by Little's law {flying:.0f} requests were in flight, of {offered:.0f}"
-            f" {'offered' if concurrency else 'that the cache holds'}: the load generator, the batch limit or the"
-            " length of the test starved the engine",
+            f"by Little's law {flying:.0f} requests were in flight, of {most}: the load generator, the batch"
+            " limit or the length of the test starved the engine",
         )
     if concurrency and concurrency > held:
         yield Cause(
             "batch capped by the cache",
             estimate,
-            f"the cache holds {held:.0f} of the {concurrency} requests; the others wait (narrower cache, more"
+            f"the cache holds {show(held, '1')} of the {concurrency} requests; the others wait (narrower cache, more"
             " memory or shorter contexts)",
         )
     yield from _bound_by(job, found, estimate, measured)

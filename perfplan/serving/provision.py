@@ -189,7 +189,8 @@ def _solved(found: list[Unit], rate: float, objective: str, bounds: Bounds, limi
 
 def _nothing(found: Sequence[Unit], rate: float, bounds: Bounds) -> Infeasible:
     most = _programme(found, 0.0, "throughput", bounds)
-    reach = f"; the most within them is {most.objective:.3g} requests/s" if most.found and most.objective < 1e12 else ""
+    known = most.found and most.objective < 1e12
+    reach = f"; the most within them is {max(0.0, most.objective):.3g} requests/s" if known else ""
     words = [
         f"{show(bounds.power, 'W')}" if bounds.power is not None else "",
         f"{show(bounds.budget, '$/h')}" if bounds.budget is not None else "",

@@ -159,3 +159,17 @@ def test_an_unwritable_output_is_one_sentence_without_partial_files(capsys, tmp_
 
 def test_json_and_csv_cannot_both_have_standard_output(capsys):
     assert "--csv" in sentence(capsys, [*plan(), "--json", "--csv"])
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["place", "mixtral-8x7b", "--cluster", "dgx-h100", "--ep", "4", "--synthetic", "seed=1", "--tokens", "0"],
+         "give 1 to"),
+        (["replicate", "mixtral-8x7b", "--cluster", "dgx-h100", "--ep", "4", "--redundant", "4", "--synthetic",
+          "seed=1", "--tokens", "0"], "give 1 to"),
+        (["fit", "nowhere.json", "--cluster", "dgx-h100", "--gpus", "8", "--context", "8k"], "check the path"),
+    ],
+)
+def test_serving_and_placement_refuse_what_they_cannot_use(capsys, arguments, words):
+    assert words in sentence(capsys, arguments)

@@ -34,6 +34,13 @@ def test_table_is_at_most_100_wide_and_loses_nothing(words):
     assert all(" ".join(lines).split().count(f"token{i}") == 2 for i in range(words))
 
 
+def test_headings_of_numbers_break_at_hyphens_before_a_table_is_too_wide_and_numbers_never_do():
+    columns = [Column("layout"), *(Column(f"n{i}", "cross-node", "s") for i in range(9))]
+    lines = table([{"layout": "tp8"} | {f"n{i}": -0.0123 for i in range(9)}], columns).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert " ".join(lines).count("-12.3 ms") == 9 and " ".join(lines).count("cross-") == 9
+
+
 def test_paragraph_is_at_most_100_wide():
     assert max(map(len, paragraph("word " * 100, "  ").splitlines())) <= 100
 
