@@ -16,15 +16,12 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from perfplan.errors import BadQuantity
 from perfplan.units import parse, show
 
-__all__ = ["DTYPES", "KERNEL_KINDS", "SCHEMAS", "AcceleratorFile", "ClusterFile", "EngineFields", "EngineFile",
+__all__ = ["DTYPES", "SCHEMAS", "AcceleratorFile", "ClusterFile", "EngineFields", "EngineFile",
            "FrameworkFile", "KernelFile",
            "LevelFile", "LibraryFile", "RecipeFile"]
 
 DTYPES = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp8-block", "mxfp8", "fp6", "fp4", "nvfp4", "mxfp4", "int8",
           "int4")
-KERNEL_KINDS = ("gemm", "unaligned_gemm", "grouped_gemm", "attention", "attention_backward",
-                "attention_flash1", "unfused_attention",
-                "attention_fwd_bwd", "attention_decode", "experts", "scan", "stream")
 PASSES = ("forward", "dgrad", "wgrad")
 WIRES = ("tp", "cp", "pp", "ep_dispatch", "ep_combine", "dp_reduce", "dp_gather")
 

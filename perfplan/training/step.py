@@ -22,7 +22,6 @@ from perfplan.training.sharded import CLASSES, Replicas, Shards, gather_and_redu
 from perfplan.training.stages import Stage
 
 __all__ = [
-    "MEMORY_PARTS",
     "Pieces",
     "Replicas",
     "fullest",
@@ -35,18 +34,6 @@ __all__ = [
     "step_time",
 ]
 
-MEMORY_PARTS = (
-    "weights",
-    "gradients",
-    "optimizer",
-    "activations",
-    "recompute buffer",
-    "logits",
-    "gathered weights",
-    "communication",
-    "context",
-    "fragmentation",
-)
 TIME_PARTS = ("forward", "backward", "recompute", "tp", "cp", "ep", "offload", "host", "sharding")
 
 
