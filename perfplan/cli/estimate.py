@@ -66,6 +66,7 @@ def train(
 
 
 @app.command("serve")
+@grouped
 def serve(
     cluster: options.Cluster,
     isl: serving.Isl,
@@ -88,17 +89,8 @@ def serve(
     ] = "",
     weights: serving.Weights = "",
     kv: serving.Kv = "",
-    routing_skew: options.Skew = 1.0,
-    routing: options.Routing = "",
-    imbalance: serving.Imbalance = 1.0,
-    drafts: serving.Drafts = 0,
-    acceptance: serving.Acceptance = 0.0,
-    prefix_hit: serving.PrefixHit = 0.0,
-    prefixes: serving.Prefixes = 0,
-    host_hit: serving.HostHit = 0.0,
-    host_memory: serving.HostMemory = "",
-    host_bandwidth: serving.HostBandwidth = "",
-    host_experts: serving.HostExperts = 0.0,
+    steps: serving.Steps = None,
+    cached: serving.Cached = None,
     launch: options.ServeLaunch = "",
     settings: options.Settings = None,
     catalog: options.Folders = None,
@@ -122,8 +114,7 @@ def serve(
     read = served_line(line, model, source)
     job, parsed = served_job(
         model, cluster, layout, read, source, length=tokens(isl) + tokens(osl), engine=engine, weights=weights, kv=kv,
-        routing=routing, routing_skew=routing_skew, imbalance=imbalance, drafts=drafts, acceptance=acceptance,
-        host_experts=host_experts, reuse=reuse_of(prefix_hit, prefixes, host_hit, host_memory, host_bandwidth))
+        reuse=reuse_of(**cached), **steps)
     refuse_unused(source)
     found = deployment(job, parsed, tokens(isl), tokens(osl),
                        concurrency=concurrency, batch=batch, rate=rate_of(rate) if rate else None,

@@ -116,6 +116,7 @@ def train(
 
 
 @app.command("serve")
+@grouped
 def serve(
     cluster: options.Cluster,
     gpus: options.WholeGpus,
@@ -159,17 +160,8 @@ def serve(
     ] = "",
     engine: serving.EngineOrLine = "",
     weights: serving.Weights = "",
-    prefix_hit: serving.PrefixHit = 0.0,
-    prefixes: serving.Prefixes = 0,
-    host_hit: serving.HostHit = 0.0,
-    host_memory: serving.HostMemory = "",
-    host_bandwidth: serving.HostBandwidth = "",
-    host_experts: serving.HostExperts = 0.0,
-    routing_skew: options.Skew = 1.0,
-    routing: options.Routing = "",
-    imbalance: serving.Imbalance = 1.0,
-    drafts: serving.Drafts = 0,
-    acceptance: serving.Acceptance = 0.0,
+    cached: serving.Cached = None,
+    steps: serving.Steps = None,
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, max=1000, help="Deployments to print.")] = 8,
     simulate: Annotated[
         int, typer.Option("--simulate", metavar="N", min=0, max=50, help="Run the first N through the event simulator.")
@@ -226,17 +218,8 @@ def serve(
         engine=engine,
         weights=weights,
         top=top,
-        prefix_hit=prefix_hit,
-        prefixes=prefixes,
-        host_hit=host_hit,
-        host_memory=host_memory,
-        host_bandwidth=host_bandwidth,
-        host_experts=host_experts,
-        routing_skew=routing_skew,
-        routing=routing,
-        imbalance=imbalance,
-        drafts=drafts,
-        acceptance=acceptance,
+        **cached,
+        **steps,
         launch=read,
         catalog=entries,
     )

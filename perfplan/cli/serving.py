@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-__all__ = ["Acceptance", "Concurrency", "Drafts", "Engine", "EngineOrLine", "HostBandwidth", "HostExperts", "HostHit",
-           "HostMemory", "Imbalance", "Isl", "Kv", "LayoutText", "MeanIsl", "MeanOsl", "Osl", "Percentile", "PrefixHit",
-           "Prefixes", "Rate", "Tpot", "Ttft", "Weights", "Workload"]
+from perfplan.cli import options
+from perfplan.cli.groups import Group
+
+__all__ = ["Cached", "Concurrency", "Engine", "EngineOrLine", "Isl", "Kv", "LayoutText", "MeanIsl", "MeanOsl",
+           "Osl", "Percentile", "Rate", "Steps", "Tpot", "Ttft", "Weights", "Workload"]
 
 Engine = Annotated[
     str, typer.Option("--engine", metavar="ID[-RELEASE]", help="Serving engine of the catalog, such as trtllm-0.17.")
@@ -85,3 +87,30 @@ Tpot = Annotated[str, typer.Option("--tpot", metavar="T", help="Limit on the mea
 Percentile = Annotated[
     float, typer.Option("--percentile", metavar="P", help="Percentage of the requests that must meet each limit.")
 ]
+
+
+def _steps(
+    routing_skew: options.Skew = 1.0,
+    routing: options.Routing = "",
+    imbalance: Imbalance = 1.0,
+    drafts: Drafts = 0,
+    acceptance: Acceptance = 0.0,
+    host_experts: HostExperts = 0.0,
+) -> dict[str, Any]:
+    return locals()
+
+
+def _cached(
+    prefix_hit: PrefixHit = 0.0,
+    prefixes: Prefixes = 0,
+    host_hit: HostHit = 0.0,
+    host_memory: HostMemory = "",
+    host_bandwidth: HostBandwidth = "",
+) -> dict[str, Any]:
+    return locals()
+
+
+Steps = Annotated[Any, Group(_steps)]
+"""How work is spread over ranks, experts and draft tokens."""
+Cached = Annotated[Any, Group(_cached)]
+"""What `reuse_of` takes: the cache that requests find."""
