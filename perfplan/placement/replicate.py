@@ -7,7 +7,7 @@ share of its expert's load that each slot takes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 from math import comb
 
@@ -342,11 +342,14 @@ def plans(loads: Array, slots: int, gpus: int, nodes: int = 1, groups: int = 1) 
             table = eplb(loads, slots, gpus, level, groups if level > 1 else 1)
             found.append(Plan(name, table, np.stack([_even(row, experts) for row in table]), nothing, least[True]))
     if nodes > 1:
-        for name, method, even in (("equal split", _equal, True), ("fractional split", fractional_split, False)):
+        for name, method, alike in (("equal split", _equal, True), ("fractional split", fractional_split, False)):
             rows = [_by_node(row, slots, gpus, nodes, groups, method) for row in loads]
-            found.append(_plan(f"{name} by node", rows, nothing, least[even]))
+            found.append(_plan(f"{name} by node", rows, nothing, least[alike]))
     best = [equal_split(row, slots, gpus) for row in loads]
-    found.append(_even_plan(best, least[True]))
+    even = _even_plan(best, least[True])
+    if slots == experts:  # one replica each: there is nothing to split
+        return [*found, even, replace(even, name="fractional split")]
+    found.append(even)
     split = [fractional_split(row, slots, gpus, table) for row, (table, _, _) in zip(loads, best, strict=True)]
     return [*found, _plan("fractional split", split, nothing, least[False])]
 

@@ -129,14 +129,15 @@ def _bounded(plan: Plan, other: Plan | None) -> Plan:
 
 
 def choose(found: Replicated, policy: str) -> Choice:
-    """The plan of a name; the quickest whose replicas share loads evenly, which every engine can run, for ""."""
+    """The plan of a name; for "" the most even one whose replicas share loads evenly, which every engine can run, of
+    equal ones that with the better bound."""
     names = [choice.plan.name for choice in found.choices]
     if policy:
         if policy not in names:
             raise Unsupported(f"there is no policy {policy!r}{offer(policy, names)}")
         return found.choices[names.index(policy)]
     even = [choice for choice in found.choices[1:] if not choice.plan.name.startswith("fractional")]
-    return min(even, key=lambda choice: choice.certificate.objective)
+    return min(even, key=lambda choice: (choice.certificate.objective, -choice.certificate.bound))
 
 
 # ---------------------------------------------------------------- how many redundant slots

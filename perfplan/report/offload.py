@@ -42,6 +42,8 @@ def offload_text(found: Offload) -> str:
     update, away = found.update, found.away
     layers, of, freed = found.activations
     gain = f", which frees {show(freed, 'B')} (off=acts:{layers})" if layers else ""
+    if layers and freed <= 0:
+        gain = f", but the buffers on their way take {show(-freed, 'B')} more than that frees"
     words = [
         f"the best update with the state beside everything else in memory: {found.certificate.sentence()}",
         f"gradients: {show(found.flush, 's')} to the host in step with the last backward pass,"

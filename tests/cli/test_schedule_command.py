@@ -45,6 +45,8 @@ def test_offload_of_optimizer_state(capsys):
     assert rows[-1]["choice"] == "best" and rows[-1]["fits"]
     document = json.loads(printed(capsys, [*OFFLOAD, "--json"]))
     assert document["gap"] <= 1e-6 and document["flush_exposed_s"] <= document["flush_s"]
+    few = ["llama-3-8b", "--cluster", "dgx-h100", "--global-batch", "32", "--seq-len", "4096", "--layout", "dp8 zero2"]
+    assert "frees -" not in (out := printed(capsys, ["schedule", "offload", *few])) and "more than that frees" in out
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,15 @@ def test_equal_split_is_what_brute_force_finds(seed):
     assert loads.sum() / 3 - 1e-9 <= max_loads(loads, split, parts, 3) <= best + 1e-9
 
 
+def test_without_redundant_slots_there_is_nothing_to_split_and_the_proven_plan_is_shown(capsys):
+    loads = np.random.default_rng(3).integers(1, 100, (2, 8)).astype(float)
+    *_, even, split = plans(loads, 8, 4)
+    assert even.proven.all() and split.proven.all() and (even.slots == split.slots).all()
+    arguments = ["--cluster", "dgx-h100", "--ep", "4", "--redundant", "0", "--synthetic", "seed=1,tokens=500"]
+    assert run(["replicate", "mixtral-8x7b", *arguments]) == 0
+    assert "equal split: " in (out := capsys.readouterr().out) and "proven optimal" in out
+
+
 def test_renaming_experts_changes_no_load():
     loads, order = np.random.default_rng(9).pareto(2, 32) + 0.1, np.random.default_rng(1).permutation(32)
     plain, renamed = ([max_loads(row, *equal_split(row, 40, 8)[:2], 8)] for row in (loads, loads[order]))
