@@ -71,8 +71,14 @@ def replicate(
         ),
     ] = False,
     time_limit: Annotated[
-        float, typer.Option("--time-limit", metavar="S", help="Seconds for --certify, shared by plans and layers.")
-    ] = 30.0,
+        float | None,
+        typer.Option(
+            "--time-limit",
+            metavar="S",
+            show_default=False,
+            help="Seconds for --certify, shared by plans and layers; 30 unless given.",
+        ),
+    ] = None,
     write: Write = "",
     form: Annotated[str, typer.Option("--form", metavar="sglang|vllm|csv", help="Form of --write.")] = "sglang",
     settings: options.Settings = None,

@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 KNEE = 0.01  # of a step: what more slots save must be more than this to be worth their memory
+_SECONDS = 30.0  # of the solver, unless given
 _AUTO = (0, 1, 2, 3, 4, 6, 8)  # redundant slots of a GPU that `auto` sweeps
 
 
@@ -195,11 +196,19 @@ def asked(step: Step, redundant: str, evaluate: str = "") -> tuple[tuple[int, ..
     return (more,), (Path(evaluate).name, table)
 
 
-def solver_seconds(certify: bool, time_limit: float) -> float:
-    """Seconds that the solver gets, 0 if it is not asked."""
+def solver_seconds(certify: bool, time_limit: float | None = None) -> float:
+    """Seconds that the solver gets, 0 if it is not asked.
+
+    >>> solver_seconds(True), solver_seconds(False)
+    (30.0, 0.0)
+    """
+    if time_limit is None:
+        return _SECONDS if certify else 0.0
+    if not certify:
+        raise OutOfRange(f"a time limit of {time_limit:g} s changes nothing without --certify; give both")
     if not time_limit > 0:
         raise OutOfRange(f"a time limit of {time_limit:g} s leaves no time to certify plans; give more than 0 s")
-    return time_limit if certify else 0.0
+    return time_limit
 
 
 def sweep(step: Step, routing: Routing, wanted: tuple[int, ...]) -> Sweep:

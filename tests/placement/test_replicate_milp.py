@@ -93,3 +93,4 @@ def test_the_command(capsys):
         assert better[name]["balance"] <= plain[name]["balance"] + 1e-9
         assert better[name]["bound"] >= plain[name]["bound"] - 1e-9
     assert run([*arguments, "--certify", "--time-limit", "0"]) == 2 and "time limit" in capsys.readouterr().err
+    assert run([*arguments, "--time-limit", "4"]) == 2 and "without --certify" in capsys.readouterr().err
