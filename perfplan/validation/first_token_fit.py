@@ -27,13 +27,13 @@ __all__ = ["CONSTANTS", "fit_first_tokens"]
 
 CONSTANTS = {
     # constant: (shared by engines, least, most, spread of engines, spread of releases)
-    "first": (0.03, 1e-3, 0.5, 0.15, 0.15),
-    "ahead": (1.6, 0.05, 9.0, 0.5, 0.3),
+    "first": (0.035, 1e-3, 0.5, 0.15, 0.15),
+    "ahead": (1.4, 0.05, 9.0, 1.0, 0.3),
     "stream": (1.2e-3, 1e-5, 7e-3, 0.3, 0.4),
-    "burst": (0.13, 0.01, 1.0, 0.1, 0.3),
+    "burst": (0.13, 0.01, 1.0, 0.03, 0.3),
 }
 PARTS = ("server", "ahead", "streams", "burst")  # of Steady.waits, proportional to the constants
-SCALE = 0.45  # relative error from which a row counts less
+SCALE = 0.25  # relative error from which a row counts less
 MOST = 30  # rows of one model and release that count in full towards their engine
 
 
