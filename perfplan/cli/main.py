@@ -107,11 +107,21 @@ def _give_up_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _called(arguments: Sequence[str]) -> object:
+    """What the command returns; a pipe that closes within it, which click ends with status 1, is raised as such."""
+    try:
+        return app(_words(arguments), prog_name="perfplan", standalone_mode=False)
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):
+            raise end.__context__ from None
+        raise
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command line (without the program's name) and return its exit status."""
     debug = "--debug" in arguments
     try:
-        status = app(_words(arguments), prog_name="perfplan", standalone_mode=False)
+        status = _called(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` perhaps, has what it wants
         _give_up_output()

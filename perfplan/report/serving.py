@@ -137,7 +137,7 @@ def deployment_text(one: Deployment) -> str:
     user = f", {show(row['tokens_per_s_per_user'], '1')} per user" if row["tokens_per_s_per_user"] else ""
     lines = [
         ("TTFT", ttft),
-        ("TPOT", tpot),
+        ("TPOT", tpot if row["tpot"] else "none: an output of one token ends with the first"),
         ("tokens/s", f"{show(row['tokens_per_s'], '1')}, {show(one.tokens_per_s_per_gpu, '1')} per accelerator{user}"),
         ("requests", f"{show(row['requests_per_s'], '1')} per second, {show(row['in_flight'], '1')} in a batch"),
         ("memory", f"weights {show(one.fit.weights, 'B')}, cache {show(one.fit.pool, 'B')} for {one.fit.tokens} tokens"
@@ -155,7 +155,8 @@ def deployment_text(one: Deployment) -> str:
     if one.without:
         rows = [{"change": "as given", **row}, *without_rows(one)]
         blocks.append("what going without each assumption would give\n" + table(rows, WITHOUT_COLUMNS))
-    return "\n\n".join([*blocks, *(paragraph(f"caveat: {caveat}") for caveat in one.caveats)])
+    notes = "\n".join(paragraph(f"caveat: {caveat}") for caveat in one.caveats)
+    return "\n\n".join([*blocks, *([notes] if notes else [])])
 
 
 def deployment_document(one: Deployment) -> dict[str, Any]:

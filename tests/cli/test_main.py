@@ -95,6 +95,18 @@ def test_a_closed_pipe_is_quiet():
     assert done.stdout.strip() == str(cli.PIPE_CLOSED) and done.stderr == ""
 
 
+def test_a_pipe_closed_within_a_command_is_quiet_too(monkeypatch):
+    def closed(*_, **__):
+        try:
+            raise BrokenPipeError
+        except BrokenPipeError:
+            sys.exit(1)  # as click does
+
+    monkeypatch.setattr(cli, "app", closed)
+    monkeypatch.setattr(cli, "_give_up_output", lambda: None)
+    assert cli.run(["x"]) == cli.PIPE_CLOSED
+
+
 @pytest.mark.parametrize("group", ["plan", "estimate", "why", "catalog", "validate"])
 def test_a_group_without_a_command_is_one_sentence(capsys, group):
     assert cli.run([group]) == 2
