@@ -60,7 +60,7 @@ Write = Annotated[
     str, typer.Option("--write", metavar="FILE", show_default=False, help="Write the placement into this file.")
 ]
 TimeLimit = Annotated[
-    float, typer.Option("--time-limit", metavar="S", help="Seconds for the whole answer: placing, bounding, judging.")
+    float, typer.Option("--time-limit", metavar="S", help="Seconds for placing, bounding and judging; reading and pricing come on top.")
 ]
 
 
