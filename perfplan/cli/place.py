@@ -60,7 +60,12 @@ Write = Annotated[
     str, typer.Option("--write", metavar="FILE", show_default=False, help="Write the placement into this file.")
 ]
 TimeLimit = Annotated[
-    float, typer.Option("--time-limit", metavar="S", help="Seconds for placing, bounding and judging; reading and pricing come on top.")
+    float,
+    typer.Option(
+        "--time-limit",
+        metavar="S",
+        help="Seconds for placing, bounding and judging; reading and pricing come on top.",
+    ),
 ]
 
 
