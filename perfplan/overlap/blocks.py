@@ -325,7 +325,7 @@ def joined(blocks: Sequence[Block]) -> Block:
 def frequent(layers: Sequence[int], count: int) -> tuple[int, ...]:
     """The most frequent run of so many layers, by their kinds; the first of several.
 
-    >>> frequent((0, 1, 1, 1, 0, 1), 2)
+    >>> frequent((0, 1, 1, 1, 0, 1, 1), 2)
     (1, 1)
     """
     runs = Counter(tuple(layers[i : i + count]) for i in range(max(len(layers) - count + 1, 1)))
