@@ -19,6 +19,7 @@ PerfplanError                 exit code 2 unless said otherwise
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 __all__ = ["BadLayout", "BadQuantity", "CatalogError", "DuplicateId", "ExportError", "Indivisible", "Infeasible",
@@ -99,12 +100,21 @@ def nearest(name: str, names: Iterable[str], count: int = 3) -> tuple[str, ...]:
 
     >>> nearest("lama-3-70b", ["llama-3-70b", "gpt3-175b"])
     ('llama-3-70b',)
+    >>> nearest("NVIDIA H100 80GB HBM3", ["dgx-a100", "dgx-h100"])
+    ('dgx-h100',)
     """
     known = {n.lower(): n for n in names}
     wanted = name.lower()
     inside = sorted((n for n in known if wanted and wanted in n), key=len)
     close = [n for n in difflib.get_close_matches(wanted, known, n=count, cutoff=0.6) if n not in inside]
-    return tuple(known[n] for n in (inside + close)[:count])
+    return tuple(known[n] for n in (inside + close or _sharing(wanted, known))[:count])
+
+
+def _sharing(wanted: str, known: Iterable[str]) -> list[str]:
+    """Names with a numbered word of `wanted` in them, those of its earlier words first, then the shortest."""
+    numbered = [word for word in re.findall(r"[a-z0-9]+", wanted) if re.search(r"[a-z]\d|\d[a-z]", word)]
+    places = {n: [i for i, word in enumerate(numbered) if word in re.findall(r"[a-z0-9]+", n)] for n in known}
+    return sorted((n for n in places if places[n]), key=lambda n: (places[n][0], len(n), n))
 
 
 def offer(name: str, names: Iterable[str]) -> str:

@@ -122,7 +122,7 @@ def explain(
     elif model is None and "line" not in given:
         _refuse(given, {*given}.difference(OF_FORMULA), "belongs to an estimate; name its model after the quantity")
         _formula(output, quantity, latex)
-    elif "isl" in given or "osl" in given:
+    elif "isl" in given or "osl" in given or _serves(line, catalog):
         _refuse(given, {*given}.difference(OF_SERVING), "belongs to training; leave it, or --isl and --osl, out")
         _served(output, quantity, model or "", cluster, layout, line, depth, latex,
                 Catalog(catalog or (), settings or ()), length=(isl, osl), concurrency=concurrency, engine=engine,
@@ -154,6 +154,15 @@ def explain(
             _turning(output, quantity, make, break_even)
         else:
             _tree(output, quantity, make, depth, latex)
+
+
+def _serves(line: tuple[str, str] | None, catalog: options.Folders) -> bool:
+    """Whether a launch line is of a serving engine."""
+    from perfplan.catalog import Catalog
+
+    entries = Catalog(catalog or ())
+    return line is not None and line[0] in entries.ids("launcher") and (
+        entries.launcher(line[0]).get("phase") == "serving")
 
 
 def _refuse(given: dict[str, str], unwanted: set[str], why: str) -> None:

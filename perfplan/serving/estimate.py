@@ -10,7 +10,7 @@ from typing import Any
 
 from perfplan.errors import Infeasible, OutOfRange
 from perfplan.formulas import serving as formulas
-from perfplan.formulas.core import ceil, ceil_div, maximum, minimum, where
+from perfplan.formulas.core import ceil, ceil_div, maximum, minimum, total, where
 from perfplan.formulas.serving_bounds import exposed_kv_transfer
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout
@@ -157,11 +157,11 @@ def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurren
              "ahead": formulas.turns_wait(engine.ahead, others, own), "step": HALF * residual,
              "burst": burst, "place": formulas.queued_time(engine.waiting, rate),
              "cache": formulas.queued_time(maximum(slots - active, 0.0) * layout.adp, rate)}
-    ttft, total = whole(waits), rate * layout.dp
+    ttft, rate = total("T_ttft", "s", waits), rate * layout.dp
     binding = _binding(decode, prompt, steps, slots, active)
     spread = (closed_first_tokens(ttft, residual, engine.burst, others * own),
               closed_tokens(tpot, 2 * burst / maximum(osl - 1, 1)))
-    return Steady(ttft, tpot, total, total * osl, active * layout.adp, decode, prompt, *spread, binding, waits)
+    return Steady(ttft, tpot, rate, rate * osl, active * layout.adp, decode, prompt, *spread, binding, waits)
 
 
 def _binding(decode: dict[str, Any], prompt: dict[str, Any], steps: Any, slots: Any, active: Any) -> str:

@@ -97,6 +97,7 @@ def test_break_even_is_where_compute_equals_communication(estimate):
     [
         (["dq", *JOB, *LAYOUT], "no quantity 'dq'"),
         (["dp", *JOB], "needs --layout"),
+        (["ttft", "--from", "vllm", "vllm serve meta-llama/Llama-3.1-8B", "--cluster", "dgx-h100"], "--isl and --osl"),
         (["T_AG,ring", "--cluster", "dgx-h100"], "--cluster belongs to an estimate"),
         (["T_AG,ring", "--depth", "2"], "--depth belongs to an estimate"),
         (["step_time", *JOB, *LAYOUT, "--break-even", "clock"], "no hardware number 'clock'"),
