@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from perfplan.cli import options, serving
+from perfplan.cli.groups import grouped
 
 __all__ = ["diagnose"]
 
 
+@grouped
 def diagnose(
     model: options.Model,
     cluster: options.Cluster,
@@ -49,20 +51,14 @@ def diagnose(
             "--kv-per-token", metavar="B", show_default=False, help="The cache per token that was reckoned with."
         ),
     ] = "",
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """Explain a measured throughput: bound, estimate, requests in flight by Little's law, and the likely cause."""
     from perfplan.api import diagnose_serve
-    from perfplan.catalog import Catalog
-    from perfplan.report import Output
     from perfplan.report.diagnosis import CAUSE_COLUMNS, diagnosis_document, diagnosis_rows, diagnosis_text
     from perfplan.serving.words import tokens
 
-    output = Output(csv, json, save)
     found = diagnose_serve(
         model,
         cluster=cluster,
@@ -78,6 +74,6 @@ def diagnose(
         expected=expected,
         peak=peak,
         kv_per_token=kv_per_token,
-        catalog=Catalog(catalog or (), settings or ()),
+        catalog=catalog,
     )
     output.emit(diagnosis_text(found), diagnosis_rows(found), CAUSE_COLUMNS, diagnosis_document(found))

@@ -32,22 +32,16 @@ def train(
     gpus: options.LayoutGpus = None,
     precision: options.Precision = "bf16",
     job: options.Job = None,
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """Tell what one layout of a training job costs: step time and memory by part, whether it fits."""
     from perfplan.api import estimate_train
-    from perfplan.catalog import Catalog
     from perfplan.cli.launch import flags_for, from_line, known_framework
-    from perfplan.report import Output
     from perfplan.report.training import estimate_columns, estimate_document, estimate_row, estimate_text
 
-    output, entries = Output(csv, json, save), Catalog(catalog or (), settings or ())
-    known_framework(launch, entries)
-    read = from_line(line, model, gpus, entries)
+    known_framework(launch, catalog)
+    read = from_line(line, model, gpus, catalog)
     estimate = estimate_train(
         model,
         cluster=cluster,
@@ -58,9 +52,9 @@ def train(
         precision=precision,
         **job,
         launch=read,
-        catalog=entries,
+        catalog=catalog,
     )
-    flags = flags_for(estimate, launch, entries)
+    flags = flags_for(estimate, launch, catalog)
     document = estimate_document(estimate) | flags.document(read)
     output.emit(estimate_text(estimate) + flags.text, [estimate_row(estimate)], estimate_columns(estimate), document)
 
@@ -92,33 +86,27 @@ def serve(
     steps: serving.Steps = None,
     cached: serving.Cached = None,
     launch: options.ServeLaunch = "",
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """Tell what a deployment delivers: TTFT, TPOT, tokens per second, by op. Without a load all requests are queued."""
-    from perfplan.catalog import Catalog
     from perfplan.catalog.check import refuse_unused
     from perfplan.cli.launch import deployed, known_framework, served_line
     from perfplan.export.served import served_job
-    from perfplan.report import Output
     from perfplan.report.serving import DEPLOYMENT_COLUMNS, deployment_document, deployment_row, deployment_text
     from perfplan.serving.deploy import deployment
     from perfplan.serving.reuse import reuse_of
     from perfplan.serving.words import rate_of, tokens
 
-    source, output = Catalog(catalog or (), settings or ()), Output(csv, json, save)
-    known_framework(launch, source, "serving")
-    read = served_line(line, model, source)
+    known_framework(launch, catalog, "serving")
+    read = served_line(line, model, catalog)
     job, parsed = served_job(
-        model, cluster, layout, read, source, length=tokens(isl) + tokens(osl), engine=engine, weights=weights, kv=kv,
+        model, cluster, layout, read, catalog, length=tokens(isl) + tokens(osl), engine=engine, weights=weights, kv=kv,
         reuse=reuse_of(**cached), **steps)
-    refuse_unused(source)
+    refuse_unused(catalog)
     found = deployment(job, parsed, tokens(isl), tokens(osl),
                        concurrency=concurrency, batch=batch, rate=rate_of(rate) if rate else None,
-                       bands=source.bands())
-    flags = deployed(found, launch, source)
+                       bands=catalog.bands())
+    flags = deployed(found, launch, catalog)
     document = deployment_document(found) | flags.document(read)
     output.emit(deployment_text(found) + flags.text, [deployment_row(found)], DEPLOYMENT_COLUMNS, document)

@@ -27,7 +27,7 @@ class Group:
     make: Callable[..., Any]
 
 
-def grouped(command: Callable[..., None]) -> Callable[..., None]:
+def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
     """The command with the options of each group in the place of the parameter that stands for it."""
     makers: dict[str, tuple[Callable[..., Any], list[str]]] = {}
     options: list[inspect.Parameter] = []
@@ -40,10 +40,10 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             makers[parameter.name] = group.make, [option.name for option in own]
 
     @wraps(command)
-    def call(**given: Any) -> None:
+    def call(**given: Any) -> Any:
         for name, (make, names) in makers.items():
             given[name] = make(**{option: given.pop(option) for option in names})
-        command(**given)
+        return command(**given)
 
     named = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
     call.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]

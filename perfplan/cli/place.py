@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from perfplan.cli import options, serving
+from perfplan.cli.groups import grouped
 
 __all__ = ["place"]
 
@@ -73,6 +74,7 @@ def _limit(value: float | None) -> float:
     return float("inf") if value is None else value
 
 
+@grouped
 def place(
     model: options.Model,
     cluster: options.Cluster,
@@ -144,27 +146,21 @@ def place(
     ] = "",
     write: Write = "",
     form: Form = "csv",
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """Place the experts of a model: cross-GPU traffic, balance and step time before and after, with a certificate."""
-    from perfplan.catalog import Catalog
     from perfplan.catalog.check import refuse_unused
     from perfplan.placement.outputs import written_placement
     from perfplan.placement.step import PHASES, Step, dispatching, routed_layers
     from perfplan.placement.study import Request, experts_within, fetch, study
-    from perfplan.report import Output
     from perfplan.report.files import write as write_file
     from perfplan.report.placement import OPTION_COLUMNS, option_rows, study_document, study_text
     from perfplan.serving.deploy import serving_job
 
-    source, output = Catalog(catalog or (), settings or ()), Output(csv, json, save)
-    job = serving_job(model, cluster, source, engine=engine, weights=weights)
-    job = dispatching(job, source, dispatcher)
-    refuse_unused(source)
+    job = serving_job(model, cluster, catalog, engine=engine, weights=weights)
+    job = dispatching(job, catalog, dispatcher)
+    refuse_unused(catalog)
     step = Step(job, ep, phase, PHASES.get(phase, 1) if tokens is None else tokens, context)
     request = Request(
         objective,

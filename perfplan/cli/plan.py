@@ -62,17 +62,13 @@ def train(
     fix: options.Fix = "",
     forbid: options.Forbid = "",
     job: options.Job = None,
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """Find the best layouts of a training job: time, memory, what binds, and the proof."""
     from perfplan.api import plan_train
-    from perfplan.catalog import Catalog
     from perfplan.cli.launch import flags_for, known_framework
-    from perfplan.report import Output, Progress
+    from perfplan.report import Progress
     from perfplan.report.auto import known_schedule, rescheduled
     from perfplan.report.plan import (
         FRONT_COLUMNS,
@@ -84,8 +80,7 @@ def train(
         plan_text,
     )
 
-    output, entries = Output(csv, json, save), Catalog(catalog or (), settings or ())
-    known_framework(launch, entries)
+    known_framework(launch, catalog)
     wanted = known_schedule(schedule)
     with Progress("pipeline splits searched") as progress:
         plan = plan_train(
@@ -102,10 +97,10 @@ def train(
             fix=fix,
             forbid=forbid,
             **job,
-            catalog=entries,
+            catalog=catalog,
             tick=progress.tick,
         )
-    flags = flags_for(plan.best, launch, entries)
+    flags = flags_for(plan.best, launch, catalog)
     more = rescheduled(plan.estimates, wanted)
     document = plan_document(plan) | flags.document() | more.document
     if front:
@@ -171,17 +166,12 @@ def serve(
         bool, typer.Option("--front", help="Print the front of throughput per accelerator against latency.")
     ] = False,
     launch: options.ServeLaunch = "",
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """Find the best deployment for a workload under latency limits: prompts and decodes together or in pools apart."""
     from perfplan.api import plan_serve, simulate_serve
-    from perfplan.catalog import Catalog
     from perfplan.cli.launch import known_framework, planned, served_line
-    from perfplan.report import Output
     from perfplan.report.serve_plan import (
         FRONT_COLUMNS,
         columns,
@@ -195,9 +185,8 @@ def serve(
     from perfplan.serving.plan import front as trades
     from perfplan.serving.words import tokens
 
-    output, entries = Output(csv, json, save), Catalog(catalog or (), settings or ())
-    known_framework(launch, entries, "serving")
-    read = served_line(line, model, entries)
+    known_framework(launch, catalog, "serving")
+    read = served_line(line, model, catalog)
     plan = plan_serve(
         model,
         cluster=cluster,
@@ -221,11 +210,11 @@ def serve(
         **cached,
         **steps,
         launch=read,
-        catalog=entries,
+        catalog=catalog,
     )
     runs = simulate_serve(plan, count=simulate, seed=seed)
     points = trades(plan) if front else []
-    flags = planned(plan, launch, entries)
+    flags = planned(plan, launch, catalog)
     document = serve_document(plan, runs, points) | flags.document(read)
     if front:
         text = f"{serve_text(plan, runs)}\n\n{front_text(points)}{flags.text}"

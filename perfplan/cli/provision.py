@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from perfplan.cli import options, serving
+from perfplan.cli.groups import grouped
 
 __all__ = ["provision"]
 
 
+@grouped
 def provision(
     model: options.Model,
     clusters: Annotated[
@@ -50,20 +52,14 @@ def provision(
     weights: serving.Weights = "",
     kv: serving.Kv = "",
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Pairings of machine types to print.")] = 6,
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """Choose machine types, counts, roles and power caps: least cost, power or servers, or the most throughput."""
     from perfplan.api import provision_serve
-    from perfplan.catalog import Catalog
-    from perfplan.report import Output
     from perfplan.report.provision import FLEET_COLUMNS, fleet_document, fleet_rows, fleet_text
     from perfplan.serving.words import tokens
 
-    output = Output(csv, json, save)
     found = provision_serve(
         model,
         clusters=options.words(clusters),
@@ -83,7 +79,7 @@ def provision(
         engine=engine,
         weights=weights,
         kv=kv,
-        catalog=Catalog(catalog or (), settings or ()),
+        catalog=catalog,
     )
     text = fleet_text(
         found.fleet, found.designs, found.workload, found.traffic, found.limits, found.model, found.caveats, top,

@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from perfplan.cli import options, serving
+from perfplan.cli.groups import grouped
 from perfplan.cli.place import Context, Dispatcher, Ep, Phase, Synthetic, Tokens, Write
 
 __all__ = ["replicate"]
 
 
+@grouped
 def replicate(
     model: options.Model,
     cluster: options.Cluster,
@@ -81,21 +83,16 @@ def replicate(
     ] = None,
     write: Write = "",
     form: Annotated[str, typer.Option("--form", metavar="sglang|vllm|csv", help="Form of --write.")] = "sglang",
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """Replicate hot experts: EPLB's plan beside better ones with equal and unequal split, their gaps and step times."""
-    from perfplan.catalog import Catalog
     from perfplan.catalog.check import refuse_unused
     from perfplan.errors import Unsupported
     from perfplan.placement.outputs import written
     from perfplan.placement.replicated import asked, choose, replicated, solver_seconds, sweep
     from perfplan.placement.step import PHASES, Step, dispatching, routed_layers
     from perfplan.placement.study import fetch
-    from perfplan.report import Output
     from perfplan.report.files import write as write_file
     from perfplan.report.placement import (
         CHOICE_COLUMNS,
@@ -109,10 +106,9 @@ def replicate(
     )
     from perfplan.serving.deploy import serving_job
 
-    source, output = Catalog(catalog or (), settings or ()), Output(csv, json, save)
-    job = serving_job(model, cluster, source, engine=engine, weights=weights)
-    job = dispatching(job, source, dispatcher)
-    refuse_unused(source)
+    job = serving_job(model, cluster, catalog, engine=engine, weights=weights)
+    job = dispatching(job, catalog, dispatcher)
+    refuse_unused(catalog)
     step = Step(job, ep, phase, PHASES.get(phase, 1) if tokens is None else tokens, context)
     wanted, given = asked(step, redundant, evaluate)
     routing = fetch(job, loads, synthetic)

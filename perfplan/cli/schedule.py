@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from perfplan.cli import options, serving
+from perfplan.cli.groups import grouped
 from perfplan.errors import OutOfRange, offer
 
 __all__ = ["app"]
@@ -49,6 +50,7 @@ def group() -> None:
 
 
 @app.command("pipeline")
+@grouped
 def pipeline(
     model: options.Model,
     cluster: options.Cluster,
@@ -73,16 +75,11 @@ def pipeline(
     trace: Trace = None,
     drawing: Svg = None,
     diff: Diff = "",
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """Compare pipeline schedules on the stages of a layout: step, bubble and memory by event simulation."""
     from perfplan.api import schedule_pipeline
-    from perfplan.catalog import Catalog
-    from perfplan.report import Output
     from perfplan.report.schedule import PIPELINE_COLUMNS, pipeline_rows
     from perfplan.report.views import pipeline_files, pipeline_view
 
@@ -99,14 +96,15 @@ def pipeline(
         mtp=mtp,
         compare=() if compare == "all" else options.words(compare),
         balance=balance,
-        catalog=Catalog(catalog or (), settings or ()),
+        catalog=catalog,
     )
     text, document = pipeline_view(found, gantt, options.words(diff))
     pipeline_files(found, trace, drawing)
-    Output(csv, json, save).emit(text, pipeline_rows(found.pipeline, found.rows), PIPELINE_COLUMNS, document)
+    output.emit(text, pipeline_rows(found.pipeline, found.rows), PIPELINE_COLUMNS, document)
 
 
 @app.command("layer")
+@grouped
 def layer(
     model: options.Model,
     cluster: options.Cluster,
@@ -149,16 +147,11 @@ def layer(
     windows: Annotated[
         float, typer.Option("--windows", metavar="N", help="Windows of two layers that the trace of --against holds.")
     ] = 1.0,
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """Overlap inside two layers: published techniques on one graph of operations, and the best order with its gap."""
     from perfplan.api import schedule_layer
-    from perfplan.catalog import Catalog
-    from perfplan.report import Output
     from perfplan.report.schedule import LAYER_COLUMNS, layer_rows
     from perfplan.report.views import layer_view, write_timelines
     from perfplan.serving.words import tokens
@@ -184,14 +177,15 @@ def layer(
         kv=kv,
         precision=precision,
         framework=framework,
-        catalog=Catalog(catalog or (), settings or ()),
+        catalog=catalog,
     )
     text, document = layer_view(found, gantt, options.words(diff), against, windows)
     write_timelines(found.timelines, trace, drawing)
-    Output(csv, json, save).emit(text, layer_rows(found), LAYER_COLUMNS, document)
+    output.emit(text, layer_rows(found), LAYER_COLUMNS, document)
 
 
 @app.command("moe")
+@grouped
 def moe(
     model: options.Model,
     cluster: options.Cluster,
@@ -206,16 +200,11 @@ def moe(
     precision: options.Precision = "bf16",
     framework: options.Framework = "",
     routing_skew: options.Skew = 1.0,
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """Cut a mixture-of-experts layer into chunks (FSMoE): the best number, forward and backward, and its gradients."""
     from perfplan.api import schedule_moe
-    from perfplan.catalog import Catalog
-    from perfplan.report import Output
     from perfplan.report.chunked import CHUNKED_COLUMNS, chunked_document, chunked_rows, chunked_text
 
     found = schedule_moe(
@@ -228,12 +217,13 @@ def moe(
         precision=precision,
         framework=framework,
         routing_skew=routing_skew,
-        catalog=Catalog(catalog or (), settings or ()),
+        catalog=catalog,
     )
-    Output(csv, json, save).emit(chunked_text(found), chunked_rows(found), CHUNKED_COLUMNS, chunked_document(found))
+    output.emit(chunked_text(found), chunked_rows(found), CHUNKED_COLUMNS, chunked_document(found))
 
 
 @app.command("offload")
+@grouped
 def offload(
     model: options.Model,
     cluster: options.Cluster,
@@ -256,16 +246,11 @@ def offload(
     precision: options.Precision = "bf16",
     framework: options.Framework = "deepspeed",
     overlap: options.Overlap = "",
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """Offload of a layout: optimizer state on device, host or NVMe and what updates it; gradients, activations."""
     from perfplan.api import schedule_offload
-    from perfplan.catalog import Catalog
-    from perfplan.report import Output
     from perfplan.report.offload import OFFLOAD_COLUMNS, offload_document, offload_rows, offload_text
 
     found = schedule_offload(
@@ -280,12 +265,13 @@ def offload(
         precision=precision,
         framework=framework,
         overlap=options.overlaps(overlap),
-        catalog=Catalog(catalog or (), settings or ()),
+        catalog=catalog,
     )
-    Output(csv, json, save).emit(offload_text(found), offload_rows(found), OFFLOAD_COLUMNS, offload_document(found))
+    output.emit(offload_text(found), offload_rows(found), OFFLOAD_COLUMNS, offload_document(found))
 
 
 @app.command("gap")
+@grouped
 def gap(
     model: options.Model,
     cluster: options.Cluster,
@@ -315,16 +301,11 @@ def gap(
     engine: serving.Engine = "trtllm",
     weights: serving.Weights = "",
     kv: serving.Kv = "",
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """Split a step into what physics demands, what the layout adds, what the schedule adds, and what is unexplained."""
     from perfplan.api import gap_serve, gap_train
-    from perfplan.catalog import Catalog
-    from perfplan.report import Output
     from perfplan.report.schedule import (
         GAP_COLUMNS,
         gap_document,
@@ -341,16 +322,16 @@ def gap(
               "--kv": kv})
     if phase not in (phases := ("train", "decode", "prefill")):
         raise OutOfRange(f"phase {phase!r} is unknown{offer(phase, phases)}")
-    found_in, spent = Catalog(catalog or (), settings or ()), measured or None
+    spent = measured or None
     if phase == "train":
         step, found = gap_train(model, cluster=cluster, layout=layout, measured=spent, precision=precision,
                                 global_batch=_needed(global_batch, "--global-batch"),
                                 seq_len=_needed(seq_len, "--seq-len"), framework=framework,
-                                overlap=options.overlaps(overlap), routing_skew=routing_skew, catalog=found_in)
+                                overlap=options.overlaps(overlap), routing_skew=routing_skew, catalog=catalog)
         title, place = trained_title(step), str(step.layout)
     else:
         served, found = gap_serve(model, cluster=cluster, layout=layout, phase=phase, measured=spent, engine=engine,
                                   batch=_needed(batch, "--batch"), context=tokens(context), weights=weights,
-                                  kv=kv, catalog=found_in)
+                                  kv=kv, catalog=catalog)
         title, place = served_title(served), str(served.layout)
-    Output(csv, json, save).emit(gap_text(found, title), gap_rows(found), GAP_COLUMNS, gap_document(found, place))
+    output.emit(gap_text(found, title), gap_rows(found), GAP_COLUMNS, gap_document(found, place))

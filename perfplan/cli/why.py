@@ -31,21 +31,15 @@ def train(
     fix: options.Fix = "",
     forbid: options.Forbid = "",
     job: options.Job = None,
-    settings: options.Settings = None,
-    catalog: options.Folders = None,
-    csv: options.Csv = None,
-    json: options.Json = False,
-    save: options.Save = None,
+    catalog: options.Entries = None,
+    output: options.Out = None,
 ) -> None:
     """Tell why a layout is not the plan: in the space or not, why rejected, how far behind and in which parts."""
     from perfplan.api import why_train
-    from perfplan.catalog import Catalog
     from perfplan.cli.launch import from_line, line_document
-    from perfplan.report import Output
     from perfplan.report.plan import WHY_COLUMNS, why_document, why_rows, why_text
 
-    output, entries = Output(csv, json, save), Catalog(catalog or (), settings or ())
-    read = from_line(line, model, gpus, entries)
+    read = from_line(line, model, gpus, catalog)
     answer = why_train(
         model,
         cluster=cluster,
@@ -58,7 +52,7 @@ def train(
         forbid=forbid,
         **job,
         launch=read,
-        catalog=entries,
+        catalog=catalog,
     )
     asked = layout or (str(read.layout) if read else "")
     document = why_document(answer) | line_document(read)
