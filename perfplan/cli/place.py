@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from perfplan.cli import options, serving
-from perfplan.cli.groups import grouped
+from perfplan.cli.groups import Group, grouped
 
 __all__ = ["place"]
 
@@ -70,6 +70,21 @@ TimeLimit = Annotated[
 ]
 
 
+def _stage(
+    phase: Phase = "prefill",
+    tokens: Tokens = None,
+    context: Context = 4096,
+    engine: serving.Engine = "sglang",
+    weights: serving.Weights = "",
+    dispatcher: Dispatcher = "",
+) -> dict[str, Any]:
+    return locals()
+
+
+Stage = Annotated[Any, Group(_stage)]
+"""The step that placements are priced by: arguments of `placement.step.step_of` by name."""
+
+
 def _limit(value: float | None) -> float:
     return float("inf") if value is None else value
 
@@ -118,12 +133,7 @@ def place(
             help="Dispatch and combine in every layer, or ExFlow's: a token stays where its expert was.",
         ),
     ] = "round-trip",
-    phase: Phase = "prefill",
-    tokens: Tokens = None,
-    context: Context = 4096,
-    engine: serving.Engine = "sglang",
-    weights: serving.Weights = "",
-    dispatcher: Dispatcher = "",
+    stage: Stage = None,
     method: Annotated[
         str, typer.Option("--method", metavar="auto|exact|search|milp", help="How to solve it.")
     ] = "auto",
@@ -150,18 +160,13 @@ def place(
     output: options.Out = None,
 ) -> None:
     """Place the experts of a model: cross-GPU traffic, balance and step time before and after, with a certificate."""
-    from perfplan.catalog.check import refuse_unused
     from perfplan.placement.outputs import written_placement
-    from perfplan.placement.step import PHASES, Step, dispatching, routed_layers
+    from perfplan.placement.step import routed_layers, step_of
     from perfplan.placement.study import Request, experts_within, fetch, study
     from perfplan.report.files import write as write_file
     from perfplan.report.placement import OPTION_COLUMNS, option_rows, study_document, study_text
-    from perfplan.serving.deploy import serving_job
 
-    job = serving_job(model, cluster, catalog, engine=engine, weights=weights)
-    job = dispatching(job, catalog, dispatcher)
-    refuse_unused(catalog)
-    step = Step(job, ep, phase, PHASES.get(phase, 1) if tokens is None else tokens, context)
+    step = step_of(model, cluster, ep, catalog, **stage)
     request = Request(
         objective,
         weight,
@@ -175,8 +180,8 @@ def place(
         current,
         experts_within(step, memory_budget),
     )
-    found = study(step, fetch(job, trace, synthetic), request)
+    found = study(step, fetch(step.job, trace, synthetic), request)
     if write:
-        text = written_placement(form, found.best.placed, ep, routed_layers(job), len(job.model.layers))
+        text = written_placement(form, found.best.placed, ep, routed_layers(step.job), len(step.job.model.layers))
         write_file(write, text)
     output.emit(study_text(found), option_rows(found), OPTION_COLUMNS, study_document(found))

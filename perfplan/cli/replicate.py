@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from perfplan.cli import options, serving
+from perfplan.cli import options
 from perfplan.cli.groups import grouped
-from perfplan.cli.place import Context, Dispatcher, Ep, Phase, Synthetic, Tokens, Write
+from perfplan.cli.place import Ep, Stage, Synthetic, Write
 
 __all__ = ["replicate"]
 
@@ -50,12 +50,7 @@ def replicate(
             " unless given.",
         ),
     ] = "",
-    phase: Phase = "prefill",
-    tokens: Tokens = None,
-    context: Context = 4096,
-    engine: serving.Engine = "sglang",
-    weights: serving.Weights = "",
-    dispatcher: Dispatcher = "",
+    stage: Stage = None,
     evaluate: Annotated[
         str,
         typer.Option(
@@ -87,11 +82,10 @@ def replicate(
     output: options.Out = None,
 ) -> None:
     """Replicate hot experts: EPLB's plan beside better ones with equal and unequal split, their gaps and step times."""
-    from perfplan.catalog.check import refuse_unused
     from perfplan.errors import Unsupported
     from perfplan.placement.outputs import written
     from perfplan.placement.replicated import asked, choose, replicated, solver_seconds, sweep
-    from perfplan.placement.step import PHASES, Step, dispatching, routed_layers
+    from perfplan.placement.step import routed_layers, step_of
     from perfplan.placement.study import fetch
     from perfplan.report.files import write as write_file
     from perfplan.report.placement import (
@@ -104,14 +98,10 @@ def replicate(
         sweep_rows,
         sweep_text,
     )
-    from perfplan.serving.deploy import serving_job
 
-    job = serving_job(model, cluster, catalog, engine=engine, weights=weights)
-    job = dispatching(job, catalog, dispatcher)
-    refuse_unused(catalog)
-    step = Step(job, ep, phase, PHASES.get(phase, 1) if tokens is None else tokens, context)
+    step = step_of(model, cluster, ep, catalog, **stage)
     wanted, given = asked(step, redundant, evaluate)
-    routing = fetch(job, loads, synthetic)
+    job, routing = step.job, fetch(step.job, loads, synthetic)
     if len(wanted) > 1:
         if policy or groups > 1 or certify:
             raise Unsupported(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from perfplan.catalog import Catalog
+from perfplan.catalog.check import refuse_unused
 from perfplan.catalog.specs import Moe
 from perfplan.errors import Indivisible, OutOfRange, SpecError, Unsupported, offer
 from perfplan.formulas.collectives import reached_groups
@@ -23,6 +24,7 @@ from perfplan.placement.bounds import load_bound
 from perfplan.placement.dispatch import reached
 from perfplan.placement.routing import Array, Routing, Whole
 from perfplan.placement.score import gpu_loads
+from perfplan.serving.deploy import serving_job
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout, check
 from perfplan.serving.memory import per_token
@@ -53,6 +55,16 @@ def dispatching(job: ServingJob, catalog: Catalog, text: str) -> ServingJob:
     name, _, algorithm = text.partition(":")
     library = dispatched_by(catalog.library(name), algorithm)
     return replace(job, cluster=replace(job.cluster, dispatcher=library))
+
+
+def step_of(
+    model: str, cluster: str, ep: int, catalog: Catalog, *, phase: str, tokens: int | None, context: int, engine: str,
+    weights: str, dispatcher: str,
+) -> Step:
+    """The step that a placement is priced by, from catalog ids. tokens: per GPU, by phase unless given."""
+    job = dispatching(serving_job(model, cluster, catalog, engine=engine, weights=weights), catalog, dispatcher)
+    refuse_unused(catalog)
+    return Step(job, ep, phase, PHASES.get(phase, 1) if tokens is None else tokens, context)
 
 
 def routed_layers(job: ServingJob) -> list[int]:
