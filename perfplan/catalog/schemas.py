@@ -402,7 +402,6 @@ class EngineFields(_Part):
     burst: Fraction | None = None
     ahead: Number | None = None
     stream: Duration | None = None
-    waiting: Number | None = None
     unit_rate: Annotated[float, Quantity("B/s", 0, 1e12)] | None = None
     products: Fraction | None = None
     narrow: bool | None = None
@@ -449,7 +448,6 @@ class EngineFile(_File):
     burst: Fraction = 0.0
     ahead: Number = 0.0
     stream: Duration = 0.0
-    waiting: Number = 0.0
     unit_rate: Annotated[float, Quantity("B/s", 0, 1e12)] = 0.0
     products: Fraction = 0.0
     narrow: bool = False

@@ -421,8 +421,7 @@ class Engine:
     [1]; throttled: whether the matrix units run at the clock that a long run sustains, as where all requests are queued
     from the start, or at the full clock, for decodes leave them idle; burst: share of the requests of a closed loop
     that arrive together [1]; ahead: steps with a neighbour's prompt that the prompt of a request in a closed loop waits
-    for [1]; stream: time that every user of a closed loop adds to first tokens, for all go through one server [s];
-    waiting: requests that wait for a place in the batch [1].
+    for [1]; stream: time that every user of a closed loop adds to first tokens, for all go through one server [s].
     """
 
     id: str
@@ -445,7 +444,6 @@ class Engine:
     eager: float
     compute: float
     burst: float
-    waiting: float = 0.0
     ahead: float = 0.0
     stream: float = 0.0
     launch: float = 0.0

@@ -155,8 +155,7 @@ def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurren
     waits = {"load": loading_time(job, layout, isl, whole(alone)), "server": engine.first,
              "streams": engine.stream * (concurrency / layout.dp), "prompt": whole(alone),
              "ahead": formulas.turns_wait(engine.ahead, others, own), "step": HALF * residual,
-             "burst": burst, "place": formulas.queued_time(engine.waiting, rate),
-             "cache": formulas.queued_time(maximum(slots - active, 0.0) * layout.adp, rate)}
+             "burst": burst, "cache": formulas.queued_time(maximum(slots - active, 0.0) * layout.adp, rate)}
     ttft, rate = total("T_ttft", "s", waits), rate * layout.dp
     binding = _binding(decode, prompt, steps, slots, active)
     spread = (closed_first_tokens(ttft, residual, engine.burst, others * own),
@@ -178,7 +177,7 @@ def saturated(job: ServingJob, layout: ServingLayout, isl: int, osl: int, reques
     """All requests queued from the start: the batch is as large as the memory and the engine allow."""
     room = capacity(job, layout, isl, osl)
     queued = room * layout.adp * layout.dp if requests is None else min(requests, room * layout.adp * layout.dp)
-    plain = replace(job.engine, burst=0.0, together=0.0, waiting=0.0)
+    plain = replace(job.engine, burst=0.0, together=0.0)
     return steady(replace(job, engine=plain), layout, isl, osl, queued, room)
 
 
@@ -205,7 +204,7 @@ def at_rate(job: ServingJob, layout: ServingLayout, isl: int, osl: int, rate: fl
     if rate <= 0:
         raise OutOfRange(f"rate is {rate:g} requests/s, but must be above 0")
     room = capacity(job, layout, isl, osl)
-    plain = replace(job, engine=replace(job.engine, burst=0.0, together=0.0, waiting=0.0))
+    plain = replace(job, engine=replace(job.engine, burst=0.0, together=0.0))
     top = steady(plain, layout, isl, osl, room * layout.adp * layout.dp, room)
     if rate >= top.rate:
         raise Infeasible(f"{rate:g} requests/s of {isl}+{osl} tokens are beyond layout {str(layout)!r}, which saturates"

@@ -102,7 +102,7 @@ class Columns:
 def with_constants(engine: Engine, values: Mapping[str, float]) -> Engine:
     """The engine with constants of TPOT, and those that follow from them."""
     changed: dict[str, Any] = {"eager": values["overhead"], "prompt": values["step"] + EAGER, **values}
-    return replace(engine, waiting=0.0, **changed)
+    return replace(engine, **changed)
 
 
 def columns_of(runs: Sequence[Run], pricer: Pricer) -> list[Columns]:

@@ -151,7 +151,7 @@ def test_curves_say_what_the_estimate_says(text, batch):
     from perfplan.serving.layout import ServingLayout
 
     job = serving_job("llama-3.1-8b", "dgx-h100", CATALOG, engine="vllm")
-    job = replace(job, engine=replace(job.engine, burst=0.0, waiting=0.0))
+    job = replace(job, engine=replace(job.engine, burst=0.0))
     layout = ServingLayout.parse(text)
     one = curve(job, layout, fixed_workload(1000, 200))
     given = steady(job, layout, 1000, 200, batch)
