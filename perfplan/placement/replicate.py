@@ -20,6 +20,9 @@ from perfplan.placement.descent import Layer
 from perfplan.placement.routing import Array, Whole
 
 __all__ = [
+    "EPLB",
+    "EQUAL",
+    "FRACTIONAL",
     "Plan",
     "check_slots",
     "eplb",
@@ -33,6 +36,8 @@ __all__ = [
     "shared",
 ]
 
+EPLB, EQUAL, FRACTIONAL = "EPLB", "equal split", "fractional split"
+"""Rules that make a plan: EPLB's algorithm; the best found whose replicas share loads evenly, or as they like."""
 _ENUMERATED = 20_000  # ways to give out the redundant slots that are all tried
 _TRIES = 100_000  # swaps times experts at one level of the unequal split
 _LEVELS = 10
@@ -42,16 +47,30 @@ _SEED = 7
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Replicas of all layers. slots: experts [layer, slot]; shares: of their expert's load [layer, slot]; proven: which
-    layers no plan of the same kind can better; least: maximal load of a GPU that no plan can go below [layer]; by: what
-    says so."""
+    """Replicas of all layers. rule: what made it; slots: experts [layer, slot]; shares: of their expert's load [layer,
+    slot]; proven: which layers no plan of the same kind can better; least: maximal load of a GPU that no plan can go
+    below [layer]; by: what says so; nodes, groups: more than 1 where groups of experts stay on one node."""
 
-    name: str
+    rule: str
     slots: Whole
     shares: Array
     proven: Array
     least: Array
     by: str = "mean load and largest replica"
+    nodes: int = 1
+    groups: int = 1
+
+    @property
+    def name(self) -> str:
+        """The rule and whether it holds node by node: "equal split by node", "EPLB global"."""
+        if self.nodes > 1:
+            return f"{self.rule} by node"
+        return f"{self.rule} global" if self.rule == EPLB else self.rule
+
+    @property
+    def even(self) -> bool:
+        """Whether the replicas of an expert share its load evenly, which every engine can run."""
+        return self.rule != FRACTIONAL
 
     def gpu_loads(self, loads: Array, gpus: int) -> Array:
         """Load of each GPU [layer, GPU]."""
@@ -321,7 +340,6 @@ def shared(loads: Array, table: Whole, gpus: int) -> tuple[Whole, Array]:
 
 
 # ---------------------------------------------------------------- all plans
-
 def _least(loads: Array, slots: int, gpus: int, even: bool) -> float:
     """Load that some GPU has at least: the mean, or with equal shares the largest replica of the best counts."""
     mean = float(loads.sum()) / gpus
@@ -336,22 +354,20 @@ def plans(loads: Array, slots: int, gpus: int, nodes: int = 1, groups: int = 1) 
     layers, experts = loads.shape
     nothing = np.zeros(layers)
     least = {even: np.array([_least(row, slots, gpus, even) for row in loads]) for even in (True, False)}
-    found = []
-    for name, level in (("EPLB by node", nodes), ("EPLB global", 1)):
-        if level > 1 or name == "EPLB global":
-            table = eplb(loads, slots, gpus, level, groups if level > 1 else 1)
-            found.append(Plan(name, table, np.stack([_even(row, experts) for row in table]), nothing, least[True]))
+    found = [given_plan(EPLB, eplb(loads, slots, gpus), loads, gpus)]
     if nodes > 1:
-        for name, method, alike in (("equal split", _equal, True), ("fractional split", fractional_split, False)):
+        by_node = given_plan(EPLB, eplb(loads, slots, gpus, nodes, groups), loads, gpus)
+        found.insert(0, replace(by_node, nodes=nodes, groups=groups))
+        for rule, method in ((EQUAL, _equal), (FRACTIONAL, fractional_split)):
             rows = [_by_node(row, slots, gpus, nodes, groups, method) for row in loads]
-            found.append(_plan(f"{name} by node", rows, nothing, least[alike]))
+            plan = _plan(rule, rows, nothing, least[rule == EQUAL])
+            found.append(replace(plan, nodes=nodes, groups=groups))
     best = [equal_split(row, slots, gpus) for row in loads]
     even = _even_plan(best, least[True])
     if slots == experts:  # one replica each: there is nothing to split
-        return [*found, even, replace(even, name="fractional split")]
-    found.append(even)
+        return [*found, even, replace(even, rule=FRACTIONAL)]
     split = [fractional_split(row, slots, gpus, table) for row, (table, _, _) in zip(loads, best, strict=True)]
-    return [*found, _plan("fractional split", split, nothing, least[False])]
+    return [*found, even, _plan(FRACTIONAL, split, nothing, least[False])]
 
 
 def given_plan(name: str, table: Whole, loads: Array, gpus: int) -> Plan:
@@ -364,17 +380,17 @@ def given_plan(name: str, table: Whole, loads: Array, gpus: int) -> Plan:
 def even_plans(loads: Array, slots: int, gpus: int) -> list[Plan]:
     """EPLB's global plan and the better one with equal shares."""
     least = np.array([_least(row, slots, gpus, True) for row in loads])
-    first = given_plan("EPLB global", eplb(loads, slots, gpus), loads, gpus)
+    first = given_plan(EPLB, eplb(loads, slots, gpus), loads, gpus)
     return [first, _even_plan([equal_split(row, slots, gpus) for row in loads], least)]
 
 
 def _even_plan(rows: list[tuple[Whole, Array, bool]], least: Array) -> Plan:
     proven = np.array([float(certain) for _, _, certain in rows])
-    return _plan("equal split", [(table, shares) for table, shares, _ in rows], proven, least)
+    return _plan(EQUAL, [(table, shares) for table, shares, _ in rows], proven, least)
 
 
-def _plan(name: str, rows: list[tuple[Whole, Array]], proven: Array, least: Array) -> Plan:
-    return Plan(name, np.stack([row for row, _ in rows]), np.stack([shares for _, shares in rows]), proven, least)
+def _plan(rule: str, rows: list[tuple[Whole, Array]], proven: Array, least: Array) -> Plan:
+    return Plan(rule, np.stack([row for row, _ in rows]), np.stack([shares for _, shares in rows]), proven, least)
 
 
 def _equal(loads: Array, slots: int, gpus: int) -> tuple[Whole, Array]:

@@ -24,18 +24,17 @@ __all__ = ["certified", "solved_layer"]
 _MOST = 6000  # variables of a layer
 
 
-def certified(plan: Plan, loads: Array, gpus: int, even: bool, end: float, nodes: int = 1, groups: int = 1) -> Plan:
-    """The plan, each layer bettered by the solver or bounded, until `end` (`time.monotonic`), shared by the layers.
-
-    even: whether replicas share a load evenly; nodes, groups: more than 1 for plans by node.
-    """
+def certified(plan: Plan, loads: Array, gpus: int, end: float) -> Plan:
+    """The plan, each layer bettered by the solver or bounded, until `end` (`time.monotonic`), shared by the layers."""
     slots, shares, proven, least = plan.slots.copy(), plan.shares.copy(), plan.proven.copy(), plan.least.copy()
     for layer, row in enumerate(loads):
         left = (end - time.monotonic()) / (len(loads) - layer)
         if proven[layer] or left <= 0:
             continue
         start = slots[layer], shares[layer]
-        (slots[layer], shares[layer]), least[layer], done = solved_layer(row, start, gpus, even, left, nodes, groups)
+        (slots[layer], shares[layer]), least[layer], done = solved_layer(
+            row, start, gpus, plan.even, left, plan.nodes, plan.groups
+        )
         proven[layer] = float(done)
         least[layer] = max(least[layer], plan.least[layer])
     return replace(plan, slots=slots, shares=shares, proven=proven, least=least, by="HiGHS' dual bound")

@@ -12,7 +12,7 @@ import numpy as np
 from perfplan.errors import OutOfRange, SpecError, Unsupported, offer
 from perfplan.optimize.certificate import Certificate
 from perfplan.placement.given import read_slots
-from perfplan.placement.replicate import Plan, check_slots, even_plans, given_plan, plans
+from perfplan.placement.replicate import EPLB, EQUAL, Plan, check_slots, even_plans, given_plan, plans
 from perfplan.placement.replicate_milp import certified
 from perfplan.placement.routing import Array, Routing, Whole
 from perfplan.placement.step import Step, Timed, routed_layers
@@ -100,33 +100,28 @@ def replicated(
         np.zeros(routing.layers),
         routing.loads.sum(axis=1) / step.gpus,
     )
-    found = [none, *plans(routing.loads, slots, step.gpus, nodes if groups > 1 else 1, groups)]
+    found = plans(routing.loads, slots, step.gpus, nodes if groups > 1 else 1, groups)
     if certify:
-        spans = {name: (nodes, groups) if "by node" in name else (1, 1) for name in (plan.name for plan in found)}
-        found = _certified(found, routing.loads, step.gpus, certify, spans)
+        found = _certified(found, routing.loads, step.gpus, certify)
     if given is not None:
         found.append(given_plan(*given, routing.loads, step.gpus))
-    return Replicated(step, routing, redundant, nodes, tuple(_choice(step, routing, plan) for plan in found))
+    return Replicated(step, routing, redundant, nodes, tuple(_choice(step, routing, plan) for plan in (none, *found)))
 
 
-def _certified(
-    found: list[Plan], loads: Array, gpus: int, seconds: float, spans: dict[str, tuple[int, int]]
-) -> list[Plan]:
-    """The plans with equal and unequal split as the solver leaves them; EPLB's bounded by those of its kind."""
-    wanted = [plan.name for plan in found if "split" in plan.name]
-    end, better = time.monotonic() + seconds, dict[str, Plan]()
-    for plan in found:
-        if plan.name in wanted:
-            now = time.monotonic()
-            share = now + (end - now) / (len(wanted) - len(better))
-            better[plan.name] = certified(plan, loads, gpus, plan.name.startswith("equal"), share, *spans[plan.name])
-    kinds = {"EPLB by node": "equal split by node", "EPLB global": "equal split"}
-    return [better.get(plan.name, _bounded(plan, better.get(kinds.get(plan.name, "")))) for plan in found]
+def _certified(found: list[Plan], loads: Array, gpus: int, seconds: float) -> list[Plan]:
+    """The plans with equal and unequal split as the solver leaves them; EPLB's with the bound of the equal split."""
+    end, better = time.monotonic() + seconds, dict[tuple[str, int], Plan]()
+    wanted = [plan for plan in found if plan.rule != EPLB]
+    for turn, plan in enumerate(wanted):
+        now = time.monotonic()
+        share = now + (end - now) / (len(wanted) - turn)
+        better[plan.rule, plan.nodes] = certified(plan, loads, gpus, share)
+    return [better.get((plan.rule, plan.nodes)) or _bounded(plan, better[EQUAL, plan.nodes]) for plan in found]
 
 
-def _bounded(plan: Plan, other: Plan | None) -> Plan:
+def _bounded(plan: Plan, other: Plan) -> Plan:
     """A plan with the bound of a better one of its kind."""
-    return replace(plan, least=np.maximum(plan.least, other.least), by=other.by) if other else plan
+    return replace(plan, least=np.maximum(plan.least, other.least), by=other.by)
 
 
 def choose(found: Replicated, policy: str) -> Choice:
@@ -137,7 +132,7 @@ def choose(found: Replicated, policy: str) -> Choice:
         if policy not in names:
             raise Unsupported(f"there is no policy {policy!r}{offer(policy, names)}")
         return found.choices[names.index(policy)]
-    even = [choice for choice in found.choices[1:] if not choice.plan.name.startswith("fractional")]
+    even = [choice for choice in found.choices[1:] if choice.plan.even]
     return min(even, key=lambda choice: (choice.certificate.objective, -choice.certificate.bound))
 
 
