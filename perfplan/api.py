@@ -401,9 +401,8 @@ def simulate_serve(plan: ServePlan, *, count: int = 3, requests: int = 1500, see
     """The first `count` deployments of a plan run through the event simulator at the rate that they have to serve."""
     from perfplan.serving.replay import replay
 
-    share, arrivals = plan.limits.share, plan.traffic.arrivals
     return [
-        replay(one, plan.workload, point.rate, share, arrivals, requests=requests, seed=seed)
+        replay(one, plan.workload, point.rate, plan.limits, plan.traffic.arrivals, requests=requests, seed=seed)
         for one, point in list(zip(plan.candidates, plan.points, strict=True))[:count]
     ]
 

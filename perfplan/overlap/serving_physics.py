@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from perfplan.catalog.parameters import parameters
 from perfplan.catalog.specs import Attention, LayerKind
@@ -16,13 +17,14 @@ from perfplan.errors import OutOfRange, offer
 from perfplan.formulas import bounds
 from perfplan.formulas.attention import attention_flops, causal_pairs
 from perfplan.overlap.physics import Gap, Physics
+from perfplan.serving.curves import Curve
 from perfplan.serving.deploy import Deployment
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout
 from perfplan.serving.memory import cache_per_token, weights
 from perfplan.serving.step import decode_step, network, prompt_step
 
-__all__ = ["PHASES", "ServedStep", "decode_gap", "served_step", "serving_physics"]
+__all__ = ["PHASES", "ServedStep", "decode_gap", "pool_gaps", "served_step", "serving_physics"]
 
 PHASES = ("decode", "prefill")
 OUTSIDE = ("tp", "ep", "pp", "host")  # parts of a step that are no compute
@@ -108,3 +110,21 @@ def decode_gap(one: Deployment) -> Gap | None:
     batch = float(one.steady.in_flight) / one.layout.pp
     step = ServedStep(one.job, one.layout, "decode", batch, one.isl + one.osl // 2, parts)
     return Gap(step.time, step.compute, serving_physics(step)) if one.osl > 1 and step.time > 0 else None
+
+
+def pool_gaps(prefill: Curve, decode: Curve, batch: float) -> tuple[Gap, Gap]:
+    """A prompt of mean length on an instance of the one, and a step that decodes `batch` sequences on each attention
+    rank of the other, split likewise."""
+    job, layout, length = prefill.job, prefill.layout, float((prefill.weights * prefill.lengths).sum())
+    prompt = _whole_step(job, layout, "prefill", 1.0, length, prompt_step(job, network(job, layout), layout, length,
+                                                                          length))
+    job, layout = decode.job, decode.layout
+    parts = decode_step(job, network(job, layout), layout, batch, decode.context)
+    return prompt, _whole_step(job, layout, "decode", batch / layout.pp, decode.context, parts)
+
+
+def _whole_step(job: ServingJob, layout: ServingLayout, phase: str, batch: float, length: float,
+                parts: Mapping[str, Any]) -> Gap:
+    times = {name: float(time) for name, time in parts.items()}
+    step = ServedStep(job, layout, phase, batch * layout.adp, int(length), times)
+    return Gap(step.time, step.compute, serving_physics(step))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from perfplan.formulas.accounting import energy_used
 from perfplan.formulas.energy import price_per_million_tokens
+from perfplan.overlap.serving_physics import pool_gaps
 from perfplan.report.columns import Column, Row
 from perfplan.report.text import paragraph, table
+from perfplan.report.training import gap_sentence
 from perfplan.serving.job import assumed
 from perfplan.serving.plan import Flip, FrontPoint, ServePlan
 from perfplan.serving.pools import Candidate, Operating
@@ -28,7 +31,11 @@ SERVE_COLUMNS = (
     Column("load", "load", "%"),
     Column("limit", "ends by"),
 )
-_SIMULATED = (Column("sim_ttft", "TTFT simul.", "s"), Column("sim_tpot", "TPOT simul.", "s"))
+_SIMULATED = (
+    Column("sim_ttft", "TTFT simul.", "s"),
+    Column("sim_tpot", "TPOT simul.", "s"),
+    Column("sim_good", "within limits", "%"),
+)
 _MORE = (
     Column("batch", "batch", "1"),
     Column("kv"),
@@ -56,8 +63,10 @@ FRONT_COLUMNS = (
 
 
 def columns(simulated: bool, everything: bool = False) -> tuple[Column, ...]:
-    """Columns of the table of deployments, with those of a simulation, and for machines with all."""
-    return SERVE_COLUMNS[:-1] + _SIMULATED * simulated + SERVE_COLUMNS[-1:] + _MORE * everything
+    """Columns of the table of deployments, with those of a simulation (for people instead of the goodput per
+    accelerator), and for machines with all."""
+    plain = tuple(c for c in SERVE_COLUMNS[:-1] if everything or not simulated or c.key != "goodput_per_gpu")
+    return plain + _SIMULATED * simulated + SERVE_COLUMNS[-1:] + _MORE * everything
 
 
 def _row(plan: ServePlan, one: Candidate, point: Operating, run: Replayed | None) -> Row:
@@ -83,6 +92,7 @@ def _row(plan: ServePlan, one: Candidate, point: Operating, run: Replayed | None
         "dollars_per_million_tokens": None if price is None else price_per_million_tokens(price, one.gpus, tokens),
         "sim_ttft": run.ttft if run else None,
         "sim_tpot": run.tpot if run else None,
+        "sim_good": run.good if run else None,
     }
 
 
@@ -181,6 +191,29 @@ def _proof(plan: ServePlan) -> str:
     )
 
 
+def _simulated(plan: ServePlan, runs: Sequence[Replayed]) -> str:
+    """What the simulation says of the limits."""
+    share, run = plan.limits.share, runs[0]
+    held = [str(i) for i, each in enumerate(runs, 1) if each.holds(share)]
+    missed = [str(i) for i, each in enumerate(runs, 1) if not each.holds(share)]
+    verdicts = [f"{words} by {', '.join(rows)}" for words, rows in (("held", held), ("MISSED", missed)) if rows]
+    return (
+        f"simulated: {run.requests} requests, seed {run.seed}, the same step times and policy; of the best"
+        f" {show(100 * run.quick, '1')}% met the limit on TTFT, {show(100 * run.smooth, '1')}% that on TPOT,"
+        f" {show(100 * run.good, '1')}% both; each limit, for {100 * share:g}% of the requests, is"
+        f" {' and '.join(verdicts)} (rows of the table)"
+    )
+
+
+def _gaps(plan: ServePlan) -> list[str]:
+    """Where the steps of the best deployment go beyond physics."""
+    prompt, decode = pool_gaps(plan.best.prefill, plan.best.decode, plan.point.batch)
+    found = [gap_sentence(prompt, "gap to physics of a prompt of mean length")]
+    if plan.workload.osl.longest > 1:
+        found.append(gap_sentence(decode, "gap to physics of a decode step"))
+    return found
+
+
 def _flip_rows(flips: Sequence[Flip]) -> list[Row]:
     return [
         {"change": f.change, "goodput": f.goodput, "gpus": f.gpus or None, "reached": f.reached or None,
@@ -198,9 +231,8 @@ def serve_text(plan: ServePlan, runs: Sequence[Replayed] = ()) -> str:
     blocks = [_headline(plan), "", table(serve_rows(plan, runs), columns(bool(runs))), ""]
     blocks += [paragraph(text) for text in (_details(plan), _baseline(plan), _other(plan), _proof(plan)) if text]
     if runs:
-        blocks.append(
-            paragraph(f"simulated: {runs[0].requests} requests, seed {runs[0].seed}, the same step times and policy")
-        )
+        blocks.append(paragraph(_simulated(plan, runs)))
+    blocks += ["", *_gaps(plan)]
     if plan.flips:
         blocks += ["", _other_lengths(plan), table(_flip_rows(plan.flips), _FLIP_COLUMNS)]
     notes = [paragraph(f"caveat: {caveat}") for caveat in plan.caveats]
@@ -237,6 +269,7 @@ def _baseline_row(plan: ServePlan) -> Row | None:
 
 def serve_document(plan: ServePlan, runs: Sequence[Replayed] = (), points: Sequence[FrontPoint] = ()) -> dict[str, Any]:
     """The whole plan under machine names, SI units."""
+    prompt, decode = pool_gaps(plan.best.prefill, plan.best.decode, plan.point.batch)
     return {
         "model": plan.job.model.id,
         "cluster": plan.job.cluster.id,
@@ -253,7 +286,10 @@ def serve_document(plan: ServePlan, runs: Sequence[Replayed] = (), points: Seque
         "percentile": 100 * plan.limits.share,
         "ttft_band_s": plan.ttft_band,
         "tpot_band_s": plan.tpot_band,
+        "prompt_gap_s": prompt.parts,
+        "decode_gap_s": decode.parts if plan.workload.osl.longest > 1 else None,
         "deployments": [dict(row) for row in serve_rows(plan, runs)],
+        "simulated": [asdict(run) for run in runs],
         "baseline": _baseline_row(plan),
         "tried": plan.tried,
         "layouts_priced": plan.priced,

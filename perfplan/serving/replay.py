@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from perfplan.catalog.workloads import Workload
 from perfplan.serving.curves import Curve
-from perfplan.serving.pools import Candidate
+from perfplan.serving.pools import Candidate, Limits
 from perfplan.serving.simulate import Policy, Request, Run, StepTime, poisson, simulate
 from perfplan.serving.step import decode_step, network, prompt_step, whole
 
@@ -19,21 +19,29 @@ if TYPE_CHECKING:
 __all__ = ["Replayed", "policy_of", "replay", "step_times"]
 
 WARM = 0.15  # share of the requests that fill the system and are not counted
-_POINTS = 24
+_POINTS, _LENGTHS = 24, 12
 _AT_ONCE = 1e-9  # s
 
 
 @dataclass(frozen=True)
 class Replayed:
     """What the simulation of a deployment gave, beside the closed form's figures elsewhere. requests: simulated;
-    seed: of arrivals and lengths; ttft, tpot: at the percentile [s]; batch: mean decodes of an attention rank."""
+    seed: of arrivals and lengths; ttft, tpot: at the percentile [s]; quick, smooth, good: shares of the requests within
+    the limit on TTFT, on TPOT, and on both [1]; batch: mean decodes of an attention rank."""
 
     requests: int
     seed: int
     ttft: float
     tpot: float
+    quick: float
+    smooth: float
+    good: float
     batch: float
     preemptions: int
+
+    def holds(self, share: float) -> bool:
+        """Whether that share of the requests met each limit."""
+        return min(self.quick, self.smooth) >= share
 
 
 class _Table:
@@ -67,20 +75,26 @@ def step_times(curve: Curve, longest: float) -> StepTime:
     priced = [numpy.broadcast_to(whole(decode_step(job, net, layout, batch, c)), batch.shape) for c in contexts]
     decode = _Table(batch.tolist(), contexts.tolist(), numpy.stack(priced, axis=1))
     tokens = numpy.unique(numpy.floor(numpy.geomspace(1, max(job.engine.token_budget, longest), _POINTS)))
-    pasts = numpy.array([0.0, longest / 2, longest])
-    made = [
-        numpy.broadcast_to(whole(prompt_step(job, net, layout, tokens, tokens, past)), tokens.shape) for past in pasts
-    ]
-    prompt = _Table(tokens.tolist(), pasts.tolist(), numpy.stack(made, axis=1))
+    attended = numpy.geomspace(1, max(longest, 2.0), _LENGTHS)
+    made = [whole(prompt_step(job, net, layout, tokens, *_one(tokens, seen))) for seen in attended]
+    prompt = _Table(tokens.tolist(), attended.tolist(), numpy.stack(made, axis=1))
 
     last = int(curve.batch[-1]) + 1
     beside = [1.0, *numpy.interp(numpy.arange(1, last + 1), curve.batch, curve.beside).tolist()]
 
-    def time(decodes: int, context: float, new: float, past: float) -> float:
+    def time(decodes: int, context: float, new: float, seen: float) -> float:
         share = beside[min(decodes, last)] / layout.pp
-        return (decode(decodes, context) if decodes else 0.0) + (prompt(new, past) * share if new else 0.0)
+        return (decode(decodes, context) if decodes else 0.0) + (prompt(new, seen) * share if new else 0.0)
 
     return time
+
+
+def _one(tokens: np.ndarray, seen: float) -> tuple[np.ndarray, np.ndarray]:
+    """(length of prompts, tokens cached before them) for which each of the `tokens` attends to `seen` on average."""
+    import numpy
+
+    length = numpy.minimum(tokens, 2 * seen)
+    return length, seen - length / 2
 
 
 def policy_of(curve: Curve, longest: float) -> Policy:
@@ -114,8 +128,8 @@ def _ranks(curve: Curve, count: int, requests: Sequence[Request], longest: float
     found = curve.hit * sum(r.isl for r in requests) / len(requests)
     policy = replace(policy, room=max(policy.room * (1 - found / curve.context), longest + 1))
 
-    def time(decodes: int, context: float, new: float, past: float) -> float:
-        return full(decodes, context + found, new, past + found)
+    def time(decodes: int, context: float, new: float, seen: float) -> float:
+        return full(decodes, context + found, new, seen + found)
 
     fresh = [Request(r.arrival, max(1, round(r.isl * (1 - curve.hit))), r.osl) for r in requests]
     return [simulate(policy, time, [fresh[i] for i in mine]) for mine in dealt], dealt
@@ -133,23 +147,27 @@ def _stages(curve: Curve, isl: float) -> float:
     return _prompt(curve, isl) * (1 - 1 / curve.layout.pp) + curve.first
 
 
-def _merged(runs: Sequence[Run], dealt: Sequence[Sequence[int]], what: str) -> list[float]:
-    found: dict[int, float] = {}
+def _merged(runs: Sequence[Run], dealt: Sequence[Sequence[int]], what: str) -> np.ndarray:
+    """A column of all runs in the order of the requests."""
+    import numpy
+
+    found = numpy.zeros(sum(map(len, dealt)))
     for run, mine in zip(runs, dealt, strict=True):
-        found.update(zip(mine, getattr(run, what), strict=True))
-    return [found[i] for i in sorted(found)]
+        found[mine] = getattr(run, what)
+    return found
 
 
-def _percentile(values: Sequence[float], share: float) -> float:
-    kept = sorted(values[int(len(values) * WARM) :])
-    return kept[min(int(share * len(kept)), len(kept) - 1)]
+def _percentile(values: np.ndarray, share: float) -> float:
+    import numpy
+
+    return float(numpy.sort(values)[min(int(share * len(values)), len(values) - 1)]) if len(values) else 0.0
 
 
 def replay(
     one: Candidate,
     workload: Workload,
     rate: float,
-    share: float,
+    limits: Limits,
     arrivals: float = 1.0,
     *,
     requests: int = 1500,
@@ -160,31 +178,46 @@ def replay(
     lengths = [(int(i), int(o)) for i, o in workload.sample(requests, seed)]
     coming = poisson(lengths, rate, arrivals, seed)
     longest = float(workload.isl.longest + workload.osl.longest)
-    if one.kind == "aggregated":
-        runs, dealt = _ranks(one.decode, one.decodes, coming, longest)
-        ttft = [t + _stages(one.decode, r.isl) for t, r in zip(_merged(runs, dealt, "ttft"), coming, strict=True)]
-    else:
-        alone = [Request(r.arrival, r.isl, 1) for r in coming]
-        first, first_dealt = _ranks(one.prefill, one.prefills, alone, longest)
-        sent = _sent(one)
-        ttft = [
-            t + sent(r.isl) + _stages(one.prefill, r.isl)
-            for t, r in zip(_merged(first, first_dealt, "ttft"), coming, strict=True)
-        ]
-        later = sorted(range(len(coming)), key=lambda i: coming[i].arrival + ttft[i])
-        moved = [Request(coming[i].arrival + ttft[i], coming[i].isl, coming[i].osl) for i in later]
-        runs, dealt = _decode_ranks(one.decode, one.decodes, moved, longest)
-    tpot = [t for t in _merged(runs, dealt, "tpot") if t > 0]
+    ttft, tpot, runs = (_together if one.kind == "aggregated" else _apart)(one, coming, longest)
     busy = sum(run.busy for run in runs)
-    batch = sum(run.batch * run.busy for run in runs) / busy if busy else 0.0
+    warm = int(requests * WARM)
+    first, each = ttft[warm:], tpot[warm:]
+    decoded = each[each > 0]
     return Replayed(
         requests,
         seed,
-        _percentile(ttft, share),
-        _percentile(tpot, share) if tpot else 0.0,
-        batch,
+        _percentile(first, limits.share),
+        _percentile(decoded, limits.share),
+        float((first <= limits.ttft).mean()),
+        float((decoded <= limits.tpot).mean()) if len(decoded) else 1.0,
+        float(((first <= limits.ttft) & (each <= limits.tpot)).mean()),
+        sum(run.batch * run.busy for run in runs) / busy if busy else 0.0,
         sum(run.preemptions for run in runs),
     )
+
+
+def _together(one: Candidate, coming: Sequence[Request], longest: float) -> tuple[np.ndarray, np.ndarray, list[Run]]:
+    """(TTFT, TPOT, runs of the decoding ranks) of replicas that compute prompts and decodes."""
+    runs, dealt = _ranks(one.decode, one.decodes, coming, longest)
+    stages = [_stages(one.decode, r.isl) for r in coming]
+    return _merged(runs, dealt, "ttft") + stages, _merged(runs, dealt, "tpot"), runs
+
+
+def _apart(one: Candidate, coming: Sequence[Request], longest: float) -> tuple[np.ndarray, np.ndarray, list[Run]]:
+    """The same of two pools: a decode begins when the cache of its prompt has come."""
+    import numpy
+
+    alone = [Request(r.arrival, r.isl, 1) for r in coming]
+    first, first_dealt = _ranks(one.prefill, one.prefills, alone, longest)
+    sent = _sent(one)
+    ttft = _merged(first, first_dealt, "ttft") + [sent(r.isl) + _stages(one.prefill, r.isl) for r in coming]
+    there = numpy.array([r.arrival for r in coming]) + ttft
+    later = numpy.argsort(there, kind="stable")
+    moved = [Request(float(there[i]), coming[i].isl, coming[i].osl) for i in later]
+    runs, dealt = _decode_ranks(one.decode, one.decodes, moved, longest)
+    tpot = numpy.zeros(len(coming))
+    tpot[later] = _merged(runs, dealt, "tpot")
+    return ttft, tpot, runs
 
 
 def _sent(one: Candidate) -> Callable[[float], float]:
@@ -202,7 +235,7 @@ def _decode_ranks(
     policy = replace(policy_of(curve, longest), token_budget=1 << 30)
     dealt = [mine for mine in _split(moved, count * curve.layout.adp) if mine]
 
-    def time(decodes: int, context: float, new: float, past: float) -> float:
+    def time(decodes: int, context: float, new: float, seen: float) -> float:
         return full(decodes, context, 0.0, 0.0) if decodes else _AT_ONCE
 
     return [simulate(policy, time, [moved[i] for i in mine]) for mine in dealt], dealt

@@ -16,7 +16,8 @@ from perfplan.errors import OutOfRange
 __all__ = ["Policy", "Request", "Run", "StepTime", "poisson", "simulate"]
 
 StepTime = Callable[[int, float, float, float], float]
-"""Seconds of a step with (decodes, mean tokens cached by each, prompt tokens, mean tokens cached before them)."""
+"""Seconds of a step with (decodes, mean tokens cached by each, prompt tokens, mean tokens that one of them attends
+to)."""
 ORDERS = ("fcfs", "shortest")
 
 
@@ -211,9 +212,9 @@ def simulate(policy: Policy, times: StepTime, requests: Sequence[Request], users
             now = arriving[0][1].arrival
             continue
         tokens = sum(piece for _, piece in pieces)
-        past = sum(live.done * piece for live, piece in pieces) / tokens if tokens else 0.0
+        seen = sum((live.done + piece / 2) * piece for live, piece in pieces) / tokens if tokens else 0.0
         context = sum(live.want + live.since for live in decoding) / len(decoding) if decoding else 0.0
-        time = times(policy.padded(len(decoding)), context, float(tokens), past)
+        time = times(policy.padded(len(decoding)), context, float(tokens), seen)
         now, busy, decoded, steps = now + time, busy + time, decoded + len(decoding) * time, steps + 1
         _advance(engine, pieces, decoding, now, first, last)
         engine.preempt()

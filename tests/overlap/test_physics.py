@@ -6,9 +6,11 @@ import pytest
 
 from overlap.jobs import shipped
 from perfplan.api import estimate_train, gap_serve, gap_train, plan_train, training_job
+from perfplan.catalog.workloads import fixed_workload
 from perfplan.errors import OutOfRange
 from perfplan.overlap.physics import gap, physics
-from perfplan.overlap.serving_physics import decode_gap
+from perfplan.overlap.serving_physics import decode_gap, pool_gaps
+from perfplan.serving.curves import curve
 from perfplan.serving.deploy import deployment, serving_job
 from perfplan.serving.layout import ServingLayout
 from perfplan.training.estimate import model_flops
@@ -87,6 +89,17 @@ def test_the_decode_gap_of_a_static_batch_is_that_of_its_step():
     _, other = gap_serve("llama-3.1-70b", cluster="dgx-h100", layout="tp8", phase="decode", batch=32, context=1280,
                          catalog=shipped())
     assert one.parts == pytest.approx(other.parts)
+
+
+def test_the_steps_of_a_planned_deployment_split_as_those_of_an_estimate():
+    job = serving_job("llama-3.1-70b", "dgx-h100", shipped())
+    layout = ServingLayout.parse("tp4 pp2")
+    one = curve(job, layout, fixed_workload(1024, 512))
+    prompt, decode = pool_gaps(one, one, 32.0)
+    _, other = gap_serve("llama-3.1-70b", cluster="dgx-h100", layout="tp4 pp2", phase="decode", batch=32, context=1280,
+                         catalog=shipped())
+    assert decode.parts == pytest.approx(other.parts)
+    assert sum(prompt.parts.values()) == pytest.approx(one.prompts[0], rel=0.02) and min(prompt.parts.values()) > 0
 
 
 def test_a_deployment_that_draws_one_token_decodes_nothing_to_split():

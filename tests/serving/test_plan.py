@@ -7,6 +7,7 @@ from perfplan.catalog import Catalog
 from perfplan.errors import Infeasible, OutOfRange, SpecError, UnknownName
 from perfplan.serving.plan import front
 from perfplan.serving.pools import Limits, Traffic, aggregated, disaggregated, operating
+from perfplan.serving.replay import step_times
 
 CATALOG = Catalog()
 WANTED = {"cluster": "dgx-h100", "gpus": 8, "workload": "azure-conv", "rate": "8/s", "ttft": "1 s", "tpot": "40 ms"}
@@ -70,6 +71,21 @@ def test_the_simulator_agrees(model, rate):
 def test_the_simulation_is_the_same_each_time(plan):
     assert simulate_serve(plan, count=1, requests=300) == simulate_serve(plan, count=1, requests=300)
     assert simulate_serve(plan, count=1, requests=300, seed=1) != simulate_serve(plan, count=1, requests=300)
+
+
+def test_the_simulation_counts_who_meets_the_limits(plan):
+    run, tight = simulate_serve(plan, count=1)[0], simulate_serve(planned(tpot="9 ms"), count=1)[0]
+    assert run.good <= min(run.quick, run.smooth) <= 1 and run.holds(0.9)
+    assert run.good >= run.quick + run.smooth - 1
+    assert tight.holds(tight.smooth) == (tight.smooth <= tight.quick) and not run.holds(1.01)
+
+
+def test_prompts_of_one_step_do_not_attend_to_each_other(plan):
+    """A step with several short prompts takes less than one with a single prompt of their tokens."""
+    times = step_times(plan.best.prefill, 16384.0)
+    assert times(0, 0.0, 8000.0, 500.0) < 0.95 * times(0, 0.0, 8000.0, 4000.0)
+    assert times(0, 0.0, 1000.0, 500.0) == pytest.approx(
+        float(plan.best.prefill.prompts[plan.best.prefill.lengths.searchsorted(1000.0)]), rel=0.1)
 
 
 def test_limits_below_the_floor_state_it():

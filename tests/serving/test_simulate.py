@@ -11,7 +11,7 @@ from perfplan.serving.simulate import Policy, Request, poisson, simulate
 PLAIN = Policy(max_batch=64, token_budget=1000, room=1e9)
 
 
-def second(decodes, context, prompt, past):
+def second(decodes, context, prompt, seen):
     """One second per step whatever it carries."""
     return 1.0
 
@@ -75,7 +75,7 @@ def test_prompts_alone_wait_as_an_m_g_1_queue():
     lengths = [(chance.choice((100, 700)), 1) for _ in range(20_000)]
     mean, square = 0.4, (0.1**2 + 0.7**2) / 2
     policy = Policy(1, 10_000, 1e9)
-    run = simulate(policy, lambda d, c, prompt, past: prompt / 1000, poisson(lengths, 1.75, seed=2))
+    run = simulate(policy, lambda d, c, prompt, seen: prompt / 1000, poisson(lengths, 1.75, seed=2))
     assert run.mean("ttft") - mean == pytest.approx(general_wait(0.7, mean, square / mean**2 - 1), rel=0.08)
 
 

@@ -122,7 +122,8 @@ def test_tokens_of_a_workload_are_as_late_as_simulated(load, share):
     workload = clipped(Catalog().workload("azure-conv"), JOB.model.max_position)
     found = curve(JOB, ServingLayout(), workload)
     rate = load * float(found.mixed_rate()[-1])
-    one = aggregated([found], 1, Limits(100.0, 10.0, share), Traffic(rate))[0]
-    run = replay(one, workload, rate, share, requests=3000)
+    limits = Limits(100.0, 10.0, share)
+    one = aggregated([found], 1, limits, Traffic(rate))[0]
+    run = replay(one, workload, rate, limits, requests=3000)
     assert operating(one, rate, share).tpot_percentile == pytest.approx(run.tpot, rel=0.1)
     assert found.stays[0] < found.stays[-1] and len(found.stays) == 6
