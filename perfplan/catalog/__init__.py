@@ -69,10 +69,21 @@ class Catalog:
 
     def hardware(self, name: str) -> str:
         """The accelerator id that the hardware name of a measurement stands for; an unknown name stays as it is."""
-        try:
-            return self.resolve("accelerator", name)
-        except UnknownName:
+        from perfplan.catalog.spelling import accelerator_named
+
+        known = [*self.ids("accelerator"), *self.aliases("accelerator")]
+        found = name if name in known else accelerator_named(name, known)
+        return self.resolve("accelerator", found) if found else name
+
+    def served_model(self, name: str) -> str:
+        """The model id that the model name of a measurement stands for; an unknown name stays as it is."""
+        from perfplan.catalog.spelling import model_named
+
+        if name in self.ids("model") or name in self.aliases("model"):
             return name
+        known: dict[str, str] = self._once("spelling", "model", lambda: {**self._hub_names(), **{
+            id_: id_ for id_ in self.ids("model")}, **self.aliases("model")})
+        return model_named(name, known) or name
 
     def source(self, kind: str, name: str) -> Path:
         """The file that holds an entry."""
@@ -238,16 +249,18 @@ class Catalog:
 
     def _hub_name(self, name: str) -> str:
         """The id of the model whose file states `name` as a name on the Hugging Face hub."""
+        names = self._hub_names()
+        for known, id_ in names.items():
+            if name.lower() == known.lower():
+                return id_
+        raise UnknownName(f"there is neither a file {name} nor a model of that name{offer(name, names)}")
+
+    def _hub_names(self) -> dict[str, str]:
+        """Names on the Hugging Face hub -> ids of the models whose files state them."""
         from perfplan.catalog.models import hf_names
 
-        heard: list[str] = []
-        for id_ in self.ids("model"):
-            path = self.source("model", id_)
-            names = hf_names(files.read_yaml(path), str(path))
-            if name.lower() in (known.lower() for known in names):
-                return id_
-            heard += names
-        raise UnknownName(f"there is neither a file {name} nor a model of that name{offer(name, heard)}")
+        paths = {id_: self.source("model", id_) for id_ in self.ids("model")}
+        return {name: id_ for id_, path in paths.items() for name in hf_names(files.read_yaml(path), str(path))}
 
     def _config(self, path: Path) -> Model:
         from perfplan.catalog.huggingface import model_from_config

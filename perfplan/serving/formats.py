@@ -41,14 +41,23 @@ FORMATS = {one.id: one for one in (
     Format("int8-weight", 1.0, "fp16", source="weights alone in int8, products in 16 bits"),
     Format("int4", 0.5 + 4 / 128, "fp16", source="AWQ and GPTQ: a 16-bit scale and zero point per 128 weights"),
     Format("int4-int8", 0.5 + 4 / 128, "int8", 1.0, source="QServe W4A8: as int4, products in int8"),
+    Format("int4-fp8", 0.5 + 2 / 128, "fp8", 1.0, source="W4A8 AWQ: a 16-bit scale per 128 weights, products in fp8"),
+    Format("q4_0", 0.5625, "fp16", 2.0, 0.8203, 0.5625, source="llama.cpp: a 16-bit scale per 32 weights"),
+    Format("q5_k_m", 0.7109, "fp16", 2.0, 0.8203, 0.6875, source="llama.cpp k-quants: 5.69 bits (recalled)"),
+    Format("q6_k", 0.8203, "fp16", 2.0, 0.8203, 0.8203, source="llama.cpp k-quants: 6.5625 bits"),
     Format("q4_k_m", 0.6, "fp16", 2.0, 0.8203, 0.5625, source=_GGUF),
     Format("q8_0", 1.0625, "fp16", 2.0, 1.0625, 1.0625, source="llama.cpp: a 16-bit scale per 32 weights"),
     Format("nvfp4", 0.5625, "nvfp4", 0.5625, source="one fp8 scale per 16 weights"),
     Format("mxfp4", 0.53125, "mxfp4", 2.0, parts=("experts",), otherwise="bf16",
            source="gpt-oss: experts alone, a byte per 32 weights"),
 )}
-_ALIASES = {"awq": "int4", "gptq": "int4", "w4a16": "int4", "w4a8": "int4-int8", "fp4": "nvfp4", "half": "fp16",
-            "w8a8": "int8", "fp8-tensor": "fp8", "fp8_block": "fp8-block"}
+_ALIASES = {other: id_ for id_, others in {
+    "fp32": "float32", "bf16": "bfloat16", "fp16": "half float16",
+    "fp8": "fp8-tensor fp8-e4m3 fp8-e4m3fn fp8-e5m2 e4m3 float8 fp8-per-token fp8-ptpc fp8-static fp8-dynamic w8a8-fp8",
+    "fp8-block": "fp8-blockwise block-fp8 fp8-block-scaled", "int8": "w8a8 w8a8-int8 int8-sq smoothquant",
+    "int8-weight": "w8a16 int8-wo", "int4": "awq gptq w4a16 int4-awq int4-gptq int4-wo awq-marlin gptq-marlin",
+    "int4-int8": "w4a8", "int4-fp8": "w4afp8 w4a8-awq w4a8-fp8", "nvfp4": "fp4", "q4_k_m": "q4-k-m q4_k q4-k",
+    "q5_k_m": "q5-k-m", "q6_k": "q6-k", "q8_0": "q8 q8-0", "q4_0": "q4-0"}.items() for other in others.split()}
 
 
 def number_format(name: str) -> Format:
@@ -60,7 +69,8 @@ def number_format(name: str) -> Format:
     if bits := re.fullmatch(r"(\d+(?:\.\d+)?)bpw", name):
         return Format(name, float(bits[1]) / 8, "fp16", head=0.75, otherwise="bf16",
                       source="EXL2: bits per weight as named, the LM head in 6 bits (recalled)")
-    found = FORMATS.get(_ALIASES.get(name, name))
+    known = name.lower() if name.lower() in FORMATS else name.lower().replace("_", "-")
+    found = FORMATS.get(_ALIASES.get(known, known))
     if found is None:
         raise Unsupported(f"weights in {name!r} are not modelled{offer(name, (*FORMATS, *_ALIASES))}")
     return found

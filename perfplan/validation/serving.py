@@ -18,7 +18,7 @@ from typing import Any
 
 from perfplan.catalog import Catalog
 from perfplan.catalog.specs import Cluster, Engine, LayerKind, Model, Moe
-from perfplan.errors import Infeasible, MissingField, PerfplanError, Unsupported
+from perfplan.errors import Infeasible, PerfplanError, Unsupported
 from perfplan.formulas.serving import piped_share
 from perfplan.serving import estimate as price
 from perfplan.serving.finite import finite_test
@@ -54,20 +54,29 @@ class Pricer:
         """`catalog`: where models, clusters and engines come from."""
         self.catalog, self.change = catalog, engine or (lambda one: one)
         self._engine = cache(self._read_engine)
+        self._hardware, self._model = cache(catalog.hardware), cache(catalog.served_model)
+
+    def named(self, run: Run) -> Run:
+        """The run with its chip, model and engine as the catalog calls them."""
+        if unsaid := [name for name in ("model", "hardware", "engine") if not getattr(run, name)]:
+            raise Unsupported(f"{' and '.join(unsaid)} not stated")
+        engine = run.engine.lower()
+        return replace(run, hardware=self._hardware(run.hardware), model=self._model(run.model),
+                       engine=self.catalog.aliases("engine").get(engine, engine))
 
     def _read_engine(self, name: str, release: str, family: str, chip: str) -> Engine:
         return self.catalog.engine(name, release, family, chip)
 
     def _machine(self, name: str) -> Cluster:
         """The usual cluster of an accelerator; one without a cluster stands alone in a PCIe host."""
-        try:
-            return self.catalog.cluster(name)
-        except MissingField:
-            return replace(self.catalog.cluster(ALONE), accelerator=self.catalog.accelerator(name))
+        chip = self.catalog.accelerator(name)
+        return self.catalog.cluster(name) if chip.default_cluster else replace(
+            self.catalog.cluster(ALONE), accelerator=chip)
 
     def job(self, run: Run) -> ServingJob:
         """The job of a run."""
-        machine = self._machine(self.catalog.hardware(run.hardware))
+        run = self.named(run)
+        machine = self._machine(run.hardware)
         name = ENGINES.get(run.engine, run.engine)
         chip = machine.accelerator
         engine = self.change(self._engine(name, run.release, chip.family, chip.id))
@@ -77,6 +86,7 @@ class Pricer:
 
     def steady(self, run: Run) -> tuple[price.Steady, ServingLayout]:
         """What the model says of the run."""
+        run = self.named(run)
         job = self.job(run)
         layout = layout_of(run, job.model)
         job = replace(job, model=replicated(job.model, layout.ep))
@@ -96,6 +106,7 @@ class Pricer:
 
     def loop(self, run: Run) -> tuple[ServingJob, ServingLayout, tuple[int, int], float]:
         """What a closed loop is priced with: (job, layout, lengths, sequences that a rank has room for)."""
+        run = self.named(run)
         job = self.job(run)
         layout = layout_of(run, job.model)
         check(job.model, layout)

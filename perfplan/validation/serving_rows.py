@@ -15,6 +15,7 @@ from pathlib import Path
 
 from perfplan.catalog import Catalog
 from perfplan.catalog.specs import Model, Moe
+from perfplan.catalog.spelling import release_named
 from perfplan.errors import CatalogError, MissingField, Unsupported
 from perfplan.serving.layout import ServingLayout
 from perfplan.validation.assumptions import assumed
@@ -96,6 +97,9 @@ def _number(row: Mapping[str, str], name: str, where: str) -> float | None:
 
 
 def _whole(row: Mapping[str, str], name: str, where: str) -> int | None:
+    """A whole number; a degree may be written with its name before it, as in `TP8`."""
+    if found := re.fullmatch(r"[A-Za-z_]+\s*=?\s*(\d+)", (row.get(name) or "").strip()):
+        return int(found[1])
     number = _number(row, name, where)
     return None if number is None else round(number)
 
@@ -110,7 +114,7 @@ def _run(row: Mapping[str, str], metric: str, value: float, where: str, index: i
     spread = "moe_ep" not in row and flag == 1
     return Run(
         text("id") or f"row {index}", text("group"), text("model_id"), text("hardware_id"), text("engine"),
-        text("engine_version"), text("weight_dtype"), text("kv_dtype"), text("act_dtype"),
+        release_named(text("engine_version")), text("weight_dtype"), text("kv_dtype"), text("act_dtype"),
         _whole(row, "n_accel", where), _whole(row, "tp", where), max(_whole(row, "pp", where) or 1, 1),
         _whole(row, "moe_ep" if "moe_ep" in row else "ep", where), max(_whole(row, "dp", where) or 1, 1),
         max(flag, 1), _whole(row, "moe_tp", where), _whole(row, "isl", where),

@@ -125,6 +125,14 @@ def test_unknown_formats_stay_unknown():
 def test_borrowed_constants_are_marked():
     assert CATALOG.accelerator("mi300x").kernels["gemm"]["bf16"].borrowed == "h100-sxm"
     assert CATALOG.accelerator("h100-sxm").kernels["gemm"]["bf16"].borrowed == ""
+
+
+def test_borrowed_tiles_of_experts_follow_the_ridge():
+    lender, chip = CATALOG.accelerator("h100-sxm"), CATALOG.accelerator("h20-sxm")  # 295 and 37 FLOP/B
+    ridges = [one.peak["bf16"] / one.memory_bandwidth for one in (chip, lender)]
+    halves = [one.kernels["experts"]["bf16"].half for one in (chip, lender)]
+    assert halves[0] / halves[1] == pytest.approx(ridges[0] / ridges[1])
+    assert CATALOG.accelerator("h20-sxm").kernels["attention"]["bf16"].half == lender.kernels["attention"]["bf16"].half
     assert CATALOG.accelerator("h100-sxm").kernels["gemm"]["fp16"].source.startswith("as bf16")
 
 

@@ -77,6 +77,32 @@ def test_every_accelerator_of_the_catalog_has_a_price(tmp_path):
     assert len([chip for chip in unpriced if CATALOG.accelerator(chip).family != "xeon"]) < 4  # a CPU has no cluster
 
 
+@pytest.mark.parametrize(("field", "spelt", "known"), [
+    ("hardware_id", "NVIDIA H100 80GB HBM3", "h100-sxm"), ("hardware_id", "H200 SXM 141GB", "h200-sxm"),
+    ("hardware_id", "A100 80GB PCIe", "a100-pcie-80gb"), ("hardware_id", "AMD Instinct MI300X", "mi300x"),
+    ("hardware_id", "Gaudi 3", "gaudi3"), ("hardware_id", "NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada"),
+    ("model_id", "Llama-3.1-8B-Instruct", "llama-3.1-8b"), ("model_id", "meta-llama/Llama-3.1-8B", "llama-3.1-8b"),
+    ("engine", "TensorRT-LLM", "trtllm"), ("engine_version", "v1.0.0rc3", "1.0.0rc3"),
+    ("engine_version", "release:1.0.0rc3", "1.0.0rc3"), ("weight_dtype", "FP8_E4M3", "fp8"),
+    ("weight_dtype", "bfloat16", "bf16"), ("weight_dtype", "W4A16", "int4"), ("tp", "TP2", "2"),
+])
+def test_other_spellings_are_read_as_the_catalogs_names(field, spelt, known, tmp_path):
+    place = HEAD.strip().split(",").index(field)
+    cells = row("llama-3.1-8b", "h100-sxm", "trtllm", "fp8", 1, "").split(",")
+    rows = [",".join([*cells[:place], value, *cells[place + 1:]]) for value in (spelt, known)]
+    read, wanted = ([o.predicted for o in outcomes(runs, Pricer(CATALOG))] for runs in (
+        read_runs(write(tmp_path, one)) for one in rows))
+    assert read == wanted and all(read)
+
+
+def test_names_that_nobody_knows_are_listed(tmp_path):
+    rows = row(chip="H100 of a new kind"), row(chip=""), row(model=""), row("no-model-7b"), row(dtype="fp5")
+    found = outcomes(read_runs(write(tmp_path, *rows)), Pricer(CATALOG))
+    assert [o.unsupported.partition(";")[0] for o in found[::2]] == [
+        "there is no accelerator 'H100 of a new kind'", "hardware not stated", "model not stated",
+        "there is no model 'no-model-7b'", "weights in 'fp5' are not modelled"]
+
+
 def test_rows_without_a_format_take_the_checkpoints(tmp_path):
     path = write(tmp_path, row("deepseek-v3", dtype=""), row("qwen3-32b", dtype="", note="checkpoint: Qwen/Qwen3-32B"),
                  row("qwen3-235b-a22b", dtype="fp8", note="checkpoint: Qwen/Qwen3-235B-A22B-FP8"))
