@@ -22,7 +22,6 @@ __all__ = [
     "mfu_from_time",
     "money_spent",
     "mosaic_flops_per_token",
-    "palm_flops_per_token",
     "run_time",
     "sc21_flops",
     "sc21_run_time",
@@ -81,22 +80,6 @@ def attention_flops_per_token(layers: Any, heads: Any, qk_width: Any, v_width: A
     57.91
     """
     return 6 * layers * heads * (qk_width + v_width) * attended
-
-
-@formula("C_PaLM", "FLOP", source="Chowdhery et al. 2022 (PaLM), appendix B")
-def palm_flops_per_token(params: Any, layers: Any, heads: Any, head_width: Any, seq_len: Any) -> Any:
-    """FLOPs per token under PaLM's convention: 6N plus full attention, no recompute.
-
-    params : parameters, embedding left out [1]
-    layers : layers [1]
-    heads : query heads [1]
-    head_width : width of one head [1]
-    seq_len : tokens per sequence [1]
-
-    >>> round(palm_flops_per_token(7.505e9, 32, 32, 128, 8192) / 1e9, 2)
-    57.91
-    """
-    return 6 * params + 12 * layers * heads * head_width * seq_len
 
 
 @formula("C_Mosaic", "FLOP", source="mosaicml/llm-foundry scripts/train/benchmarking/README.md")

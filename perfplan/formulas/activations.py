@@ -12,11 +12,7 @@ from typing import Any
 from perfplan.formulas.core import formula, where
 
 __all__ = [
-    "activations_full_recompute",
-    "activations_kept",
     "activations_of_stack",
-    "activations_selective",
-    "activations_sequence_parallel",
     "activations_sequence_parallel_selective",
     "activations_tensor_parallel",
     "in_flight_factor",
@@ -24,21 +20,6 @@ __all__ = [
 ]
 
 _K22 = "Korthikanti et al. 2022, Table 2"
-
-
-@formula("A_none", "B", source=_K22)
-def activations_kept(tokens: Any, hidden: Any, heads: Any, seq_len: Any) -> Any:
-    """Activations of one layer on one accelerator, nothing recomputed.
-
-    tokens : tokens of one micro-batch [1]
-    hidden : model width [1]
-    heads : attention heads [1]
-    seq_len : tokens per sequence [1]
-
-    >>> activations_kept(2048, 6144, 64, 2048) == activations_tensor_parallel(2048, 6144, 64, 2048, 1)
-    True
-    """
-    return tokens * hidden * (34 + 5 * heads * seq_len / hidden)
 
 
 @formula("A_tp", "B", source=_K22)
@@ -59,36 +40,6 @@ def activations_tensor_parallel(tokens: Any, hidden: Any, heads: Any, seq_len: A
     return tokens * hidden * (10 + 24 / tp + 5 * heads * seq_len / (hidden * tp))
 
 
-@formula("A_sp", "B", source=_K22)
-def activations_sequence_parallel(tokens: Any, hidden: Any, heads: Any, seq_len: Any, tp: Any) -> Any:
-    """Activations of one layer per rank under tensor and sequence parallelism: everything divides.
-
-    tokens : tokens of one micro-batch [1]
-    hidden : model width [1]
-    heads : attention heads [1]
-    seq_len : tokens per sequence [1]
-    tp : tensor parallel ranks [1]
-
-    >>> 8 * activations_sequence_parallel(2048, 6144, 64, 2048, 8) == activations_kept(2048, 6144, 64, 2048)
-    True
-    """
-    return tokens * hidden / tp * (34 + 5 * heads * seq_len / hidden)
-
-
-@formula("A_sel", "B", source=_K22)
-def activations_selective(tokens: Any, hidden: Any, tp: Any) -> Any:
-    """Activations of one layer per rank, core attention recomputed, norms and dropouts not split.
-
-    tokens : tokens of one micro-batch [1]
-    hidden : model width [1]
-    tp : tensor parallel ranks [1]
-
-    >>> activations_selective(2048, 6144, 1) == 34 * 2048 * 6144
-    True
-    """
-    return tokens * hidden * (10 + 24 / tp)
-
-
 @formula("A_sp_sel", "B", source=_K22)
 def activations_sequence_parallel_selective(tokens: Any, hidden: Any, tp: Any) -> Any:
     """Activations of one layer per rank under sequence parallelism, core attention recomputed.
@@ -103,19 +54,6 @@ def activations_sequence_parallel_selective(tokens: Any, hidden: Any, tp: Any) -
     12.3515625
     """
     return 34 * tokens * hidden / tp
-
-
-@formula("A_full", "B", source=_K22)
-def activations_full_recompute(tokens: Any, hidden: Any) -> Any:
-    """Activations of one layer when only its input is kept (not sharded over the tensor parallel ranks).
-
-    tokens : tokens of one micro-batch [1]
-    hidden : model width [1]
-
-    >>> activations_full_recompute(2048, 12288) / 2**20
-    48.0
-    """
-    return 2 * tokens * hidden
 
 
 @formula("I", "1", source="Korthikanti et al. 2022, section 4.2.3: layers in flight on the first stage over all layers")

@@ -24,7 +24,6 @@ __all__ = [
     "ceil_div",
     "exp",
     "formula",
-    "ln",
     "log2",
     "maximum",
     "minimum",
@@ -315,15 +314,6 @@ def log2(a: Any) -> Any:
 
         return sympy.log(a, 2)
     return a.logarithm() if library else math.log2(a)
-
-
-def ln(a: Any) -> Any:
-    """Natural logarithm."""
-    if _LIBRARY[type(a)] == "sympy":
-        import sympy
-
-        return sympy.log(a)
-    return log2(a) * math.log(2)
 
 
 def exp(a: Any) -> Any:

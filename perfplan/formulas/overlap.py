@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from perfplan.formulas.compute import exposed_time
-from perfplan.formulas.core import ceil, formula, maximum
+from perfplan.formulas.core import formula, maximum
 
 __all__ = [
-    "best_update_interval",
     "decoded_communication_time",
     "flushed_backward_time",
     "fused_collective_time",
     "ladder_speedup",
-    "request_communication_time",
     "triggered_speedup",
 ]
 
@@ -53,21 +51,6 @@ def decoded_communication_time(
     """
     moved = 2 * layers * batch * element * hidden * (prompt + generated - 1)
     return 2 * layers * generated * latency + 2 * (ranks - 1) / ranks * moved / bandwidth
-
-
-@formula("T_comm", "s", source="throughput is requests times tokens over the time of the batch: the repository's word")
-def request_communication_time(batch: Any, generated: Any, rate: Any, bound: Any) -> Any:
-    """Seconds that communication costs a batch of requests, from its throughput with and without communication.
-
-    batch : requests [1]
-    generated : tokens generated per request [1]
-    rate : tokens per second as measured [1/s]
-    bound : tokens per second with all communication removed [1/s]
-
-    >>> round(request_communication_time(1, 512, 77.39, 110.59), 2)
-    1.99
-    """
-    return batch * generated * (1 / rate - 1 / bound)
 
 
 @formula("S_ladder", "1", source=_LADDER)
@@ -122,16 +105,3 @@ def flushed_backward_time(compute: Any, copy: Any, overlap: Any) -> Any:
     (4.5, 1.5)
     """
     return compute + exposed_time(copy, compute, overlap)
-
-
-@formula("k_star", "1", source=_DOS)
-def best_update_interval(device: Any, host: Any) -> Any:
-    """One subgroup in how many the accelerator should update so that neither it nor the host waits.
-
-    device : time to fetch a subgroup, update it on the accelerator and send it back [s]
-    host : time in which the host updates a subgroup and sends its weights up [s]
-
-    >>> best_update_interval(5.0, 6.0), best_update_interval(9.0, 4.0)
-    (2, 4)
-    """
-    return 1 + ceil(device / host)

@@ -1,4 +1,4 @@
-"""Queues: waits of M/D/1, M/G/1 and G/G/k, their tails, and closed loops of users or agents who think.
+"""Queues: waits of M/G/1 and G/G/k, their tails, and closed loops of users or agents who think.
 
 `utilisation` is the share of the time that the servers work; below 1 the queue is stable, and every wait grows without
 bound as it nears 1: there a capacity 22 % too high can make the wait three orders of magnitude too short.
@@ -8,26 +8,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfplan.formulas.core import exp, formula, ln, maximum, minimum
+from perfplan.formulas.core import exp, formula, maximum, minimum
 
 __all__ = [
     "closed_loop_percentile",
     "closed_loop_rate_bound",
     "closed_loop_response_bound",
     "closed_loop_users_at_knee",
-    "deterministic_wait",
     "general_wait",
     "in_flight",
     "multi_server_wait",
-    "processor_sharing_response",
     "quadratic_service_time",
     "quadratic_service_variance",
     "server_utilisation",
-    "split_intra_response",
-    "split_inter_response",
     "squared_variation",
     "stretched_step_variance",
-    "wait_percentile",
     "wait_probability",
     "wait_tail",
 ]
@@ -79,46 +74,6 @@ def general_wait(utilisation: Any, service: Any, variation: Any) -> Any:
     return utilisation * service * (1 + variation) / (2 * (1 - utilisation))
 
 
-@formula("TTFT_D", "s", source="M/D/1; DistServe section 3, eq. 1 [recalled], derived from Pollaczek-Khinchine")
-def deterministic_wait(utilisation: Any, service: Any) -> Any:
-    """Mean time from arrival to the end of a service that always takes the same time (M/D/1).
-
-    utilisation : share of the time that the server works [1]
-    service : service time [s]
-
-    >>> deterministic_wait(0.5, 0.2)
-    0.30000000000000004
-    """
-    return service + general_wait(utilisation, service, 0)
-
-
-@formula("TTFT_pp", "s", source="DistServe section 3 [recalled]: two stages of half the time, M/D/1 at the first")
-def split_inter_response(utilisation: Any, service: Any) -> Any:
-    """Mean response of a deterministic service cut into two pipeline stages of half the time each.
-
-    utilisation : share of the time that the unsplit server would work [1]
-    service : service time unsplit [s]
-
-    >>> split_inter_response(0.5, 0.2)
-    0.21666666666666667
-    """
-    return service + general_wait(utilisation / 2, service / 2, 0)
-
-
-@formula("TTFT_tp", "s", source="DistServe section 3 [recalled]: one server K times as fast, M/D/1")
-def split_intra_response(utilisation: Any, service: Any, speedup: Any) -> Any:
-    """Mean response of a deterministic service that tensor parallelism makes `speedup` times as fast.
-
-    utilisation : share of the time that the unsplit server would work [1]
-    service : service time unsplit [s]
-    speedup : how many times as fast it gets, 1 to 2 for two accelerators [1]
-
-    >>> round(split_intra_response(0.5, 0.2, 1.6), 4)
-    0.1534
-    """
-    return service / speedup + general_wait(utilisation / speedup, service / speedup, 0)
-
-
 @formula("P_wait", "1", source="Sakasegawa 1977; Bolch et al., Allen-Cunneen approximation of G/G/k")
 def wait_probability(utilisation: Any, servers: Any) -> Any:
     """Probability that an arrival finds all servers busy; exact for one server.
@@ -163,20 +118,6 @@ def wait_tail(time: Any, probability: Any, wait: Any) -> Any:
     0.0785
     """
     return probability * exp(-time * probability / wait)
-
-
-@formula("W_p", "s", source="exponential tail solved for the time; serving_power_edge.md section 1")
-def wait_percentile(percentile: Any, probability: Any, wait: Any) -> Any:
-    """Wait that `percentile` of the arrivals do not exceed, 0 if that many do not wait at all.
-
-    percentile : share of the arrivals [1]
-    probability : probability of any wait [1]
-    wait : mean wait [s]
-
-    >>> round(wait_percentile(0.9, 0.7, 0.96), 3), wait_percentile(0.2, 0.7, 0.96)
-    (2.669, 0.0)
-    """
-    return wait / probability * ln(maximum(probability / (1 - percentile), 1))
 
 
 @formula("E_S", "s", source="serving_power_edge.md section 5: E[a + b I + c I^2]")
@@ -278,20 +219,6 @@ def closed_loop_response_bound(users: Any, think: Any, demand: Any, largest: Any
     (1.0, 41.0)
     """
     return maximum(demand, users * largest - think)
-
-
-@formula("R_PS", "s", source="processor sharing (M/G/1-PS); serving_power_edge.md section 12")
-def processor_sharing_response(utilisation: Any, service: Any) -> Any:
-    """Mean response where all present share the server; shorter than in order of arrival iff service varies by more
-    than its mean.
-
-    utilisation : share of the time that the server works [1]
-    service : mean service time [s]
-
-    >>> processor_sharing_response(0.5, 0.2)
-    0.4
-    """
-    return service / (1 - utilisation)
 
 
 @formula("q_p", "s", source="derived: the first request of each user waits for a uniform share of the others' prompts")

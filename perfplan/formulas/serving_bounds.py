@@ -1,4 +1,4 @@
-"""Published laws of serving systems: throughput bounds, disaggregated pools, KV transfer, shared prefixes, speculation.
+"""Published laws of serving systems: throughput bounds, disaggregated pools, KV transfer, shared prefixes.
 
 Tokens and requests are counts. `kv` is the bytes of key-value cache per token over all layers and ranks.
 """
@@ -7,36 +7,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfplan.formulas.core import formula, maximum, where
+from perfplan.formulas.core import formula, maximum
+from perfplan.formulas.serving import cached_pages
 
 __all__ = [
-    "accepted_tokens",
     "bound_share",
     "cache_bytes",
     "decode_efficiency",
-    "dense_tokens",
     "distserve_decode_time",
     "distserve_kv_tokens",
     "distserve_prefill_time",
     "exposed_kv_transfer",
     "floored_time",
     "group_prefix_saving",
-    "host_offload_decode_rate",
     "host_transfer_rate",
     "knee_over_capacity",
-    "kv_blocks",
     "kv_transfer_time",
     "kv_read_rate",
-    "mixed_batch_time",
     "nodes_for_span",
-    "pool_ratio",
     "prefill_efficiency",
     "prefix_speedup_bound",
     "prompt_kv_bytes",
     "rank_share",
-    "residents",
     "sequences_at_context",
-    "speculation_speedup",
     "throughput_bound",
 ]
 
@@ -102,39 +95,6 @@ def host_transfer_rate(rate: Any, kv: Any) -> Any:
     return rate * kv
 
 
-@formula("B_req", "1", source=_NANOFLOW + " [derived]")
-def residents(accelerators: Any, memory: Any, usable: Any, weights: Any, kv: Any, context: Any) -> Any:
-    """Requests resident at a time when memory binds and each holds `context` tokens on average.
-
-    accelerators : accelerators of the deployment [1]
-    memory : memory of one [B]
-    usable : fraction of it for weights and cache [1]
-    weights : weights of the deployment [B]
-    kv : cache per token over all ranks [B]
-    context : mean tokens a resident request holds: input plus half the output [1]
-
-    Llama-2-70B on 8 x 80 GB, 512 in, 1024 out:
-
-    >>> round(residents(8, 80e9, 0.9, 140e9, 327680, 512 + 512))
-    1299
-    """
-    return (accelerators * memory * usable - weights) / (kv * context)
-
-
-@formula("B_dense", "1", source=_NANOFLOW + " [derived]")
-def dense_tokens(requests: Any, prompt: Any, output: Any) -> Any:
-    """Tokens per iteration in steady state: each decode beside its share of the prefills.
-
-    requests : requests resident [1]
-    prompt : input tokens of a request [1]
-    output : output tokens of a request [1]
-
-    >>> dense_tokens(1024, 512, 512)
-    2048.0
-    """
-    return requests * (prompt + output) / output
-
-
 @formula("T_pre", "s", source=_DISTSERVE)
 def distserve_prefill_time(tokens: Any, squares: Any, constant: Any, linear: Any, quadratic: Any, pp: Any) -> Any:
     """Prefill time of a batch by DistServe's fitted law, without the millisecond per stage that its simulator adds.
@@ -187,10 +147,10 @@ def distserve_kv_tokens(accelerators: Any, usable: Any, layers: Any, hidden: Any
     OPT-13B on one A100 (the published table has 66,144):
 
     >>> distserve_kv_tokens(1, 73.905 * 2**30, 40, 5120, 2, 16)
-    66144.0
+    66144
     """
     room = accelerators * usable - 12 * layers * hidden**2 * element
-    return block * kv_blocks(room, 2 * layers * hidden * element, block)
+    return block * cached_pages(room, block, 2 * layers * hidden * element)
 
 
 @formula("C_eff", "FLOP/s", source=_DISTSERVE + " [derived]")
@@ -273,22 +233,6 @@ def rank_share(size: Any, ranks: Any) -> Any:
     return size / ranks
 
 
-@formula("N_blocks", "1", source="vLLM startup log; serving_power_edge.md section 2")
-def kv_blocks(room: Any, kv: Any, block: Any) -> Any:
-    """Whole blocks of cache that fit.
-
-    room : memory for the cache [B]
-    kv : cache per token [B]
-    block : tokens of a block [1]
-
-    Llama-3.1-8B in 3.81 GiB (vllm#10517 reports 1952, of GiB printed to 0.01):
-
-    >>> kv_blocks(3.81 * 2**30, 131072, 16)
-    1950.0
-    """
-    return room // (kv * block)
-
-
 @formula("N_conc", "1", source="vLLM startup log; serving_power_edge.md section 2")
 def sequences_at_context(blocks: Any, block: Any, context: Any) -> Any:
     """Sequences of a given length that the cache holds.
@@ -353,19 +297,6 @@ def exposed_kv_transfer(size: Any, layers: Any, bandwidth: Any, prefill: Any) ->
     return maximum(whole / layers, whole - prefill * (layers - 1) / layers)
 
 
-@formula("T_mix", "s", source="splitwise-sim performance_model.py: 1.1 x the prompt time of as many tokens")
-def mixed_batch_time(prompt: Any, penalty: Any) -> Any:
-    """Iteration time of a batch that mixes prompts and decodes, from the prompt time of as many tokens.
-
-    prompt : prompt time of the same number of tokens [s]
-    penalty : factor of mixing [1]
-
-    >>> round(mixed_batch_time(0.2, 1.1), 2)
-    0.22
-    """
-    return prompt * penalty
-
-
 @formula("T_floor", "s", source="serving_power_edge.md section 4: the software floor of small batches")
 def floored_time(time: Any, floor: Any) -> Any:
     """Time of a step that the host cannot launch faster than `floor`.
@@ -395,23 +326,6 @@ def nodes_for_span(tokens: Any, rate: Any, output: Any, output_rate: Any, span: 
     return (tokens / rate + output / output_rate) / span
 
 
-@formula("N_p/N_d", "1", source="serving_power_edge.md section 2 and 4 [derived]")
-def pool_ratio(prefill: Any, batch: Any, decode_load: Any, output: Any, token: Any, prefill_load: Any) -> Any:
-    """Prefill instances per decode instance at which both pools are equally far from their load.
-
-    prefill : mean prefill time of a request [s]
-    batch : sequences that a decode instance steps at once [1]
-    decode_load : utilisation aimed at in the decode pool [1]
-    output : mean output tokens of a request [1]
-    token : time of a decode step [s]
-    prefill_load : utilisation aimed at in the prefill pool [1]
-
-    >>> round(pool_ratio(0.2, 32, 0.9, 200, 0.05, 0.6), 2)
-    0.96
-    """
-    return prefill * batch * decode_load / (output * token * prefill_load)
-
-
 @formula("s_pre", "1", source=_BATCHLLM)
 def group_prefix_saving(members: Any, prefix: Any, private: Any) -> Any:
     """Share of a group's prompt tokens that need no prefill when its common prefix is computed once.
@@ -438,47 +352,3 @@ def prefix_speedup_bound(saving: Any) -> Any:
     1.96
     """
     return 1 / (1 - saving)
-
-
-@formula("E_acc", "1", source="Leviathan et al. 2023 (arXiv 2211.17192), eq. 1")
-def accepted_tokens(acceptance: Any, draft: Any) -> Any:
-    """Expected tokens per verification of a draft whose tokens are accepted independently.
-
-    acceptance : probability that a token of the draft is accepted [1]
-    draft : tokens of the draft [1]
-
-    >>> round(accepted_tokens(0.8, 4), 2), accepted_tokens(1, 4)
-    (3.36, 5)
-    """
-    rejection = where(acceptance < 1, 1 - acceptance, 1)
-    return where(acceptance < 1, (1 - acceptance ** (draft + 1)) / rejection, draft + 1)
-
-
-@formula("X_spec", "1", source="training_core.md section 7; Leviathan et al. 2023, theorem 3.8")
-def speculation_speedup(tokens: Any, verify: Any, draft: Any, decode: Any) -> Any:
-    """How much faster decode gets by speculation; below 1 it gets slower.
-
-    tokens : expected tokens per verification [1]
-    verify : time to verify one draft [s]
-    draft : time to write it [s]
-    decode : time of a plain decode step [s]
-
-    >>> round(speculation_speedup(3.36, 0.022, 0.008, 0.02), 2)
-    2.24
-    """
-    return tokens * decode / (verify + draft)
-
-
-@formula("r_off", "1/s", source="serving_power_edge.md section 2, row 34")
-def host_offload_decode_rate(host: Any, host_bandwidth: Any, device: Any, bandwidth: Any) -> Any:
-    """Tokens per second of one sequence when part of the active weights sits in host memory.
-
-    host : bytes read per token from host memory [B]
-    host_bandwidth : bandwidth of host memory [B/s]
-    device : bytes read per token from device memory [B]
-    bandwidth : bandwidth of device memory [B/s]
-
-    >>> round(host_offload_decode_rate(1.5e9, 50e9, 0.5e9, 500e9), 1)
-    32.3
-    """
-    return 1 / (host / host_bandwidth + device / bandwidth)

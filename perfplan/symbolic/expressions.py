@@ -13,7 +13,7 @@ from sympy.printing.str import StrPrinter
 
 from perfplan.formulas.core import Formula, standing_in
 
-__all__ = ["Expression", "closed_form", "expression", "latex_name", "to_latex", "to_text"]
+__all__ = ["Expression", "expression", "latex_name", "to_latex", "to_text"]
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,6 @@ def expression(formula: Formula, names: Iterable[str]) -> Expression:
     with standing_in(stand_in):
         body = sympy.sympify(formula.body(**{name: _symbol(name) for name in given}))
     return Expression(body, tuple(stand_in.calls))
-
-
-def closed_form(formula: Formula, names: Iterable[str]) -> Any:
-    """The body of `formula` with all inner formulas written out, on symbols named after its parameters.
-
-    >>> from perfplan.formulas.collectives import ring_latency as f
-    >>> to_text(closed_form(f.formula, ["ranks", "domains", "passes", "launch", "hop", "net_hop"]))
-    'launch*min(1, ranks - 1) + passes*(hop*(ranks - domains) + net_hop*(domains - 1))'
-    """
-    return sympy.sympify(formula.body(**{name: _symbol(name) for name in names}))
 
 
 class _Text(StrPrinter):  # type: ignore[misc]

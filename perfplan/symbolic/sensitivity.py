@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from perfplan.errors import OutOfRange
 
-__all__ = ["batch_elasticities", "elasticities", "ranked"]
+__all__ = ["elasticities", "ranked"]
 
 _STEP = 0.01
 
@@ -27,25 +26,6 @@ def elasticities(
     """
     up, down = 1 + step, 1 / (1 + step)
     return {name: _slope(evaluate({name: up}), evaluate({name: down}), step, name) for name in names}
-
-
-def batch_elasticities(
-    evaluate: Callable[[Mapping[str, Any]], Any], names: Iterable[str], step: float = _STEP
-) -> dict[str, float]:
-    """The same from one call: `evaluate` takes a column of factors for every name and returns the column of results.
-
-    >>> found = batch_elasticities(lambda f: f["flops"] / f["peak"], ["flops", "peak"])
-    >>> {name: round(value, 6) for name, value in found.items()}
-    {'flops': 1.0, 'peak': -1.0}
-    """
-    import numpy
-
-    order = list(names)
-    factors = {name: numpy.ones(2 * len(order)) for name in order}
-    for index, name in enumerate(order):
-        factors[name][2 * index : 2 * index + 2] = 1 + step, 1 / (1 + step)
-    result = evaluate(factors)
-    return {name: _slope(float(result[2 * i]), float(result[2 * i + 1]), step, name) for i, name in enumerate(order)}
 
 
 def _slope(above: float, below: float, step: float, name: str) -> float:

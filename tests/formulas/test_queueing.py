@@ -35,26 +35,6 @@ def test_several_servers_wait_about_as_allen_and_cunneen_say(servers):
     assert q.multi_server_wait(0.75, 1.0, servers, 1, 1) == pytest.approx(wait, rel=0.1)
 
 
-def test_tail_and_percentile_are_inverse():
-    time = q.wait_percentile(0.95, 0.7, 0.96)
-    assert q.wait_tail(time, 0.7, 0.96) == pytest.approx(0.05)
-
-
-def test_low_rates_favour_tensor_and_high_rates_pipeline_parallelism():
-    low, high = 0.05, 0.95
-    assert q.split_intra_response(low, 1.0, 1.6) < q.split_inter_response(low, 1.0)
-    assert q.split_intra_response(high, 1.0, 1.1) > q.split_inter_response(high, 1.0)
-
-
-def test_distserve_writes_the_same_waits():
-    rate, time, speedup = 3.0, 0.2, 1.6
-    load = rate * time
-    assert q.deterministic_wait(load, time) == pytest.approx(time + rate * time**2 / (2 * (1 - load)))
-    assert q.split_inter_response(load, time) == pytest.approx(time + rate * time**2 / (4 * (2 - load)))
-    expected = time / speedup + rate * time**2 / (2 * speedup * (speedup - load))
-    assert q.split_intra_response(load, time, speedup) == pytest.approx(expected)
-
-
 def test_a_closed_loop_meets_its_bounds_at_the_knee():
     think, demand, largest = 9.0, 1.0, 0.5
     knee = q.closed_loop_users_at_knee(think, demand, largest)

@@ -12,7 +12,7 @@ from perfplan.symbolic.break_even import break_even, crossing
 from perfplan.symbolic.declared import list_formulas, parameters
 from perfplan.symbolic.explain import find, quantities, rows, to_latex_lines, to_lines
 from perfplan.symbolic.expressions import expression, latex_name, to_text
-from perfplan.symbolic.sensitivity import batch_elasticities, elasticities
+from perfplan.symbolic.sensitivity import elasticities
 
 HIERARCHY = (32, 4, 1e9, 1e-5, 1e-6, 5e-6, 400e9, 50e9)
 
@@ -123,14 +123,6 @@ def test_elasticities_of_a_roofline() -> None:
     assert found["peak"] == pytest.approx(-1) and found["memory"] == 0
     balanced = elasticities(lambda f: max(1 / f.get("peak", 1), 1 / f.get("memory", 1)), ["peak", "memory"])
     assert balanced == pytest.approx({"peak": -0.5, "memory": -0.5})
-
-
-def test_one_batch_gives_what_single_calls_give() -> None:
-    def time(f):  # type: ignore[no-untyped-def]
-        return 3 / f["a"] + 2 * f["b"] ** 2
-
-    single = elasticities(lambda f: time({"a": 1.0, "b": 1.0} | f), ["a", "b"])
-    assert batch_elasticities(time, ["a", "b"]) == pytest.approx(single)
 
 
 def test_no_elasticity_of_an_infeasible_result() -> None:
