@@ -142,7 +142,7 @@ def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurren
     engine, steps = job.engine, maximum(osl - 1, 1) / formulas.drafted_tokens(job.acceptance, job.drafts)
     clump = maximum(engine.gather * active / steps, 1.0)
     prompt = _beside_decodes(job, net, layout, isl, osl, active, clump)
-    if engine.together:
+    if _any(engine.together):
         wave = _beside_decodes(job, net, layout, isl, osl, active, maximum(active, 1.0))
         prompt = {name: time + engine.together * (wave[name] - time) for name, time in prompt.items()}
     alone = prompt_time(job, net, layout, isl)

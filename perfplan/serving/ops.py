@@ -110,9 +110,9 @@ def product(p: Pricing, part: str, m: Any, n: Any, k: Any) -> Any:
     return time + unpacked(p, form, m, n * k, memory)
 
 
-def reached(p: Pricing, constants: Kernel, peak: float) -> float:
+def reached(p: Pricing, constants: Kernel, peak: float) -> Any:
     """Fraction of the peak that the engine's products reach."""
-    return min(constants.compute * p.job.engine.compute, power_limit(p) / peak)
+    return minimum(constants.compute * p.job.engine.compute, power_limit(p) / peak)
 
 
 def unpacked(p: Pricing, form: Format, rows: Any, weights: Any, memory: float) -> Any:

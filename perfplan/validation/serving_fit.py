@@ -86,20 +86,20 @@ class Columns:
     measured: Array
     weight: float
 
-    def predicted(self, values: Mapping[str, float]) -> Array:
-        """TPOT under the constants [ms]."""
+    def predicted(self, values: Mapping[str, Any]) -> Array:
+        """TPOT under the constants [ms]; with columns of shape (n, 1) for constants, one row for each of the n."""
         job = replace(self.job, engine=with_constants(self.job.engine, values))
         found: Array = 1e3 * price.steady(job, self.layout, self.isl, self.osl, self.concurrency, self.held).tpot
         return found
 
-    def residuals(self, values: Mapping[str, float]) -> Array:
+    def residuals(self, values: Mapping[str, Any]) -> Array:
         """Log ratios of prediction and measurement, large ones damped."""
         log = np.log(self.predicted(values) / self.measured) / SCALE
         damped: Array = self.weight * SCALE * np.sign(log) * np.sqrt(2 * (np.sqrt(1 + log**2) - 1))
         return damped
 
 
-def with_constants(engine: Engine, values: Mapping[str, float]) -> Engine:
+def with_constants(engine: Engine, values: Mapping[str, Any]) -> Engine:
     """The engine with constants of TPOT, and those that follow from them."""
     changed: dict[str, Any] = {"eager": values["overhead"], "prompt": values["step"] + EAGER, **values}
     return replace(engine, **changed)
@@ -186,18 +186,18 @@ def fit_engines(columns: Sequence[Columns]) -> dict[Key, dict[str, float]]:
     def residuals(x: Array) -> Array:
         return np.concatenate([*data(x.reshape(-1, count)), pulls @ x - target])
 
-    def slopes(x: Array) -> Array:  # a constant of all releases at once: runs depend on that of their own alone
+    def slopes(x: Array) -> Array:  # runs depend on the constants of their own release alone
         table = x.reshape(-1, count)
-        base, sizes = data(table), [len(one.measured) for one in columns]
-        found, ends = np.zeros((sum(sizes), x.size)), np.cumsum(sizes)
-        for at in range(count):
-            width = np.where(table[:, at] > high[at] - 0.03, -0.02, 0.02)
-            moved = table.copy()
-            moved[:, at] += width
-            for one, before, after, end in zip(columns, base, data(moved), ends, strict=True):
-                place = places[one.key]
-                found[end - len(before):end, place * count + at] = (after - before) / width[place]
-        return np.concatenate([found, pulls])
+        widths = np.where(table > high - 0.03, -0.02, 0.02)
+        found = np.zeros((sum(len(one.measured) for one in columns), *table.shape))
+        end = 0
+        for one in columns:
+            place = places[one.key]
+            moved = table[place] + np.vstack([np.zeros(count), np.diag(widths[place])])
+            rows = one.residuals(dict(zip(CONSTANTS, np.exp(moved.T)[..., None], strict=True)))
+            start, end = end, end + len(one.measured)
+            found[start:end, place] = ((rows[1:] - rows[0]) / widths[place][:, None]).T
+        return np.concatenate([found.reshape(len(found), -1), pulls])
 
     bounds = (np.tile(low, len(keys)), np.tile(high, len(keys)))
     start = np.clip(starts.ravel(), bounds[0] + 1e-9, bounds[1] - 1e-9)
