@@ -15,8 +15,9 @@ QUANTISED = ("attention", "indexer", "mamba", "linear_attention", "mlp", "shared
 @dataclass(frozen=True)
 class Format:
     """weight: bytes per quantised weight, scales included; units: dtype that the matrix units compute in; inputs: bytes
-    per element of their inputs; head, embedding: bytes per weight of the vocabulary matrices; parts: what is quantised,
-    the rest has two bytes; otherwise: what products run in where the chip lacks `units`, "" = it cannot run there."""
+    per element of their inputs; head, embedding: bytes per weight of the vocabulary matrices; parts: what is quantised;
+    otherwise: what products run in where the chip lacks `units`, "" = it cannot run there; beside: format of the other
+    matrices of a layer, "" = two bytes."""
 
     id: str
     weight: float
@@ -26,7 +27,14 @@ class Format:
     embedding: float = 2.0
     parts: tuple[str, ...] = QUANTISED
     otherwise: str = ""
+    beside: str = ""
     source: str = "definition"
+
+    def of(self, part: str) -> Format:
+        """The format of one part of a layer."""
+        if part in self.parts:
+            return self
+        return FORMATS[self.beside if self.beside and part in QUANTISED else "bf16"]
 
 
 _GGUF = "llama.cpp k-quants: q4_K 4.5 bits, q6_K 6.5625 bits; 0.6 B per layer weight makes the published file sizes"
@@ -50,6 +58,8 @@ FORMATS = {one.id: one for one in (
     Format("nvfp4", 0.5625, "nvfp4", 0.5625, source="one fp8 scale per 16 weights"),
     Format("mxfp4", 0.53125, "mxfp4", 2.0, parts=("experts",), otherwise="bf16",
            source="gpt-oss: experts alone, a byte per 32 weights"),
+    Format("mxfp4-q8_0", 0.53125, "mxfp4", 2.0, 1.0625, 1.0625, ("experts",), "bf16", "q8_0",
+           source="llama.cpp: experts in MXFP4, the other matrices in Q8_0 (the published 12.1 GB of gpt-oss-20b)"),
 )}
 _ALIASES = {other: id_ for id_, others in {
     "fp32": "float32", "bf16": "bfloat16", "fp16": "half float16",

@@ -10,15 +10,14 @@ from perfplan.catalog.specs import Attention, Cluster, Engine, Kernel, Model, Mo
 from perfplan.errors import MissingField, OutOfRange, Unsupported
 from perfplan.formulas.core import where
 from perfplan.serving.attention import cached_width
-from perfplan.serving.formats import FORMATS, Format
+from perfplan.serving.formats import Format
 from perfplan.serving.reuse import Reuse
 from perfplan.training.formats import WIDTH
 from perfplan.training.job import constants
 
-__all__ = ["PLAIN", "ServingJob", "assumed", "unmodelled"]
+__all__ = ["BITS", "ServingJob", "assumed", "unmodelled"]
 
-PLAIN = FORMATS["bf16"]
-_BITS = ("bf16", "fp16")
+BITS = ("bf16", "fp16")  # formats of units without scales, two bytes wide
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class ServingJob:
         for name in same_units(dtype):
             if name in chip.peak:
                 return chip.peak[name] * self.clock(name)
-        if dtype in _BITS:  # no 16-bit peak is stated: that of another format, by its width
+        if dtype in BITS:  # no 16-bit peak is stated: that of another format, by its width
             return max(peak * WIDTH[name] / WIDTH[dtype] for name, peak in chip.peak.items() if name in WIDTH)
         raise Unsupported(f"weights in {self.weights.id} need {dtype}, which {chip.id} does not have (it has"
                           f" {', '.join(sorted(chip.peak))}); choose other --weights")

@@ -41,7 +41,7 @@ def layer_weights(job: ServingJob, kind: LayerKind, layout: ServingLayout) -> An
     """Weights of one layer on one rank [B]."""
     parts: dict[str, Any] = {}
     for part, count in layer_parameters(job.model, kind).items():
-        width = job.weights.weight if part in job.weights.parts else 2.0
+        width = job.weights.of(part).weight
         split = 1 if part in LEFT else layout.width if part == "experts" else layout.tp
         kept = count / split + (_replicated(job, kind, layout.tp) if part == "attention" else 0.0)
         parts[part] = kept * width * (1 - job.host_experts if part == "experts" else 1.0)

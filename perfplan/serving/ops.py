@@ -26,7 +26,7 @@ from perfplan.formulas.offload import host_copy_time
 from perfplan.formulas.serving import attended_tokens, kv_head_share, touched_experts
 from perfplan.serving.attention import decode_kernel, latent_decode, plain_decode
 from perfplan.serving.formats import Format
-from perfplan.serving.job import PLAIN, ServingJob
+from perfplan.serving.job import BITS, ServingJob
 from perfplan.training.exchange import COMBINE, DISPATCH, engine_all_reduce, send_to_experts
 from perfplan.training.network import Group, Network
 
@@ -99,8 +99,8 @@ def reading(p: Pricing, form: str, usual: float) -> Any:
 
 def product(p: Pricing, part: str, m: Any, n: Any, k: Any) -> Any:
     """Time of the matrix product of a part: m rows with a matrix of k times n [s]."""
-    form = p.job.weights if part in p.job.weights.parts else PLAIN
-    units = p.job.units if form is not PLAIN else _plain(p.job)
+    form = p.job.weights.of(part)
+    units = p.job.units if form is p.job.weights else _plain(p.job)
     constants = p.job.kernel("gemm", units)
     flops, peak = compute.gemm_flops(m, n, k), matrix_rate(p, units)
     traffic = compute.gemm_bytes(m, n, k, 1, form.inputs, form.weight, WIDE)
@@ -287,10 +287,15 @@ def _mlp(p: Pricing, part: str, width: float, gated: bool) -> Any:
 
 
 def _expert_kernel(job: ServingJob) -> Kernel:
-    """Constants of expert layers; those of plain products where the chip has none."""
+    """Constants of expert layers; those of plain products where the chip has none.
+
+    Weights narrower than the units fill up tiles with fewer rows, as on chips that read faster: reading binds for less.
+    """
     kind = "experts" if "experts" in job.cluster.accelerator.kernels else "gemm"
     found = job.kernel(kind, job.units)
-    return found if found.around else replace(found, half=0.0, around=job.kernel("stream", _plain(job)).memory)
+    if not found.around:
+        return replace(found, half=0.0, around=job.kernel("stream", _plain(job)).memory)
+    return replace(found, half=found.half * min(job.weights.weight / WIDE, 1.0)) if job.units in BITS else found
 
 
 def routed_time(p: Pricing, moe: Moe, rows: Any, met: Any, here: Any, inner: Any, tokens: Any) -> Any:
@@ -304,8 +309,7 @@ def routed_time(p: Pricing, moe: Moe, rows: Any, met: Any, here: Any, inner: Any
     memory = reading(p, form.id, constants.memory)
     moved = expert_moves(rows, tokens, *shape, form.inputs, WIDE)
     moved = moved - engine.gathers * rows * shape[0] * (WIDE + form.inputs)
-    extra = engine.routed + unpacked(p, form, rows / maximum(used, 1.0), used * shape[0] * shape[1] * shape[2], memory)
-    return extra + experts_time(
+    return engine.routed + experts_time(
         expert_flops(rows, *shape), expert_flops(constants.half * used, *shape), reached(p, constants, peak), peak,
         traffic, memory, p.bandwidth, moved, constants.around, here,
         constants.each * engine.tables, constants.overhead * p.share)

@@ -43,8 +43,10 @@ TIGHT: dict[str, Any] = {"memory_basis": "free", "memory_fraction": 0.98, "conte
 POOLS = {"input_tokens_per_s_per_node": "prompts", "output_tokens_per_s_per_node": "decodes"}
 """Metrics that are published of one pool of a disaggregated deployment (DeepSeek's and SGLang's reports, recalled)."""
 ALONE = "pcie-box"  # cluster of accelerators that have none
-ENGINES = {"atom": "qserve", "quarot": "qserve", "pytorch": "vllm", "deepseek_inhouse": "sglang"}
-"""Engines without an entry of their own -> whose policies and host times they are given."""
+ENGINES: dict[str | tuple[str, str], str] = {
+    "atom": "qserve", "quarot": "qserve", "deepseek_inhouse": "sglang", ("atom", "AMD"): "vllm"}
+"""Engines without an entry of their own, those of one vendor with it -> whose policies and host times they are given;
+two engines are called atom: that of the paper on 4-bit weights, and AMD's own (recalled)."""
 
 
 class Pricer:
@@ -77,8 +79,8 @@ class Pricer:
         """The job of a run."""
         run = self.named(run)
         machine = self._machine(run.hardware)
-        name = ENGINES.get(run.engine, run.engine)
         chip = machine.accelerator
+        name = ENGINES.get((run.engine, chip.vendor)) or ENGINES.get(run.engine, run.engine)
         engine = self.change(self._engine(name, run.release, chip.family, chip.id))
         model = self.catalog.model(run.model)
         form = replace(number_format(formats_of(run, model)), otherwise="bf16")  # weights alone where units are lacking
@@ -154,8 +156,8 @@ def _pool(job: ServingJob, layout: ServingLayout, run: Run, isl: int, osl: int) 
         return price.Steady(whole(parts), 0.0, rate, 0.0, 1, {}, parts)
     room = price.capacity(job, layout, isl, osl)
     batch = min(run.batch / (layout.adp * layout.dp), room) if run.batch else room
-    parts = decode_step(job, net, layout, batch, isl + osl / 2)
-    step = _overlapped(parts)
+    parts = decode_step(job, net, layout, batch / 2, isl + osl / 2)  # each half reads the weights
+    step = 2 * _overlapped(parts)
     rate = batch * layout.adp * layout.dp / step / osl
     return price.Steady(0.0, step, rate, rate * osl, batch * layout.adp, parts, {})
 

@@ -175,6 +175,8 @@ def _checkpoint(run: Run) -> str:
 def formats_of(run: Run, model: Model) -> str:
     """Number format of the weights: the row's, in blocks where the checkpoint has them; else the checkpoint's own."""
     named = _checkpoint(run)
+    if run.engine == "llama_cpp" and (run.weights or model.dtype) == "mxfp4":
+        return "mxfp4-q8_0"
     if not run.weights:
         return ("fp8-block" if named == "fp8" else named) or model.dtype
     if run.weights == "fp8" and (model.dtype in _BLOCKED or named == "fp8"):

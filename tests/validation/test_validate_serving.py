@@ -8,6 +8,7 @@ import pytest
 
 from perfplan.catalog import Catalog
 from perfplan.errors import CatalogError, MissingField, Unsupported
+from perfplan.serving.memory import weights
 from perfplan.validation.serving import (
     LATENCY_FILES,
     SERVING_FILES,
@@ -93,6 +94,28 @@ def test_other_spellings_are_read_as_the_catalogs_names(field, spelt, known, tmp
     read, wanted = ([o.predicted for o in outcomes(runs, Pricer(CATALOG))] for runs in (
         read_runs(write(tmp_path, one)) for one in rows))
     assert read == wanted and all(read)
+
+
+def test_gpt_oss_in_llama_cpp_keeps_its_other_matrices_in_8_bits(tmp_path):
+    file = 12.11e9  # published size of gpt-oss-20b in MXFP4 for llama.cpp [B]
+    run = read_runs(write(tmp_path, row("gpt-oss-20b", "gb10", "llama_cpp", "mxfp4", 1, 1)))[0]
+    job = Pricer(CATALOG).job(run)
+    assert weights(job, layout_of(run, job.model)) == pytest.approx(file, rel=0.02)
+
+
+def test_narrow_experts_are_read_not_padded(tmp_path):
+    rows = [row("gpt-oss-120b", "h100-sxm", "vllm", "mxfp4", 1, 1)]
+    run = replace(read_runs(write(tmp_path, *rows))[1], batch=64)
+    pricer = Pricer(CATALOG)
+    job = pricer.job(run)
+    parts = pricer.steady(run)[0].decode
+    read = weights(job, layout_of(run, job.model)) / job.cluster.accelerator.memory_bandwidth
+    assert 0.5 * read < parts["experts"] < 1.6 * read, "two rows of each of 128 experts cost what reading does"
+
+
+def test_two_engines_are_called_atom(tmp_path):
+    of = {chip: read_runs(write(tmp_path, row(chip=chip, engine="atom")))[0] for chip in ("mi355x", "l40s")}
+    assert [Pricer(CATALOG).job(run).engine.id for run in of.values()] == ["vllm", "qserve"]
 
 
 def test_names_that_nobody_knows_are_listed(tmp_path):
