@@ -483,7 +483,7 @@ def schedule_layer(
     context: int,
     prompt: int = 0,
     technique: Sequence[str] = (),
-    time_limit: float = 120.0,
+    time_limit: float | None = None,
     sharing: Sharing | None = None,
     engine: str = "trtllm",
     weights: str = "",
@@ -496,7 +496,8 @@ def schedule_layer(
 
     phase: decode, prefill or mixed (batch: sequences of the replica, context: tokens cached, or of a prompt; prompt:
     tokens of prompts beside the decodes of a mixed step), or train (batch: micro-batch, context: sequence length);
-    time_limit: after which the search for the best order is cut short, which its certificate then says [s].
+    time_limit: after which the search for the best order is cut short, which its certificate then says; 120 unless
+    given [s].
     """
     from perfplan.overlap.blocks import Sharing
     from perfplan.overlap.scheduled import schedule_layer as scheduled

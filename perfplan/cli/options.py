@@ -342,6 +342,7 @@ def overlaps(text: str) -> dict[str, float]:
 
 
 def _job(
+    precision: Precision = "bf16",
     framework: Framework = "",
     attention: Attention = "",
     overlap: Overlap = "",

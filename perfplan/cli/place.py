@@ -55,7 +55,12 @@ Tokens = Annotated[
 Context = Annotated[int, typer.Option("--context", metavar="S", help="Tokens cached per sequence in decode.")]
 Form = Annotated[
     str,
-    typer.Option("--form", metavar="csv|sglang|vllm|exflow", help="Form of --write; vllm: of vLLM's Ascend plug-in."),
+    typer.Option(
+        "--form",
+        metavar="csv|sglang|vllm|exflow",
+        show_default=False,
+        help="Form of --write: csv in `place` and sglang in `replicate` unless given; vllm: of vLLM's Ascend plug-in.",
+    ),
 ]
 Write = Annotated[
     str, typer.Option("--write", metavar="FILE", show_default=False, help="Write the placement into this file.")
@@ -83,6 +88,18 @@ def _stage(
 
 Stage = Annotated[Any, Group(_stage)]
 """The step that placements are priced by: arguments of `placement.step.step_of` by name."""
+
+
+def _file(write: Write = "", form: Form = "") -> tuple[str, str]:
+    from perfplan.errors import OutOfRange
+
+    if form and not write:
+        raise OutOfRange(f"--form {form} changes nothing without --write; give both")
+    return write, form
+
+
+File = Annotated[Any, Group(_file)]
+"""Path and form of the file to write, empty if none is wanted."""
 
 
 def _limit(value: float | None) -> float:
@@ -154,8 +171,7 @@ def place(
             "--current", metavar="FILE", show_default=False, help="Placement in use; experts in order unless given."
         ),
     ] = "",
-    write: Write = "",
-    form: Form = "csv",
+    file: File = None,
     catalog: options.Entries = None,
     output: options.Out = None,
 ) -> None:
@@ -181,7 +197,9 @@ def place(
         experts_within(step, memory_budget),
     )
     found = study(step, fetch(step.job, trace, synthetic), request)
-    if write:
-        text = written_placement(form, found.best.placed, ep, routed_layers(step.job), len(step.job.model.layers))
-        write_file(write, text)
+    path, form = file
+    if path:
+        layers = routed_layers(step.job)
+        text = written_placement(form or "csv", found.best.placed, ep, layers, len(step.job.model.layers))
+        write_file(path, text)
     output.emit(study_text(found), option_rows(found), OPTION_COLUMNS, study_document(found))

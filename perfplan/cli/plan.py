@@ -27,7 +27,6 @@ def train(
     gpus: options.Gpus,
     global_batch: options.GlobalBatch,
     seq_len: options.SeqLen,
-    precision: options.Precision = "bf16",
     tokens: Annotated[
         str | None,
         typer.Option(
@@ -89,7 +88,6 @@ def train(
             gpus=options.gpu_range(gpus),
             global_batch=global_batch,
             seq_len=seq_len,
-            precision=precision,
             tokens=tokens,
             objective=objective,
             top=top,

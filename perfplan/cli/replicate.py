@@ -8,7 +8,7 @@ import typer
 
 from perfplan.cli import options
 from perfplan.cli.groups import grouped
-from perfplan.cli.place import Ep, Stage, Synthetic, Write
+from perfplan.cli.place import Ep, File, Stage, Synthetic
 
 __all__ = ["replicate"]
 
@@ -76,8 +76,7 @@ def replicate(
             help="Seconds for --certify, shared by plans and layers; 30 unless given.",
         ),
     ] = None,
-    write: Write = "",
-    form: Annotated[str, typer.Option("--form", metavar="sglang|vllm|csv", help="Form of --write.")] = "sglang",
+    file: File = None,
     catalog: options.Entries = None,
     output: options.Out = None,
 ) -> None:
@@ -101,6 +100,7 @@ def replicate(
 
     step = step_of(model, cluster, ep, catalog, **stage)
     wanted, given = asked(step, redundant, evaluate)
+    seconds, (path, form) = solver_seconds(certify, time_limit), file
     job, routing = step.job, fetch(step.job, loads, synthetic)
     if len(wanted) > 1:
         if policy or groups > 1 or certify:
@@ -109,13 +109,13 @@ def replicate(
                 " --certify"
             )
         swept = sweep(step, routing, wanted)
-        if write:
+        if path:
             table = swept.knee.choice.plan.slots
-            write_file(write, written(form, table, ep, routed_layers(job), len(job.model.layers)))
+            write_file(path, written(form or "sglang", table, ep, routed_layers(job), len(job.model.layers)))
         output.emit(sweep_text(swept), sweep_rows(swept), SWEEP_COLUMNS, sweep_document(swept))
         return
-    found = replicated(step, routing, wanted[0], groups, given, solver_seconds(certify, time_limit))
+    found = replicated(step, routing, wanted[0], groups, given, seconds)
     chosen = choose(found, policy or (given[0] if given else ""))
-    if write:
-        write_file(write, written(form, chosen.plan.slots, ep, routed_layers(job), len(job.model.layers)))
+    if path:
+        write_file(path, written(form or "sglang", chosen.plan.slots, ep, routed_layers(job), len(job.model.layers)))
     output.emit(replicated_text(found, chosen), choice_rows(found), CHOICE_COLUMNS, replicated_document(found, chosen))

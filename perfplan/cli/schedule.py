@@ -128,9 +128,10 @@ def layer(
                           " shared-expert, delayed-wgrad, fsdp, two-batch, nanoflow, ladder, parallel and best.")
     ] = "all",
     time_limit: Annotated[
-        float, typer.Option("--time-limit", metavar="S", min=0.1, help="Cut the search for the best order after so many"
-                          " seconds; an answer that it cuts says so.")
-    ] = 120.0,
+        float | None,
+        typer.Option("--time-limit", metavar="S", min=0.1, show_default=False, help="Cut the search for the best order"
+                     " after so many seconds, 120 unless given; an answer that it cuts says so.")
+    ] = None,
     gantt: Annotated[bool, typer.Option("--gantt", help="Draw the shortest.")] = False,
     engine: serving.Engine = "trtllm",
     weights: serving.Weights = "",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from perfplan.errors import Infeasible, Unsupported
+from perfplan.errors import Infeasible, OutOfRange, Unsupported
 from perfplan.optimize.certificate import Certificate
 from perfplan.overlap.blocks import Sharing, Window
 from perfplan.overlap.partition import Partition, RankCosts, balance, even, settings
 from perfplan.overlap.replicas import exchanged
 from perfplan.overlap.stages import Compared, Pipeline, ScheduledPipeline, compare, own_schedule
-from perfplan.overlap.techniques import ALIASES, TECHNIQUES, Scheduled, best, scheduled
+from perfplan.overlap.techniques import ALIASES, SECONDS, TECHNIQUES, Scheduled, best, scheduled
 from perfplan.overlap.timeline import Timeline
 from perfplan.training.job import Job
 from perfplan.training.layout import Layout, block
@@ -85,13 +85,16 @@ class ScheduledLayer:
         return tuple(s.timeline for s in able)
 
 
-def schedule_layer(window: Window, sharing: Sharing, names: Sequence[str] = (), time_limit: float = 120.0) -> (
-    ScheduledLayer
-):
-    """Run techniques by name on a window (all, and the best, unless given)."""
+def schedule_layer(
+    window: Window, sharing: Sharing, names: Sequence[str] = (), time_limit: float | None = None
+) -> ScheduledLayer:
+    """Run techniques by name on a window (all, and the best, unless given). time_limit: of the search for the best [s],
+    SECONDS unless given."""
     wanted = list(dict.fromkeys(ALIASES.get(name, name) for name in names or (*TECHNIQUES, "best")))
+    if time_limit is not None and "best" not in wanted:
+        raise OutOfRange(f"a time limit of {time_limit:g} s changes nothing without technique best; name it too")
     rows = {name: scheduled(window, name) for name in wanted if name != "best"}
     if "best" in wanted:
         plain = [rows.get(name) or scheduled(window, name) for name in TECHNIQUES]
-        rows["best"] = best(window, time_limit, plain)
+        rows["best"] = best(window, SECONDS if time_limit is None else time_limit, plain)
     return ScheduledLayer(window, sharing, tuple(rows[name] for name in wanted))

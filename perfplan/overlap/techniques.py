@@ -21,8 +21,9 @@ from perfplan.overlap.order_search import Search
 from perfplan.overlap.simulate import list_schedule, simulate
 from perfplan.overlap.timeline import Timeline
 
-__all__ = ["ALIASES", "TECHNIQUES", "Scheduled", "Technique", "best", "scheduled"]
+__all__ = ["ALIASES", "SECONDS", "TECHNIQUES", "Scheduled", "Technique", "best", "scheduled"]
 
+SECONDS = 120.0  # of the search for the best order, unless given
 CHUNKS = (1, 2, 4, 8)
 STREAMS = 1.5  # asked of a resource together at most: a collective, or a memory-bound kernel, beside a product
 SPLITS = ((0.5, 0.5), (0.3125, 0.6875), (0.4, 0.6))
@@ -149,7 +150,7 @@ def _graphs(window: Window) -> list[tuple[Recipe, Graph]]:
     return found
 
 
-def best(window: Window, time_limit: float = 120.0, named: Sequence[Scheduled] = ()) -> Scheduled:
+def best(window: Window, time_limit: float = SECONDS, named: Sequence[Scheduled] = ()) -> Scheduled:
     """The shortest schedule found over all recipes and orders, never longer than the named ones given that leave the
     model and the hardware as they are, with a bound that holds for all recipes.
 

@@ -113,6 +113,7 @@ def test_techniques_on_a_layer(capsys, tmp_path):
     [
         (["--batch", "64", "--technique", "nano"], "no technique 'nano'; did you mean nanoflow"),
         (["--batch", "64", "--windows", "2"], "changes nothing without --against"),
+        (["--batch", "64", "--technique", "fused", "--time-limit", "3"], "changes nothing without technique best"),
         (["--batch", "0"], "each must be at least 1"),
         (["--batch", "64", "--against", "nowhere.json"], "nowhere.json cannot be read"),
     ],

@@ -104,6 +104,7 @@ def test_a_memory_budget(capsys, tmp_path):
         (["--memory-budget", "1MiB"], "holds no expert"),
         (["--memory-budget", "24GiB", "--write", str(written), "--form", "sglang"], "--form csv"),
         (["--evaluate", str(written)], "every GPU holds 2"),
+        (["--form", "sglang"], "--form sglang changes nothing without --write"),
     ):
         assert run([*arguments, *changes]) in (1, 2)
         assert words in capsys.readouterr().err
