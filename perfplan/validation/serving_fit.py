@@ -251,4 +251,7 @@ class _Change:
     def __call__(self, engine: Engine) -> Engine:
         values = of_release(self.fitted, engine, self.name, self.release)
         first: dict[str, Any] = dict(self.first or {})
-        return replace(with_constants(engine, values), **first)
+        made = replace(with_constants(engine, values), **first)
+        if made.mixed or (self.name, self.release) in self.fitted:
+            return made
+        return replace(made, burst=made.together)  # no run says otherwise: who is in step also comes in one burst

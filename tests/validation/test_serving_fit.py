@@ -73,3 +73,21 @@ def test_a_model_left_out_learns_from_the_other_models_alone(tmp_path):
     untaught = [abs(one.predicted(STARTS) / one.measured - 1).mean() for one in columns_of(rows, Pricer(Catalog()))]
     assert len(found) == len(rows)
     assert sum(abs(one - 1) for one in found) / len(found) < max(untaught) / 2
+
+
+def test_the_loop_of_a_release_without_runs_is_in_step_where_prompts_go_first(tmp_path):
+    def priced(share):
+        values = STARTS | {"together": WAVES}
+        return Pricer(Catalog(), lambda engine: replace(with_constants(engine, values), burst=share)).predict(loop)
+
+    loop = replace(RUN, id="b", engine="sglang", release="0.5.1", metric="ttft_ms", batch=64)
+    names = "id,group,model_id,hardware_id,engine,engine_version,weight_dtype,isl,osl,batch,tp,ttft_ms,tpot_ms"
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join([
+        names,
+        "a,g,qwen3-32b,h100-sxm,vllm,0.12.0,bf16,1024,128,4,1,300,20",
+        f"b,g,llama-3.1-8b,h100-sxm,sglang,0.5.1,bf16,1024,128,64,1,{priced(WAVES)},10",
+    ]))
+    (ratio,) = [one.ratio for one in left_out_models([path]).outcomes if one.id == "b" and "ttft" in one.slice]
+    assert ratio == pytest.approx(1, abs=0.1)
+    assert priced(0.1) < 0.6 * priced(WAVES)
