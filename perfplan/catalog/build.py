@@ -73,11 +73,25 @@ def accelerator(name: str, file: schemas.AcceleratorFile, relative: Callable[[st
     """The spec of a file; kernel kinds and dtypes it lacks come from `relative(file.borrow)`, marked borrowed."""
     kernels = kernels_of(file)
     _fill(kernels, file)
+    lent = {}
     if file.borrow:
-        _borrow(kernels, file, relative(file.borrow))
+        lender = relative(file.borrow)
+        _borrow(kernels, file, lender)
         _fill(kernels, file)
+        lent = _lent(kernels, file, lender)
     plain = file.model_dump(exclude={"id", "kernels", "borrow", "same_constants", "notes"})
-    return specs.Accelerator(id=name, kernels=kernels, notes=(*file.notes, *notes), **plain)
+    return specs.Accelerator(id=name, kernels=kernels, lent=lent, notes=(*file.notes, *notes), **plain)
+
+
+def _lent(kernels: Mapping[str, Mapping[str, specs.Kernel]], file: schemas.AcceleratorFile,
+          lender: specs.Accelerator) -> dict[str, float]:
+    """What whole steps reach of a borrowed rate of products: the share that they sustain over that of the lender."""
+    def lasts(table: Mapping[str, float], dtype: str) -> float:
+        return table.get(dtype, table.get("any", 1.0))
+
+    borrowed = [dtype for dtype, kernel in kernels.get("gemm", {}).items() if kernel.borrowed == lender.id]
+    return {dtype: min(lasts(file.sustained, dtype) / lasts(lender.sustained, dtype), 1.0)
+            for dtype in borrowed if file.sustained}
 
 
 def _borrow(kernels: dict[str, dict[str, specs.Kernel]], file: schemas.AcceleratorFile,

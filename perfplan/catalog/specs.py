@@ -54,6 +54,8 @@ class Accelerator:
     kernels: Mapping[str, Mapping[str, Kernel]]  # kind -> dtype[:kv dtype][@software] -> constants
     sustained: Mapping[str, float] = field(default_factory=dict)
     # dtype (any = the others) -> clock in a long step over clock in an isolated kernel, compute-bound work only [1]
+    lent: Mapping[str, float] = field(default_factory=dict)
+    # dtype -> what whole steps reach of the rate that borrowed constants of products promise, at the full clock [1]
     units: int | None = None  # SMs, CUs, cores
     l2: float | None = None  # B
     tdp: float | None = None  # W

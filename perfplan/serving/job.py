@@ -87,9 +87,11 @@ class ServingJob:
         return self.weights.units
 
     def clock(self, dtype: str) -> float:
-        """Share of the full clock: what a long run sustains, if the engine's constants were found on such runs [1]."""
-        sustained = self.cluster.accelerator.sustained
-        return sustained.get(dtype, sustained.get("any", 1.0)) if self.engine.throttled else 1.0
+        """Share of the full clock: what a long run sustains, if the engine's constants are of such runs, else what
+        borrowed constants overstate [1]."""
+        chip = self.cluster.accelerator
+        return chip.sustained.get(dtype, chip.sustained.get("any", 1.0)) if self.engine.throttled else chip.lent.get(
+            dtype, 1.0)
 
     def peak(self, dtype: str) -> float:
         """Dense peak of the dtype at the clock of the engine's runs [FLOP/s]."""

@@ -127,6 +127,14 @@ def test_borrowed_constants_are_marked():
     assert CATALOG.accelerator("h100-sxm").kernels["gemm"]["bf16"].borrowed == ""
 
 
+def test_whole_steps_correct_borrowed_products():
+    chip, lender = CATALOG.accelerator("mi300x"), CATALOG.accelerator("h100-sxm")
+    assert chip.lent["fp8"] == pytest.approx(chip.sustained["any"] / lender.sustained["any"])
+    reached = chip.lent["bf16"] * chip.kernels["gemm"]["bf16"].compute * chip.peak["bf16"]
+    assert reached == pytest.approx(687e12, rel=0.15), "620 to 760 TFLOP/s are measured (hipBLASLt, recalled)"
+    assert "bf16" not in lender.lent and "fp8" not in CATALOG.accelerator("l40s").lent, "constants of their own"
+
+
 def test_borrowed_tiles_of_experts_follow_the_ridge():
     lender, chip = CATALOG.accelerator("h100-sxm"), CATALOG.accelerator("h20-sxm")  # 295 and 37 FLOP/B
     ridges = [one.peak["bf16"] / one.memory_bandwidth for one in (chip, lender)]
