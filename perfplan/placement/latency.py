@@ -87,8 +87,7 @@ def _candidates(
     yield problem.contiguous()
     yield eplb_pack(problem)
     problems, end = [replace(problem, traffic=0.0, load=1.0)], time.monotonic() + time_limit
-    share = problem.routing.loads / problem.routing.loads.sum(axis=1, keepdims=True)
-    touched = 1 - np.exp(step.rows * step.gpus * step.moe.top_k * np.log1p(-np.minimum(share, 1 - 1e-12)))
+    touched = step.met(problem.routing.shares)
     if touched.min() < 0.999:
         even = from_loads(touched / touched.sum(axis=1, keepdims=True), problem.routing.source)
         problems.append(replace(problem, routing=even, traffic=0.0, load=1.0))
@@ -106,7 +105,7 @@ def _candidates(
 def _mixed(step: Step, problem: Problem, found: list[Whole]) -> Whole:
     """Of each layer the quickest placement."""
     routing = problem.routing
-    loads = routing.loads / routing.loads.sum(axis=1, keepdims=True)
+    loads = routing.shares
     times = []
     for placed in found:
         tail = problem.score(placed).layers
@@ -129,7 +128,7 @@ def _few(step: Step, problem: Problem) -> bool:
 def _enumerated(step: Step, problem: Problem) -> tuple[Whole, int]:
     """(the quickest split of each layer, how many there are)."""
     routing, every = problem.routing, splits(problem)
-    loads = routing.loads / routing.loads.sum(axis=1, keepdims=True)
+    loads = routing.shares
     rows = []
     for layer in range(routing.layers):
         near, far = _copies(step, problem, layer, every)

@@ -63,7 +63,7 @@ class Replicated:
 
     def memory(self) -> float:
         """Weights that the redundant slots of all layers take on a GPU [B]."""
-        return self.redundant / self.step.gpus * self.routing.layers * self.step.expert_bytes()
+        return self.step.slot_bytes(self.redundant, self.routing.layers)
 
 
 def _choice(step: Step, routing: Routing, plan: Plan) -> Choice:
@@ -223,8 +223,7 @@ def _swept(step: Step, routing: Routing, redundant: int) -> Swept:
     if windows is not None:
         seen = _quickest(step, windows[0], slots).plan
         later = step.time_slots(windows[1], seen.slots, seen.shares).step
-    memory = redundant / step.gpus * routing.layers * step.expert_bytes()
-    return Swept(redundant, slots // step.gpus, plan, memory, later)
+    return Swept(redundant, slots // step.gpus, plan, step.slot_bytes(redundant, routing.layers), later)
 
 
 def _quickest(step: Step, routing: Routing, slots: int) -> Choice:

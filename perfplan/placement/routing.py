@@ -40,6 +40,11 @@ class Routing:
         """Experts of a layer."""
         return int(self.loads.shape[1])
 
+    @property
+    def shares(self) -> Array:
+        """Share of the picks of a layer that each expert gets [layer, expert]."""
+        return np.asarray(self.loads / self.loads.sum(axis=1, keepdims=True), dtype=float)
+
     def windows(self) -> tuple[Routing, Routing] | None:
         """The first and the second half of a trace, in its own order; None without a trace of two tokens."""
         if self.trace is None or len(self.trace) < 2:

@@ -20,6 +20,7 @@ from perfplan.catalog.specs import Moe
 from perfplan.errors import Indivisible, OutOfRange, SpecError, Unsupported, offer
 from perfplan.formulas.collectives import reached_groups
 from perfplan.formulas.compute import repeated_time
+from perfplan.formulas.moe import expert_traffic
 from perfplan.placement.bounds import load_bound
 from perfplan.placement.dispatch import reached
 from perfplan.placement.routing import Array, Routing, Whole
@@ -133,6 +134,15 @@ class Step:
         """Tokens that a GPU computes: in decode padded to the next captured graph."""
         return float(padded(self.job, self.tokens)) if self.phase == "decode" else float(self.tokens)
 
+    @property
+    def picks(self) -> float:
+        """Picks of experts by all tokens of a step."""
+        return self.rows * self.gpus * self.moe.top_k
+
+    def met(self, shares: Array) -> Array:
+        """Chance that some token of a step picks the expert, from its share of all picks."""
+        return np.asarray(1 - np.exp(self.picks * np.log1p(-np.minimum(shares, 1 - 1e-12))), dtype=float)
+
     @cached_property
     def parts(self) -> dict[str, float]:
         """The step with balanced experts, by op [s]."""
@@ -209,9 +219,7 @@ class Step:
 
     def touched(self, routing: Routing, placed: Whole) -> Array:
         """Experts of each GPU that some token of a step reaches [layer, GPU]."""
-        share = routing.loads / routing.loads.sum(axis=1, keepdims=True)
-        picks = self.rows * self.gpus * self.moe.top_k
-        return gpu_loads(1 - np.exp(picks * np.log1p(-np.minimum(share, 1 - 1e-12))), placed, self.gpus)
+        return gpu_loads(self.met(routing.shares), placed, self.gpus)
 
     def layer_times(self, loads: Array, placed: Whole, near: Array | None = None, far: Array | None = None) -> Array:
         """Seconds of experts and of their exchange, there and back [2, layer], from shares of loads [layer, expert].
@@ -219,8 +227,7 @@ class Step:
         near, far: copies of a token that the fullest GPU, and node, get; of evenly spread picks unless given.
         """
         share = gpu_loads(loads, placed, self.gpus)
-        picks = self.rows * self.gpus * self.moe.top_k
-        used = gpu_loads(1 - np.exp(picks * np.log1p(-np.minimum(loads, 1 - 1e-12))), placed, self.gpus)
+        used = gpu_loads(self.met(loads), placed, self.gpus)
         tail = share.max(axis=1) * self.gpus
         if near is None or far is None:
             near, far = self._even_copies(tail)
@@ -228,7 +235,7 @@ class Step:
 
     def time(self, routing: Routing, placed: Whole, exchange: str = "round-trip", per_node: int = 0) -> Timed:
         """Seconds of a step whose tokens are routed so, with the experts placed so."""
-        loads = routing.loads / routing.loads.sum(axis=1, keepdims=True)
+        loads = routing.shares
         tail = gpu_loads(loads, placed, self.gpus).max(axis=1) * self.gpus
         experts, sent = self.layer_times(loads, placed, *self.copies(routing, placed, tail)).sum(axis=1)
         if exchange == "coherent":
@@ -237,11 +244,8 @@ class Step:
 
     def time_slots(self, routing: Routing, slots: Whole, shares: Array) -> Timed:
         """Seconds of a step with replicas: experts by slot [layer, slot] and the share of its load that each takes."""
-        loads = routing.loads / routing.loads.sum(axis=1, keepdims=True)
-        each = np.take_along_axis(loads, slots, axis=1) * shares
-        picks = self.rows * self.gpus * self.moe.top_k
-        reached = 1 - np.exp(picks * np.log1p(-np.minimum(each, 1 - 1e-12)))
-        share, used = (table.reshape(len(loads), self.gpus, -1).sum(axis=2) for table in (each, reached))
+        each = np.take_along_axis(routing.shares, slots, axis=1) * shares
+        share, used = (table.reshape(len(each), self.gpus, -1).sum(axis=2) for table in (each, self.met(each)))
         tail = share.max(axis=1) * self.gpus
         sent = float(self._send(tail, *self._even_copies(tail)).sum())
         return self._timed(float(self.expert_times(share, used).max(axis=1).sum()), sent)
@@ -269,10 +273,9 @@ class Step:
         Some GPU has at least the balance that no packing avoids, and touches at least one expert; some GPU touches its
         even share of the experts. Times grow with rows and with experts touched, so either is a bound of its layer.
         """
-        loads = routing.loads / routing.loads.sum(axis=1, keepdims=True)
+        loads = routing.shares
         tails = np.array([load_bound(row * self.gpus, self.gpus) for row in loads])
-        picks = self.rows * self.gpus * self.moe.top_k
-        even = (1 - np.exp(picks * np.log1p(-np.minimum(loads, 1 - 1e-12)))).sum(axis=1) / self.gpus
+        even = self.met(loads).sum(axis=1) / self.gpus
         few = np.minimum(even, 1.0)
         heavy, wide = self.expert_times(tails / self.gpus, few), self.expert_times(np.full(len(even), 1e-12), even)
         if crossing is not None:
@@ -307,9 +310,12 @@ class Step:
     def expert_bytes(self) -> float:
         """Weights of one expert of one layer [B]."""
         moe = self.moe
-        return float(
-            (3 if moe.gated else 2) * (moe.latent or self.job.model.hidden) * moe.width * self.job.weights.weight
-        )
+        hidden, matrices = moe.latent or self.job.model.hidden, 3 if moe.gated else 2
+        return float(expert_traffic(0, 1, hidden, moe.width, matrices, self.job.weights.weight, WIDE))
+
+    def slot_bytes(self, redundant: int, layers: int) -> float:
+        """Weights that `redundant` slots of every one of `layers` layers take on a GPU [B]."""
+        return redundant / self.gpus * layers * self.expert_bytes()
 
     def moving_time(self, before: Whole, after: Whole) -> float:
         """Time to move the weights of experts that change their GPU over the links of the group, all at once [s]."""
