@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from perfplan.catalog.specs import Recipe
 from perfplan.errors import Indivisible
+from perfplan.formulas.accounting import mfu_from_time, token_rate
 from perfplan.formulas.compute import gemm_flops
 from perfplan.formulas.core import total
 from perfplan.training import host
@@ -61,13 +62,14 @@ class Estimate:
     @property
     def tokens_per_s_per_gpu(self) -> float:
         """Tokens per second and accelerator in use."""
-        return self.job.global_batch * self.job.seq_len / float(self.step_time) / int(self.layout.world)
+        tokens = self.job.global_batch * self.job.seq_len
+        return float(token_rate(tokens, float(self.step_time), int(self.layout.world)))
 
     @property
     def mfu(self) -> float:
         """Model FLOPs (causal attention, no recompute: Megatron's convention) over the dense peak of the GEMM dtype."""
         peak = self.job.data_sheet_peak(self.job.recipe.gemm["forward"])
-        return model_flops(self.job) / (float(self.step_time) * int(self.layout.world) * peak)
+        return float(mfu_from_time(model_flops(self.job), float(self.step_time), int(self.layout.world), peak))
 
     @property
     def binding(self) -> str:
