@@ -394,6 +394,7 @@ class EngineFields(_Part):
     eager: Annotated[float, Quantity("1", 0, 10)] | None = None
     launch: Duration | None = None
     gather: Number | None = None
+    joined: Number | None = None
     together: Fraction | None = None
     throttled: bool | None = None
     evenness: Number | None = None
@@ -440,6 +441,7 @@ class EngineFile(_File):
     eager: Annotated[float, Quantity("1", 0, 10)] = 1.0
     launch: Duration = 0.0
     gather: Number = 1.0
+    joined: Number = 0.0
     together: Fraction = 0.0
     throttled: bool = True
     evenness: Number = 1e6

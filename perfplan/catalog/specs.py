@@ -406,8 +406,9 @@ class Engine:
     layer beyond its kernels [s]; overhead: share of an isolated kernel's constant that is left inside a captured graph
     [1]; eager: the same for prompts, launched one by one [1]; launch: least host time per layer of a step with prompts,
     which hides behind the device's [s]; gather: prompts that share a step, per request that one step lets in on average
-    [1]; together: share of the requests of a closed loop whose prompts run one after another before any of them decodes
-    [1]; reads: number format -> fraction of the memory bandwidth of its decode kernels, where they are its own;
+    [1]; joined: prompt tokens of a closed loop that share a step where prompts are shorter [1]; together: share of the
+    requests of a closed loop whose prompts run one after another before any of them decodes [1];
+    reads: number format -> fraction of the memory bandwidth of its decode kernels, where they are its own;
     unit_rate: most bytes per second that one unit of the chip draws in its decode kernels, 0 = no such limit [B/s];
     products: fraction of the dense peak that decode attention on the vector units reaches, 0 = it uses the catalog's;
     narrow: whether 16-bit products are accumulated in 16 bits, at half the rate of int8; per_watt: rate of products per
@@ -450,6 +451,7 @@ class Engine:
     stream: float = 0.0
     launch: float = 0.0
     gather: float = 1.0
+    joined: float = 0.0
     together: float = 0.0
     throttled: bool = True
     evenness: float = 1e6

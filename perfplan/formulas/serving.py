@@ -9,7 +9,7 @@ from perfplan.formulas.core import ceil_div, formula, maximum, minimum, where
 __all__ = ["attended_tokens", "burst_wait", "cached_bytes", "cached_pages", "closed_rate", "decode_stall",
            "drafted_tokens", "kv_head_share", "latent_bytes", "linear_state_bytes", "mamba_state_bytes",
            "overload_wait", "overtaken", "page_tokens", "paged_cache", "piped_share", "pool_of_free", "pool_of_total",
-           "queued_time", "touched_experts", "turns_wait"]
+           "queued_time", "shared_prompts", "touched_experts", "turns_wait"]
 
 _KV = "definition: one key and one value per token, head and layer (serving_power_edge.md section 2)"
 
@@ -241,6 +241,24 @@ def decode_stall(others: Any, prompt: Any, steps: Any, together: Any, beside: An
     return (others - together / 2 * (others + minimum(beside, others))) * prompt / steps
 
 
+@formula("n_share", "1", source="derived: requests that begin in one step end in one step, and so do their successors")
+def shared_prompts(arrivals: Any, gather: Any, joined: Any, prompt: Any) -> Any:
+    """Prompts of a closed loop that share a step, at least one.
+
+    Where one step lets in several requests on average, their prompts share it. Below that, short prompts keep company:
+    those that one step took in together end together, and so do the requests that take their places.
+
+    arrivals : requests that one step lets in on average [1]
+    gather : prompts that share a step, per such request [1]
+    joined : prompt tokens that share a step where prompts are short [1]
+    prompt : tokens of one prompt [1]
+
+    >>> shared_prompts(0.5, 1, 800, 4096), shared_prompts(3, 1, 800, 4096), shared_prompts(0.5, 1, 800, 200)
+    (1.0, 3, 4.0)
+    """
+    return maximum(maximum(gather * arrivals, joined / prompt), 1.0)
+
+
 @formula("W_burst", "s", source="derived: of requests that arrive together the mean one waits for half of the others")
 def burst_wait(others: Any, prompt: Any, burst: Any) -> Any:
     """Time that a prompt waits for prompts that arrived with it.
@@ -264,7 +282,7 @@ def turns_wait(ahead: Any, others: Any, prompt: Any) -> Any:
 
     ahead : steps with a neighbour's prompt before its own [1]
     others : other requests in flight [1]
-    prompt : time that one prompt adds to a step [s]
+    prompt : time that the prompts of one step add to it [s]
 
     >>> turns_wait(1.2, 15, 0.1), turns_wait(1.2, 0, 0.1)
     (0.12, 0.0)

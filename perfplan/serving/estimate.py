@@ -140,7 +140,8 @@ def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurren
     active = minimum(slots, room)
     decode = decode_step(job, net, layout, active, isl + osl / 2)
     engine, steps = job.engine, maximum(osl - 1, 1) / formulas.drafted_tokens(job.acceptance, job.drafts)
-    clump = maximum(engine.gather * active / steps, 1.0)
+    shared = formulas.shared_prompts(active / steps, engine.gather, engine.joined, isl)
+    clump = maximum(minimum(shared, active), 1.0)
     prompt = _beside_decodes(job, net, layout, isl, osl, active, clump)
     if _any(engine.together):
         wave = _beside_decodes(job, net, layout, isl, osl, active, maximum(active, 1.0))
@@ -154,7 +155,7 @@ def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurren
     residual, burst = step * minimum(others, 1.0), formulas.burst_wait(others, own, engine.burst)
     waits = {"load": loading_time(job, layout, isl, whole(alone)), "server": engine.first,
              "streams": engine.stream * (concurrency / layout.dp), "prompt": whole(alone),
-             "ahead": formulas.turns_wait(engine.ahead, others, own), "step": HALF * residual,
+             "ahead": formulas.turns_wait(engine.ahead, others, own * clump), "step": HALF * residual,
              "burst": burst, "cache": formulas.queued_time(maximum(slots - active, 0.0) * layout.adp, rate)}
     ttft, rate = total("T_ttft", "s", waits), rate * layout.dp
     binding = _binding(decode, prompt, steps, slots, active)
@@ -177,7 +178,7 @@ def saturated(job: ServingJob, layout: ServingLayout, isl: int, osl: int, reques
     """All requests queued from the start: the batch is as large as the memory and the engine allow."""
     room = capacity(job, layout, isl, osl)
     queued = room * layout.adp * layout.dp if requests is None else min(requests, room * layout.adp * layout.dp)
-    plain = replace(job.engine, burst=0.0, together=0.0)
+    plain = replace(job.engine, burst=0.0, together=0.0, joined=0.0)
     return steady(replace(job, engine=plain), layout, isl, osl, queued, room)
 
 
@@ -204,7 +205,7 @@ def at_rate(job: ServingJob, layout: ServingLayout, isl: int, osl: int, rate: fl
     if rate <= 0:
         raise OutOfRange(f"rate is {rate:g} requests/s, but must be above 0")
     room = capacity(job, layout, isl, osl)
-    plain = replace(job, engine=replace(job.engine, burst=0.0, together=0.0))
+    plain = replace(job, engine=replace(job.engine, burst=0.0, together=0.0, joined=0.0))
     top = steady(plain, layout, isl, osl, room * layout.adp * layout.dp, room)
     if rate >= top.rate:
         raise Infeasible(f"{rate:g} requests/s of {isl}+{osl} tokens are beyond layout {str(layout)!r}, which saturates"
