@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from perfplan.errors import Unsupported, offer
 
-__all__ = ["FORMATS", "Format", "number_format"]
+__all__ = ["FORMATS", "Format", "format_name", "number_format"]
 
 QUANTISED = ("attention", "indexer", "mamba", "linear_attention", "mlp", "shared", "experts", "latent")
 
@@ -70,6 +70,16 @@ _ALIASES = {other: id_ for id_, others in {
     "q5_k_m": "q5-k-m", "q6_k": "q6-k", "q8_0": "q8 q8-0", "q4_0": "q4-0"}.items() for other in others.split()}
 
 
+def format_name(text: str) -> str:
+    """The id of a format spelt otherwise; "" where the engine chooses, the text itself if it is none.
+
+    >>> format_name("FP8_E4M3"), format_name("bfloat16"), format_name("auto")
+    ('fp8', 'bf16', '')
+    """
+    known = text.lower() if text.lower() in FORMATS else text.lower().replace("_", "-")
+    return "" if known in ("auto", "default", "none", "-") else _ALIASES.get(known, known)
+
+
 def number_format(name: str) -> Format:
     """The format of that name or alias; `4.25bpw` is ExLlamaV2's own format with so many bits per weight.
 
@@ -79,8 +89,7 @@ def number_format(name: str) -> Format:
     if bits := re.fullmatch(r"(\d+(?:\.\d+)?)bpw", name):
         return Format(name, float(bits[1]) / 8, "fp16", head=0.75, otherwise="bf16",
                       source="EXL2: bits per weight as named, the LM head in 6 bits (recalled)")
-    known = name.lower() if name.lower() in FORMATS else name.lower().replace("_", "-")
-    found = FORMATS.get(_ALIASES.get(known, known))
+    found = FORMATS.get(format_name(name))
     if found is None:
         raise Unsupported(f"weights in {name!r} are not modelled{offer(name, (*FORMATS, *_ALIASES))}")
     return found

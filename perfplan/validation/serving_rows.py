@@ -17,6 +17,7 @@ from perfplan.catalog import Catalog
 from perfplan.catalog.specs import Model, Moe
 from perfplan.catalog.spelling import release_named
 from perfplan.errors import CatalogError, MissingField, Unsupported
+from perfplan.serving.formats import format_name
 from perfplan.serving.layout import ServingLayout
 from perfplan.validation.assumptions import assumed
 
@@ -114,7 +115,8 @@ def _run(row: Mapping[str, str], metric: str, value: float, where: str, index: i
     spread = "moe_ep" not in row and flag == 1
     return Run(
         text("id") or f"row {index}", text("group"), text("model_id"), text("hardware_id"), text("engine"),
-        release_named(text("engine_version")), text("weight_dtype"), text("kv_dtype"), text("act_dtype"),
+        release_named(text("engine_version")), format_name(text("weight_dtype")), format_name(text("kv_dtype")),
+        format_name(text("act_dtype")),
         _whole(row, "n_accel", where), _whole(row, "tp", where), max(_whole(row, "pp", where) or 1, 1),
         _whole(row, "moe_ep" if "moe_ep" in row else "ep", where), max(_whole(row, "dp", where) or 1, 1),
         max(flag, 1), _whole(row, "moe_tp", where), _whole(row, "isl", where),

@@ -85,7 +85,8 @@ def test_every_accelerator_of_the_catalog_has_a_price(tmp_path):
     ("model_id", "Llama-3.1-8B-Instruct", "llama-3.1-8b"), ("model_id", "meta-llama/Llama-3.1-8B", "llama-3.1-8b"),
     ("engine", "TensorRT-LLM", "trtllm"), ("engine_version", "v1.0.0rc3", "1.0.0rc3"),
     ("engine_version", "release:1.0.0rc3", "1.0.0rc3"), ("weight_dtype", "FP8_E4M3", "fp8"),
-    ("weight_dtype", "bfloat16", "bf16"), ("weight_dtype", "W4A16", "int4"), ("tp", "TP2", "2"),
+    ("weight_dtype", "bfloat16", "bf16"), ("weight_dtype", "auto", ""), ("weight_dtype", "W4A16", "int4"),
+    ("tp", "TP2", "2"),
 ])
 def test_other_spellings_are_read_as_the_catalogs_names(field, spelt, known, tmp_path):
     place = HEAD.strip().split(",").index(field)
@@ -94,6 +95,15 @@ def test_other_spellings_are_read_as_the_catalogs_names(field, spelt, known, tmp
     read, wanted = ([o.predicted for o in outcomes(runs, Pricer(CATALOG))] for runs in (
         read_runs(write(tmp_path, one)) for one in rows))
     assert read == wanted and all(read)
+
+
+def test_formats_of_cache_and_inputs_are_read_in_other_spellings(tmp_path):
+    head = HEAD.replace("weight_dtype", "weight_dtype,kv_dtype,act_dtype")
+    path = tmp_path / "formats.csv"
+    path.write_text(head + row(dtype="INT4,FP8_E4M3,INT8") + "\n" + row(dtype="fp16,auto,float16") + "\n")
+    narrow, plain = read_runs(path)[::2]
+    assert (narrow.kv, formats_of(narrow, CATALOG.model("llama-3.1-8b"))) == ("fp8", "int4-int8")
+    assert (plain.kv, plain.inputs) == ("", "fp16")
 
 
 def test_gpt_oss_in_llama_cpp_keeps_its_other_matrices_in_8_bits(tmp_path):
