@@ -180,7 +180,8 @@ class LevelFile(_Part):
 
     name: str
     size: Count | None = Field(None, description="accelerators in one domain; absent on the outermost level = no limit")
-    topology: Literal["switch", "mesh", "torus", "ring"]
+    topology: Literal["switch", "mesh", "torus", "ring"] = Field(
+        description="information; what a torus changes is priced from its dims")
     bandwidth: Bandwidth
     latency: Duration
     launch: Duration
@@ -192,7 +193,7 @@ class LevelFile(_Part):
     reduction: Fraction = 0.0
     reduction_ranks: Ranks = Field(2, description="fewest ranks for which the library reduces in the network")
     oversubscription: Annotated[float, Quantity("1", 1, 1000)] = 1.0
-    rails: Count = 1
+    rails: Count = Field(1, description="information: network cards of a node, which the bandwidth counts")
     dims: tuple[Count, ...] = ()
     peer: Bandwidth | None = None
     source: str

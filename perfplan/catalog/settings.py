@@ -12,6 +12,9 @@ from perfplan.errors import CatalogError, UnknownName, offer
 
 __all__ = ["Setting", "apply", "read_settings"]
 
+INFORMATION = {"cluster": ("topology", "rails")}
+"""Fields that tell a reader what stands there and change no price, by kind of entry."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -66,6 +69,9 @@ def _write(data: dict[str, Any], setting: Setting, fields: Sequence[str]) -> Non
     for step in setting.path[:-1]:
         place = _enter(place, step, setting)
     last = setting.path[-1]
+    if last in INFORMATION.get(setting.kind, ()):
+        raise CatalogError(f"setting {setting}: {last} is information and changes no price; set the level's bandwidth,"
+                           " its efficiency, or the dims of a torus")
     if isinstance(place, list):
         place[_position(place, last, setting)] = _value(setting)
     elif isinstance(place, dict):

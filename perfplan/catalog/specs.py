@@ -82,7 +82,7 @@ class Level:
 
     name: str
     size: int
-    topology: str  # switch | mesh | torus | ring
+    topology: str  # switch | mesh | torus | ring (information)
     bandwidth: float
     latency: float
     launch: float

@@ -58,6 +58,7 @@ def test_unused_settings_are_told():
     ("accelerator.memory.size=3", UnknownName, "no fields of its own"),
     ("cluster.levels.7.bandwidth=1 GB/s", UnknownName, "there are 0, 1"),
     ("cluster.levels.0.bandwith=1 GB/s", UnknownName, "did you mean bandwidth"),
+    ("cluster.levels.1.rails=1", CatalogError, "information and changes no price"),
     ("cluster.levels.0.efficiency=2", CatalogError, "efficiency"),
     ("accelerator.kernels.gem.bf16.compute=0.5", UnknownName, "did you mean gemm"),
     ("accelerator.kernels.gemm.bf16.compute=2", BadQuantity, "absurd"),
