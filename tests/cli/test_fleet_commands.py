@@ -11,14 +11,13 @@ WHY = ["diagnose", "llama-3.1-8b", "--cluster", "h100-pcie", "--isl", "128", "--
 
 
 @pytest.mark.parametrize("command, words", [(FLEET, "proof: cost"), (WHY, "by Little's law")])
-def test_text_fits_the_page_and_data_parse(capsys, command, words):
-    assert run(command) == 0
+def test_text_fits_the_page_and_data_parse(capsys, tmp_path, command, words):
+    table, document = tmp_path / "table.csv", tmp_path / "all.json"
+    assert run([*command, "--csv", str(table), "--save", str(document)]) == 0
     out, err = capsys.readouterr()
-    assert words in out and err == "" and all(len(line) <= 100 for line in out.splitlines())
-    assert run([*command, "--json"]) == 0
-    assert isinstance(json.loads(capsys.readouterr().out), dict)
-    assert run([*command, "--csv"]) == 0
-    assert capsys.readouterr().out.count("\n") > 1
+    assert words in out and all(len(line) <= 100 for line in out.splitlines())
+    assert err == f"wrote {table}\nwrote {document}\n"
+    assert isinstance(json.loads(document.read_text()), dict) and table.read_text().count("\n") > 1
 
 
 @pytest.mark.parametrize(
