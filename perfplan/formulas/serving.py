@@ -7,9 +7,9 @@ from typing import Any
 from perfplan.formulas.core import ceil_div, formula, maximum, minimum, where
 
 __all__ = ["attended_tokens", "burst_wait", "cached_bytes", "cached_pages", "closed_rate", "decode_stall",
-           "drafted_tokens", "kv_head_share", "latent_bytes", "linear_state_bytes", "mamba_state_bytes",
-           "overload_wait", "overtaken", "page_tokens", "paged_cache", "piped_share", "pool_of_free", "pool_of_total",
-           "queued_time", "shared_prompts", "touched_experts", "turns_wait"]
+           "drafted_tokens", "kv_head_share", "latent_bytes", "linear_state_bytes", "looped_rate",
+           "mamba_state_bytes", "overload_wait", "overtaken", "page_tokens", "paged_cache", "piped_share",
+           "pool_of_free", "pool_of_total", "queued_time", "shared_prompts", "touched_experts", "turns_wait"]
 
 _KV = "definition: one key and one value per token, head and layer (serving_power_edge.md section 2)"
 
@@ -290,9 +290,24 @@ def turns_wait(ahead: Any, others: Any, prompt: Any) -> Any:
     return ahead * minimum(others, 1) * prompt
 
 
+@formula("X_loop", "1/s", source="Little 1961; the users of a closed loop are all in the system, all the time")
+def looped_rate(users: Any, first: Any, later: Any, token: Any) -> Any:
+    """Requests per second of a closed loop whose users ask again as soon as they are answered.
+
+    users : users, one request each [1]
+    first : mean time to the first token [s]
+    later : tokens after the first [1]
+    token : mean time of each of them [s]
+
+    >>> looped_rate(10, 0.2, 90, 0.02)
+    5.0
+    """
+    return users / (first + later * token)
+
+
 @formula("X", "1/s", source="derived: work of one cycle, every request one prompt and its decode steps (Little's law)")
 def closed_rate(requests: Any, prompt: Any, steps: Any, step: Any) -> Any:
-    """Requests per second of a closed loop with so many in flight.
+    """Requests per second with so many in flight and others at the door, who take each place that comes free at once.
 
     requests : requests in flight [1]
     prompt : time of one prompt, beside the decodes that share its step [s]

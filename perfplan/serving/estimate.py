@@ -132,8 +132,10 @@ def _slots(job: ServingJob, layout: ServingLayout, concurrency: Any) -> Any:
     return maximum(each, 1.0 / layout.adp)
 
 
-def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurrency: Any, held: Any = None) -> Steady:
-    """A closed loop that keeps `concurrency` requests with the deployment; held: sequences that a rank has room for."""
+def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurrency: Any, held: Any = None,
+           queued: bool = False) -> Steady:
+    """A closed loop that keeps `concurrency` requests with the deployment; held: sequences that a rank has room for;
+    queued: more requests wait outside, so that the place of a finished one is never empty."""
     net = network(job, layout)
     room = capacity(job, layout, int(isl), int(osl)) if held is None else held
     slots = _slots(job, layout, concurrency)
@@ -150,18 +152,22 @@ def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurren
     own, step = whole(prompt), whole(decode)
     others = maximum(active * layout.adp - 1, 0.0) / layout.adp
     stalled = step + formulas.decode_stall(others, own, steps, engine.together, _together(job, isl, active)[0] - 1)
-    rate = formulas.closed_rate(active * layout.adp, own / layout.adp, steps, step)
     tpot = where(osl > 1, stalled * steps / maximum(osl - 1, 1), 0.0)
     residual, burst = step * minimum(others, 1.0), formulas.burst_wait(others, own, engine.burst)
     waits = {"load": loading_time(job, layout, isl, whole(alone)), "server": engine.first,
              "streams": engine.stream * (concurrency / layout.dp), "prompt": whole(alone),
              "ahead": formulas.turns_wait(engine.ahead, others, own * clump), "step": HALF * residual,
-             "burst": burst, "cache": formulas.queued_time(maximum(slots - active, 0.0) * layout.adp, rate)}
-    ttft, rate = total("T_ttft", "s", waits), rate * layout.dp
+             "burst": burst}
+    batch, later = active * layout.adp, maximum(osl - 1, 0)
+    rate = (formulas.closed_rate(batch, own / layout.adp, steps, step) if queued
+            else formulas.looped_rate(batch, sum(waits.values()), later, tpot))
+    waits["cache"] = formulas.queued_time(maximum(slots - active, 0.0) * layout.adp, rate)
+    ttft = total("T_ttft", "s", waits)
+    rate = rate * layout.dp if queued else formulas.looped_rate(concurrency, ttft, later, tpot)
     binding = _binding(decode, prompt, steps, slots, active)
     spread = (closed_first_tokens(ttft, residual, engine.burst, others * own),
               closed_tokens(tpot, 2 * burst / maximum(osl - 1, 1)))
-    return Steady(ttft, tpot, rate, rate * osl, active * layout.adp, decode, prompt, *spread, binding, waits)
+    return Steady(ttft, tpot, rate, rate * osl, batch, decode, prompt, *spread, binding, waits)
 
 
 def _binding(decode: dict[str, Any], prompt: dict[str, Any], steps: Any, slots: Any, active: Any) -> str:
@@ -179,7 +185,7 @@ def saturated(job: ServingJob, layout: ServingLayout, isl: int, osl: int, reques
     room = capacity(job, layout, isl, osl)
     queued = room * layout.adp * layout.dp if requests is None else min(requests, room * layout.adp * layout.dp)
     plain = replace(job.engine, burst=0.0, together=0.0, joined=0.0)
-    return steady(replace(job, engine=plain), layout, isl, osl, queued, room)
+    return steady(replace(job, engine=plain), layout, isl, osl, queued, room, queued=True)
 
 
 def static_batch(job: ServingJob, layout: ServingLayout, isl: int, osl: int, batch: int) -> Steady:
@@ -206,14 +212,15 @@ def at_rate(job: ServingJob, layout: ServingLayout, isl: int, osl: int, rate: fl
         raise OutOfRange(f"rate is {rate:g} requests/s, but must be above 0")
     room = capacity(job, layout, isl, osl)
     plain = replace(job, engine=replace(job.engine, burst=0.0, together=0.0, joined=0.0))
-    top = steady(plain, layout, isl, osl, room * layout.adp * layout.dp, room)
+    top = saturated(job, layout, isl, osl)
     if rate >= top.rate:
         raise Infeasible(f"{rate:g} requests/s of {isl}+{osl} tokens are beyond layout {str(layout)!r}, which saturates"
                          f" at {top.rate:.3g} requests/s; use more replicas")
     low, high = 1e-9, room * layout.adp * layout.dp
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (low, middle) if steady(plain, layout, isl, osl, middle, room).rate > rate else (middle, high)
+        over = steady(plain, layout, isl, osl, middle, room, queued=True).rate > rate
+        low, high = (low, middle) if over else (middle, high)
     return _arriving(plain, layout, isl, osl, rate, steady(plain, layout, isl, osl, max(high, 1e-9), room))
 
 

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from perfplan.catalog import Catalog
 from perfplan.errors import Infeasible, OutOfRange
@@ -57,11 +59,23 @@ def test_the_breakdown_adds_up():
     assert sum(found.request.values()) == pytest.approx(latency)
 
 
-def test_little_s_law_holds():
-    found = steady(job(), ServingLayout(), 1000, 200, 32.0)
-    busy = found.rate * 199 * found.tpot
-    assert busy < 32
-    assert found.rate * (found.ttft + 199 * found.tpot) == pytest.approx(32, rel=0.15)
+@settings(deadline=None, max_examples=30)
+@given(engine=st.sampled_from(["trtllm", "vllm", "sglang"]), users=st.floats(1, 4000), isl=st.integers(1, 20_000),
+       osl=st.integers(1, 4000), dp=st.integers(1, 3), adp=st.sampled_from([1, 4]), imbalance=st.floats(1, 2),
+       acceptance=st.floats(0, 0.9), drafts=st.integers(0, 3))
+def test_little_s_law_holds_in_closed_loops(engine, users, isl, osl, dp, adp, imbalance, acceptance, drafts):
+    layout = ServingLayout(tp=8 // adp, adp=adp, ep=8, dp=dp)
+    j = replace(job("qwen3-235b-a22b", engine=engine, weights="fp8-block"), imbalance=imbalance, acceptance=acceptance,
+                drafts=drafts)
+    found = steady(j, layout, isl, osl, users)
+    assert found.rate * (found.ttft + (osl - 1) * found.tpot) == pytest.approx(users, rel=1e-9)
+    assert found.tokens_per_s == pytest.approx(found.rate * osl)
+
+
+def test_a_queue_at_the_door_hides_the_server_and_the_wait_for_a_prompt():
+    queue, loop = (steady(job(), ServingLayout(), 1000, 200, 64.0, queued=queued) for queued in (True, False))
+    assert loop.rate < queue.rate < 1.2 * loop.rate
+    assert (queue.ttft, queue.tpot) == (loop.ttft, loop.tpot)
 
 
 def test_throughput_grows_and_latency_too():
