@@ -161,6 +161,8 @@ def read_runs(path: Path) -> list[Run]:
 _NARROW = re.compile(r"(nvfp4|mxfp4|fp8|awq|gptq|int4)", re.I)
 _BITS = re.compile(r"(\d+(?:\.\d+)?) bits per weight", re.I)
 _BLOCKED = ("fp8-block",)
+_PUBLISHED = re.compile("deepseek|glm-|kimi|mimo|minimax|qwen3|step-")
+"""Models whose publishers' own checkpoints in fp8 are scaled in blocks (recalled); TensorRT-LLM's are ModelOpt's."""
 _LAYERED = ("llama_cpp", "exllamav2")  # engines that split a model over devices by layers
 WORKLOADS = {"sharegpt": "sharegpt"}  # name of a data set in a note -> workload of the catalog
 
@@ -181,7 +183,8 @@ def formats_of(run: Run, model: Model) -> str:
         return "mxfp4-q8_0"
     if not run.weights:
         return ("fp8-block" if named == "fp8" else named) or model.dtype
-    if run.weights == "fp8" and (model.dtype in _BLOCKED or named == "fp8"):
+    published = _PUBLISHED.match(model.id) and "checkpoint" not in run.note and run.engine != "trtllm"
+    if run.weights == "fp8" and (model.dtype in _BLOCKED or named == "fp8" or published):
         return "fp8-block"
     if run.weights == "int4" and run.inputs in ("int8", "int4"):
         return "int4-int8"

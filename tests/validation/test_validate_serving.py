@@ -145,6 +145,14 @@ def test_rows_without_a_format_take_the_checkpoints(tmp_path):
     assert [run.slice for run in runs][::2] == ["ttft/g/native", "ttft/g/native", "ttft/g"]
 
 
+def test_publishers_scale_fp8_in_blocks(tmp_path):
+    run = read_runs(write(tmp_path, row(engine="sglang", dtype="fp8")))[0]
+    model = CATALOG.model
+    assert formats_of(run, model("glm-5")) == formats_of(run, model("qwen3.5-397b-a17b")) == "fp8-block"
+    assert formats_of(run, model("llama-3.1-8b")) == formats_of(replace(run, engine="trtllm"), model("glm-5")) == "fp8"
+    assert formats_of(replace(run, note="checkpoint: Qwen/Qwen3-32B"), model("qwen3-32b")) == "fp8", "made on loading"
+
+
 def test_the_count_says_that_attention_is_data_parallel(tmp_path):
     runs = read_runs(write(tmp_path, "a,g,qwen3-235b-a22b,h200-sxm,vllm,,fp8,1024,128,8,2,,1,8,8,100,10,,src,0,"))
     assert str(layout_of(runs[0], CATALOG.model("qwen3-235b-a22b"))) == "tp2 ep8 adp4"
