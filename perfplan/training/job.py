@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from perfplan.catalog.specs import Accelerator, Cluster, Framework, Kernel, Model, Moe, Optimizer, Recipe, Release
@@ -26,6 +26,7 @@ _FAMILY = {
     "fp32": ("tf32",),
 }
 _SAME_UNITS = {"fp8-block": ("fp8",), "nvfp4": ("fp4",), "mxfp4": ("fp4",)}  # formats that run on another's units
+_WIDE = ("fp32", "tf32", "fp16", "bf16")
 _RELATED = {
     "grouped_gemm": "gemm",
     "head": "gemm",
@@ -201,8 +202,20 @@ def host_link(job: Job) -> tuple[float, float]:
 
 
 def kernel(job: Job, kind: str, dtype: str) -> Kernel:
-    """Constants of a kernel kind for a dtype on the accelerator of the job, see `constants`."""
-    return constants(job.cluster.accelerator, kind, dtype)
+    """Constants of a kernel kind for a dtype on the accelerator of the job, see `constants`, as training runs it.
+
+    Narrow kernels are measured inside serving engines. Their products begin with a cast, and their attention writes a
+    cache: kernels of their own in training, or none. So both start as in 16 bits, and a product with one scale per
+    tensor, which block scales only add work to, reaches at least what that with block scales does.
+    """
+    chip = job.cluster.accelerator
+    found = constants(chip, kind, dtype)
+    if dtype in _WIDE or kind not in ("gemm", "attention", "attention_backward"):
+        return found
+    wide = constants(chip, kind, "bf16")
+    if kind == "gemm" and dtype == "fp8" and (block := chip.kernels.get(kind, {}).get("fp8-block")):
+        found = max(found, block, key=lambda one: one.compute)
+    return replace(found, overhead=min(found.overhead, wide.overhead), half=min(found.half, wide.half))
 
 
 def constants(chip: Accelerator, kind: str, dtype: str) -> Kernel:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from perfplan.validation.steps import Step
 
-__all__ = ["THIN", "Holdout", "model_holdouts", "source_holdouts"]
+__all__ = ["THIN", "Holdout", "model_holdouts", "model_name", "source_holdouts", "thinned"]
 
 THIN = 300  # a source with more rows than this enters a fit with every N-th row, so that about half as many are left
 FOLDS = 5  # parts into which models are dealt
@@ -36,7 +36,7 @@ def _links(step: Step) -> set[str]:
     return {f"family {step.job.cluster.accelerator.family}", f"framework {step.job.framework.id}"}
 
 
-def _thinned(steps: Sequence[Step]) -> list[Step]:
+def thinned(steps: Sequence[Step]) -> list[Step]:
     """Every N-th row of large sources, all rows of the others."""
     sources: dict[str, list[Step]] = defaultdict(list)
     for step in steps:
@@ -46,7 +46,7 @@ def _thinned(steps: Sequence[Step]) -> list[Step]:
 
 def _rest(steps: Sequence[Step], held: Sequence[Step]) -> tuple[Step, ...]:
     links = set().union(*map(_links, held))
-    return tuple(step for step in _thinned(steps) if _links(step) & links)
+    return tuple(step for step in thinned(steps) if _links(step) & links)
 
 
 def model_name(step: Step) -> str:

@@ -243,11 +243,13 @@ def _divided(whole: int, parts: int, what: str) -> int:
 
 
 def _sequence_parallel(row: Row, framework: Framework, notes: Assumed) -> int:
+    if (row.tp or 1) == 1:  # software ignores the switch where no tensor-parallel ranks share tokens
+        return 0
     if row.sp is not None:
         return row.sp
-    choice = int((row.tp or 1) > 1 and (framework.id == "megatron-core" or bool(row.experts)))
-    if (row.tp or 1) > 1:
-        notes.add(f"sp {choice}")
+    overlaps = "tp_overlap=1" in row.overlap  # Transformer Engine overlaps gathers and scatters, which are sp's
+    choice = int(framework.id == "megatron-core" or bool(row.experts) or overlaps)
+    notes.add(f"sp {choice}")
     return choice
 
 

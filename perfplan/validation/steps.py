@@ -27,7 +27,7 @@ from perfplan.validation.jobs import Case, CaseBuilder, Source
 from perfplan.validation.rows import Row
 from perfplan.validation.training import measured_step_time, vocabulary
 
-__all__ = ["Constants", "Step", "current", "declared", "fitted", "predicted", "steps_of", "with_constants",
+__all__ = ["Constants", "Step", "current", "declared", "fitted", "owner_of", "predicted", "steps_of", "with_constants",
            "with_terms"]  # fmt: skip
 
 Array = NDArray[np.float64]
@@ -122,7 +122,7 @@ def _stand_in() -> Mapping[str, str]:
     return dict(read_yaml(packaged_root() / "measurements" / FILE)["stand_in"])
 
 
-def _owner(free: Free, job: Job) -> str | None:
+def owner_of(free: Free, job: Job) -> str | None:
     """Whose constant a job uses, None if the constant does not concern it."""
     chip, framework = job.cluster.accelerator, job.framework
     owner = {"accelerator": chip.id, "family": chip.family, "framework": framework.id}[free.of]
@@ -200,7 +200,7 @@ class _Priced:
 
     def _mine(self, job: Job, framework: bool) -> dict[str, float]:
         names = {free.name: (free.of, owner, free.name) for free in declared()
-                 if (free.of == "framework") == framework and (owner := _owner(free, job)) is not None}  # fmt: skip
+                 if (free.of == "framework") == framework and (owner := owner_of(free, job)) is not None}  # fmt: skip
         return {name: self.constants[key] for name, key in names.items() if key in self.constants}
 
     def time(self, step: Step) -> float:
@@ -231,7 +231,7 @@ def _completed(steps: Sequence[Step], constants: Constants) -> Constants:
         families[step.job.cluster.accelerator.id] = step.job.cluster.accelerator.family
     for free in declared():
         for step in steps:
-            owner = _owner(free, step.job)
+            owner = owner_of(free, step.job)
             if owner is not None and (free.of, owner, free.name) not in found:
                 found[free.of, owner, free.name] = _relatives(free, owner, constants, families.get(owner, ""))
     return found
@@ -283,7 +283,7 @@ def _knobs(steps: Sequence[Step], from_catalog: bool) -> list[Knob]:
     rows: dict[tuple[Free, str, str], list[int]] = defaultdict(list)
     for i, step in enumerate(steps):
         for free in declared():
-            owner = _owner(free, step.job)
+            owner = owner_of(free, step.job)
             if owner is not None:
                 family = step.job.cluster.accelerator.family if free.of != "framework" else ""
                 rows[_started(free, step.job) if from_catalog else free, owner, family].append(i)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from perfplan.training.estimate import estimate, kind_jobs, layer_sequence
+from perfplan.training.job import constants, kernel
 from perfplan.training.layout import Layout
 from perfplan.training.ops import Shape, Stream, layer_ops
 
@@ -44,3 +45,17 @@ def test_current_scaling_keeps_the_outer_layers_in_bf16():
     assert times[0] < times[1] < times[2]
     off = replace(mine, recipe=replace(mine.recipe, bf16_layers=(0, 0)))
     assert times[0] < float(estimate(off, Layout.parse("tp2 sp1 dp8 zero1")).step_time) < times[1]
+
+
+def test_narrow_kernels_of_engines_leave_their_casts_and_caches_behind():
+    for cluster, block in (("dgx-b200", True), ("dgx-h100", False)):
+        mine = job(cluster=cluster)
+        chip = mine.cluster.accelerator
+        plain, narrow = constants(chip, "gemm", "fp8"), kernel(mine, "gemm", "fp8")
+        assert narrow.overhead == constants(chip, "gemm", "bf16").overhead < plain.overhead
+        best = constants(chip, "gemm", "fp8-block") if block else plain
+        assert narrow.compute == best.compute >= plain.compute
+        heads = kernel(mine, "attention", "fp8")
+        assert heads.half == constants(chip, "attention", "bf16").half < constants(chip, "attention", "fp8").half
+        assert heads.compute == constants(chip, "attention", "fp8").compute
+        assert kernel(mine, "gemm", "bf16") == constants(chip, "gemm", "bf16")

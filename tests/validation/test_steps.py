@@ -41,7 +41,7 @@ def test_the_declaration_is_sane():
 
 def test_the_catalog_s_own_constants_change_no_price(steps):
     for step in steps[::25]:
-        owners = [(free, whole._owner(free, step.job)) for free in whole.declared()]
+        owners = [(free, whole.owner_of(free, step.job)) for free in whole.declared()]
         own = {(free.of, owner, free.name): value for free, owner in owners
                if owner and (value := whole.current(free.name, free.of, step.job))
                and not free.name.startswith("sustained")}  # fmt: skip

@@ -67,6 +67,20 @@ def test_documents_of_fine_tuning_are_short_unless_the_row_says_otherwise(catalo
     assert build(catalog, row).job.packed == 0
 
 
+@pytest.mark.parametrize(
+    ("changes", "sp"),
+    [
+        ({"tp": 1, "dp": 8, "sp": 1}, "sp0"),
+        ({"sp": 0, "overlap": "tp_overlap=1"}, "sp0"),
+        ({"sp": None, "epoch": "MLPerf Training v5.1", "overlap": "tp_overlap=1"}, "sp1"),
+        ({"sp": None, "epoch": "MLPerf Training v5.1", "overlap": "tp_overlap=0"}, "sp0"),
+        ({"sp": None}, "sp1"),
+    ],
+)
+def test_sequence_parallelism_needs_ranks_and_comes_with_overlap(catalog, row, changes, sp):
+    assert str(build(catalog, row, **changes).layouts[0]).split()[1] == sp
+
+
 def test_a_block_of_layers_is_recomputed(catalog, row):
     case = build(catalog, row, recompute="full", recompute_modules="5 layers")
     assert [str(layout).rsplit(" ", 1)[1] for layout in case.layouts] == ["rc=full:5"]
