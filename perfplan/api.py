@@ -172,7 +172,7 @@ def training_job(
     optimizer = given["optimizer"]
     machine = catalog.cluster(cluster)
     if power_cap:
-        machine = capped(machine, parse(power_cap, "W"))
+        machine = capped(machine, parse(power_cap, "W", "--power-cap"))
     software = framework or ("maxtext" if machine.accelerator.family == "tpu" else "megatron-core")
     spec, release = launch.model if launch else catalog.model(str(model)), catalog.framework(software)
     job = Job(
@@ -263,8 +263,8 @@ def plan_train(
         fix=fix,
         forbid=forbid,
         tick=tick,
-        tokens=parse(tokens, "tokens") if isinstance(tokens, str) else tokens,
-        deadline=parse(deadline, "s") if isinstance(deadline, str) else deadline,
+        tokens=parse(tokens, "tokens", "--tokens") if isinstance(tokens, str) else tokens,
+        deadline=parse(deadline, "s", "--deadline") if isinstance(deadline, str) else deadline,
     )
 
 
@@ -356,9 +356,9 @@ def schedule_offload(
 
     parsed = Layout.parse(layout)
     made = training_job(model, cluster=cluster, gpus=parsed.world, **job)
-    disk = parse(nvme, "B/s") if nvme else 0.0
-    host = Host(parse(host_memory, "B"), disk) if host_memory else Host(disk=disk)
-    return scheduled(made, parsed, host, parse(subgroup, "tokens"))
+    disk = parse(nvme, "B/s", "--nvme") if nvme else 0.0
+    host = Host(parse(host_memory, "B", "--host-memory"), disk) if host_memory else Host(disk=disk)
+    return scheduled(made, parsed, host, parse(subgroup, "tokens", "--subgroup"))
 
 
 def plan_serve(
@@ -408,7 +408,7 @@ def simulate_serve(plan: ServePlan, *, count: int = 3, requests: int = 1500, see
 
 
 def _seconds(measured: float | str | None) -> float | None:
-    return parse(measured, "s") if isinstance(measured, str) else measured
+    return parse(measured, "s", "--measured") if isinstance(measured, str) else measured
 
 
 def gap_train(
@@ -439,7 +439,8 @@ def gap_serve(
     from perfplan.overlap.serving_physics import served_step, serving_physics
     from perfplan.serving.deploy import on_layout
 
-    step = served_step(*on_layout(str(model), cluster, layout, catalog or Catalog(), **formats), phase, batch, context)
+    step = served_step(*on_layout(str(model), cluster, layout, catalog or Catalog(), context, **formats),
+                       phase, batch, context)
     return step, Gap(step.time, step.compute, serving_physics(step), _seconds(measured))
 
 
@@ -519,7 +520,7 @@ def schedule_layer(
     from perfplan.overlap.serving_window import serving_window
     from perfplan.serving.deploy import on_layout
 
-    served, place = on_layout(str(model), cluster, layout, catalog, engine=engine, weights=weights, kv=kv)
+    served, place = on_layout(str(model), cluster, layout, catalog, context, engine=engine, weights=weights, kv=kv)
     window = serving_window(served, place, phase, batch, context, shares, prompt=prompt)
     return scheduled(window, shares, technique, time_limit)
 

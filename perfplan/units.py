@@ -55,8 +55,8 @@ _QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*)")
 def _number(text: str, shown: str, unit: str) -> tuple[float, str]:
     found = _QUANTITY.fullmatch(text)
     if found is None:
-        raise BadQuantity(f"{shown} is not a quantity: write a finite number and a unit of {unit}, such as "
-                          f"{_example(unit)!r}")
+        wanted = "a finite number" if unit == "1" else f"a finite number and a unit of {unit}"
+        raise BadQuantity(f"{shown} is not a quantity: write {wanted}, such as {_example(unit)}")
     value = float(found[1])
     if not math.isfinite(value) or value < 0:
         raise BadQuantity(f"{shown} is out of range: a quantity in {unit} must be finite and not negative")
@@ -64,9 +64,16 @@ def _number(text: str, shown: str, unit: str) -> tuple[float, str]:
 
 
 def _example(unit: str) -> str:
-    return {"B": "80 GiB", "B/s": "900 GB/s", "FLOP/s": "989 TFLOP/s", "OP/s": "1979 TOP/s", "s": "5 us", "W": "700 W",
-            "$": "2.5 $", "$/h": "2.5 $/h", "tokens": "15T", "1": "0.8", "J": "1 kWh", "Hz": "1.8 GHz",
-            "FLOP": "1 TFLOP", "tokens/s": "400 tokens/s", "1/s": "12 /s"}[unit]
+    """Quoted examples of a quantity; of times, which run from launches to runs, several.
+
+    >>> _example("B"), _example("s")
+    ("'80 GiB'", "'5 us', '20 ms', '2 s' or '30 d'")
+    """
+    if unit == "s":
+        return "'5 us', '20 ms', '2 s' or '30 d'"
+    return repr({"B": "80 GiB", "B/s": "900 GB/s", "FLOP/s": "989 TFLOP/s", "OP/s": "1979 TOP/s", "W": "700 W",
+                 "$": "2.5 $", "$/h": "2.5 $/h", "tokens": "15T", "1": "0.8", "J": "1 kWh", "Hz": "1.8 GHz",
+                 "FLOP": "1 TFLOP", "tokens/s": "400 tokens/s", "1/s": "12 /s"}[unit])
 
 
 def _refuse_traps(name: str, value: float, shown: str) -> None:
@@ -82,13 +89,13 @@ def _refuse_traps(name: str, value: float, shown: str) -> None:
 def _unknown_unit(name: str, shown: str, unit: str) -> BadQuantity:
     known = UNITS[unit]
     if not name:
-        return BadQuantity(f"{shown} has no unit; write it like {_example(unit)!r}")
+        return BadQuantity(f"{shown} has no unit; write it like {_example(unit)}")
     twins = [k for k in known if k.lower() == name.lower()]
     if twins:
         bits = " (b is bits, B is bytes)" if unit in ("B", "B/s") else ""
         return BadQuantity(f"{shown} is ambiguous: upper and lower case matter, write {' or '.join(twins)}{bits}")
     return BadQuantity(f"{shown} is not in {unit}: unit {name!r} is not one of its units, write it like "
-                       f"{_example(unit)!r}")
+                       f"{_example(unit)}")
 
 
 def _money_first(text: str) -> str:
@@ -96,17 +103,17 @@ def _money_first(text: str) -> str:
     return f"{found[1]} {found[2]}${found[3] or ''}" if found else text
 
 
-def parse(text: object, unit: str) -> float:
-    """The value of a quantity such as "900 GB/s", in SI `unit` ("B/s").
+def parse(text: object, unit: str, what: str = "") -> float:
+    """The value of a quantity such as "900 GB/s", in SI `unit` ("B/s"). what: the option that gives it, for errors.
 
     Bare numbers are read only where the unit is "1" or "tokens". Percent is read where the unit is "1".
 
     >>> parse("80 GiB", "B") == 80 * 2**30, parse("400 Gb/s", "B/s") == 50e9, parse("15T", "tokens") == 15e12
     (True, True, True)
     """
-    shown = repr(text)
+    shown = f"{what} {text!r}".lstrip()
     if isinstance(text, bool) or not isinstance(text, (str, int, float)):
-        raise BadQuantity(f"{shown} is not a quantity: write it like {_example(unit)!r}")
+        raise BadQuantity(f"{shown} is not a quantity: write it like {_example(unit)}")
     value, name = _number(_money_first(str(text).strip()), shown, unit)
     _refuse_traps(name, value, shown)
     name = re.sub(r"\s*\bdense\b\s*", "", name)

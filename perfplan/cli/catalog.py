@@ -12,16 +12,16 @@ __all__ = ["app"]
 
 app = typer.Typer(help="List, show and check hardware, models and recipes.")
 
+KINDS = "accelerator, cluster, model, workload, recipe, framework, engine, optimizer, library, technique or launcher"
+
 Kind = Annotated[str | None, typer.Option(
     "--kind", metavar="KIND", show_default=False,
-    help="accelerator, cluster, model, recipe, framework, optimizer, library, technique or launcher.")]
+    help=f"{KINDS}.")]
 
 
 @app.command("list")
 def list_entries(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="accelerator, cluster, model, recipe,"
-                                                             " framework, optimizer, library, technique or"
-                                                             " launcher.")] = "cluster",
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"{KINDS}.")] = "cluster",
     folders: options.Folders = None,
     csv: options.Csv = None,
     json: options.Json = False,

@@ -25,8 +25,8 @@ def train(
     cluster: options.Cluster,
     model: options.ModelOrLine = "",
     layout: options.LayoutText = "",
-    global_batch: options.GlobalBatch = 0,
-    seq_len: options.SeqLen = 0,
+    global_batch: options.LineBatch = None,
+    seq_len: options.LineSeqLen = None,
     line: options.From = ("", ""),
     launch: options.Launch = "",
     gpus: options.LayoutGpus = None,
@@ -98,11 +98,12 @@ def serve(
 
     known_framework(launch, catalog, "serving")
     read = served_line(line, model, catalog)
+    prompt, output_tokens = tokens(isl, "--isl"), tokens(osl, "--osl")
     job, parsed = served_job(
-        model, cluster, layout, read, catalog, length=tokens(isl) + tokens(osl), engine=engine, weights=weights, kv=kv,
+        model, cluster, layout, read, catalog, length=prompt + output_tokens, engine=engine, weights=weights, kv=kv,
         reuse=reuse_of(**cached), **steps)
     refuse_unused(catalog)
-    found = deployment(job, parsed, tokens(isl), tokens(osl),
+    found = deployment(job, parsed, prompt, output_tokens,
                        concurrency=concurrency, batch=batch, rate=rate_of(rate) if rate else None,
                        bands=catalog.bands())
     flags = deployed(found, launch, catalog)

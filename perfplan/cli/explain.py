@@ -45,7 +45,14 @@ Line = Annotated[
         " tensorrt-llm.",
     ),
 ]
-ListAll = Annotated[bool, typer.Option("--list", help="List every formula; with --csv or --json also its source.")]
+ListAll = Annotated[
+    bool,
+    typer.Option(
+        "--list",
+        help="List the formulas by topic, or those of the topic named, such as queueing; with --csv or --json also"
+        " their sources.",
+    ),
+]
 Latex = Annotated[bool, typer.Option("--latex", help="Print LaTeX.")]
 Depth = Annotated[int, typer.Option("--depth", metavar="N", min=0, help="Levels of the tree that are printed.")]
 Turning = Annotated[
@@ -66,7 +73,7 @@ OF_FORMULA = {"quantity", "list_all", "latex", "csv", "json"}
 OF_EXPERTS = ("routing", "routing_skew")
 OF_SERVING = {"quantity", "model", "cluster", "layout", "line", "isl", "osl", "concurrency", "engine", "weights", "kv",
               "settings", "catalog", "depth", "latex", "csv", "json", *OF_EXPERTS}
-OF_LIST = {"list_all", "csv", "json"}
+OF_LIST = {"quantity", "list_all", "csv", "json"}
 NOT_OF_TURNING = {"depth", "latex"}
 
 
@@ -87,8 +94,8 @@ def explain(
     model: Model = None,
     cluster: options.Cluster = "",
     layout: options.LayoutText = "",
-    global_batch: options.GlobalBatch = 0,
-    seq_len: options.SeqLen = 0,
+    global_batch: options.LineBatch = None,
+    seq_len: options.LineSeqLen = None,
     line: Line = ("", ""),
     gpus: options.LayoutGpus = None,
     job: options.Job = None,
@@ -115,9 +122,9 @@ def explain(
     given = _given(context)
     if list_all:
         _refuse(given, {*given}.difference(OF_LIST), "does nothing beside --list")
-        _list(output)
+        _list(output, quantity or "")
     elif quantity is None:
-        raise OutOfRange("explain wants the name of a quantity, or --list for all that there are")
+        raise OutOfRange("explain wants the name of a quantity, or --list for all formulas by topic")
     elif model is None and "line" not in given:
         _refuse(given, {*given}.difference(OF_FORMULA), "belongs to an estimate; name its model after the quantity")
         _formula(output, quantity, latex)
@@ -169,12 +176,11 @@ def _refuse(given: dict[str, str], unwanted: set[str], why: str) -> None:
             raise OutOfRange(f"{option if option.startswith('-') else name} {why}")
 
 
-def _list(output: Output) -> None:
-    from perfplan.report import formulas, table
+def _list(output: Output, topic: str) -> None:
+    from perfplan.report import formulas
 
-    rows = formulas.formula_rows()
-    shown = [column for column in formulas.FORMULA_COLUMNS if column.key != "source"]
-    output.emit(table(rows, shown), rows, formulas.FORMULA_COLUMNS)
+    rows = formulas.formula_rows(topic)
+    output.emit(formulas.list_text(rows), rows, formulas.FORMULA_COLUMNS)
 
 
 def _formula(output: Output, quantity: str, latex: bool) -> None:
@@ -198,7 +204,7 @@ def _served(output: Output, quantity: str, model: str, cluster: str, layout: str
 
     if not cluster or not all(length):
         raise OutOfRange("explaining a deployment needs --cluster, --isl and --osl, as `perfplan estimate serve` does")
-    isl, osl = map(tokens, length)
+    isl, osl = tokens(length[0], "--isl"), tokens(length[1], "--osl")
     job, place = served_job(model, cluster, layout, served_line(line, model, catalog), catalog, length=isl + osl,
                             engine=engine, weights=weights, kv=kv, routing=routing, routing_skew=routing_skew)
     make = partial(steady, job, place, isl, osl, float(concurrency)) if concurrency else (

@@ -41,6 +41,6 @@ def fit(
 
     job = serving_job(model, cluster, catalog, engine=engine, weights=weights, kv=kv)
     refuse_unused(catalog)
-    found = room(job, gpus, tokens(context), users, tokens(expected) if expected else None)
+    found = room(job, gpus, tokens(context, "--context"), users, tokens(expected, "--expected") if expected else None)
     output.emit(fit_text(found), fit_rows(found), FIT_COLUMNS, fit_document(found))
     return 0 if found.fits else 1

@@ -86,7 +86,9 @@ def _sentence(error: Exception) -> str:
         text = str(error)
     elif hasattr(error, "format_message"):  # the command line itself is wrong
         context = getattr(error, "ctx", None)
-        text = error.format_message().rstrip(".") + (f"; see `{context.command_path} --help`" if context else "")
+        given = [f", not {each['input']!r}" for each in getattr(error.__cause__, "errors", list)()]
+        see = f"; see `{context.command_path} --help`" if context else ""
+        text = error.format_message().rstrip(".") + "".join(given) + see
     else:
         text = (
             f"this is a defect of perfplan, {type(error).__name__}: {error}".rstrip(": ")

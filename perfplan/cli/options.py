@@ -9,6 +9,7 @@ import typer
 
 from perfplan.cli.groups import Group
 from perfplan.errors import OutOfRange, nearest
+from perfplan.serving.words import tokens
 from perfplan.units import parse
 
 __all__ = [
@@ -28,7 +29,9 @@ __all__ = [
     "Launch",
     "LayoutGpus",
     "LayoutText",
+    "LineBatch",
     "LineGpus",
+    "LineSeqLen",
     "Model",
     "ModelOrLine",
     "Method",
@@ -125,10 +128,20 @@ LineGpus = Annotated[
         "--gpus", metavar="N", show_default=False, help="Accelerators to use; with --from, where it does not say."
     ),
 ]
-GlobalBatch = Annotated[
-    int, typer.Option("--global-batch", metavar="B", show_default=False, help="Sequences per optimizer step.")
-]
-SeqLen = Annotated[int, typer.Option("--seq-len", metavar="S", show_default=False, help="Tokens per sequence.")]
+_batch = typer.Option("--global-batch", metavar="B", show_default=False, help="Sequences per optimizer step.")
+GlobalBatch = Annotated[int, _batch]
+LineBatch = Annotated[int | None, _batch]
+
+
+def _length(given: object) -> int:
+    return tokens(str(given), "--seq-len")
+
+
+_sequence = typer.Option(
+    "--seq-len", metavar="S", show_default=False, parser=_length, help="Tokens per sequence, such as 8k."
+)
+SeqLen = Annotated[int, _sequence]
+LineSeqLen = Annotated[int | None, _sequence]
 Precision = Annotated[str, typer.Option("--precision", metavar="ID", help="Precision recipe of the catalog.")]
 Framework = Annotated[
     str,
@@ -335,7 +348,7 @@ def overlaps(text: str) -> dict[str, float]:
                 f"--overlap token {token!r} is not understood; write AXIS=FRACTION, such as"
                 f" {(*hint, 'dp')[0]}=1, with an axis of {', '.join(AXES)}"
             )
-        fractions[axis] = parse(fraction, "1")
+        fractions[axis] = parse(fraction, "1", f"--overlap {axis}")
         if fractions[axis] > 1:
             raise OutOfRange(f"--overlap {token!r} hides more than all; write a fraction from 0 to 1")
     return fractions

@@ -8,6 +8,7 @@ import typer
 
 from perfplan.cli import options, serving
 from perfplan.cli.groups import grouped
+from perfplan.errors import OutOfRange
 
 __all__ = ["app"]
 
@@ -183,6 +184,8 @@ def serve(
     from perfplan.serving.plan import front as trades
     from perfplan.serving.words import tokens
 
+    if seed and not simulate:
+        raise OutOfRange(f"--seed {seed} changes nothing without --simulate; give both")
     known_framework(launch, catalog, "serving")
     read = served_line(line, model, catalog)
     plan = plan_serve(
@@ -190,8 +193,8 @@ def serve(
         cluster=cluster,
         gpus=gpus,
         workload=workload,
-        isl=tokens(isl) if isl else None,
-        osl=tokens(osl) if osl else None,
+        isl=tokens(isl, "--isl") if isl else None,
+        osl=tokens(osl, "--osl") if osl else None,
         rate=rate or None,
         concurrency=concurrency,
         think=think,

@@ -169,8 +169,8 @@ def layer(
         layout=layout,
         phase=phase,
         batch=batch,
-        context=tokens(context),
-        prompt=tokens(prompt) if prompt != "0" else 0,
+        context=tokens(context, "--context"),
+        prompt=tokens(prompt, "--prompt") if prompt != "0" else 0,
         technique=() if technique == "all" else options.words(technique),
         time_limit=time_limit,
         engine=engine,
@@ -332,7 +332,7 @@ def gap(
         title, place = trained_title(step), str(step.layout)
     else:
         served, found = gap_serve(model, cluster=cluster, layout=layout, phase=phase, measured=spent, engine=engine,
-                                  batch=_needed(batch, "--batch"), context=tokens(context), weights=weights,
-                                  kv=kv, catalog=catalog)
+                                  batch=_needed(batch, "--batch"), context=tokens(context, "--context"),
+                                  weights=weights, kv=kv, catalog=catalog)
         title, place = served_title(served), str(served.layout)
     output.emit(gap_text(found, title), gap_rows(found), GAP_COLUMNS, gap_document(found, place))

@@ -8,6 +8,7 @@ import typer
 
 from perfplan.cli import options
 from perfplan.cli.groups import Group
+from perfplan.errors import OutOfRange
 
 __all__ = ["Cached", "Concurrency", "Engine", "EngineOrLine", "Isl", "Kv", "LayoutText", "MeanIsl", "MeanOsl",
            "Osl", "Percentile", "Rate", "Steps", "Tpot", "Ttft", "Weights", "Workload"]
@@ -97,6 +98,9 @@ def _steps(
     acceptance: Acceptance = 0.0,
     host_experts: HostExperts = 0.0,
 ) -> dict[str, Any]:
+    if bool(drafts) != bool(acceptance):
+        raise OutOfRange(f"--drafts {drafts} and --acceptance {acceptance:g} change nothing or only cost, one without"
+                         " the other; give both")
     return locals()
 
 

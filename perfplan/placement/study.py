@@ -197,7 +197,7 @@ def experts_within(step: Step, budget: str) -> int:
     """Experts of all layers whose weights fit into a budget such as 30GiB on a GPU; 0 for none given."""
     if not budget:
         return 0
-    room = int(parse(budget, "B") // step.expert_bytes())
+    room = int(parse(budget, "B", "--memory-budget") // step.expert_bytes())
     if not room:
         raise OutOfRange(f"--memory-budget {budget} holds no expert of {show(step.expert_bytes(), 'B')}")
     return room

@@ -9,7 +9,7 @@ from typing import Any
 from perfplan.catalog.specs import Accelerator, Kernel, Library
 from perfplan.catalog.workloads import Workload
 from perfplan.report.columns import Column, Row
-from perfplan.report.text import table
+from perfplan.report.text import paragraph, table
 from perfplan.units import show
 
 __all__ = ["COLUMNS", "ENTRY_COLUMNS", "FAULT_COLUMNS", "entry_rows", "entry_text"]
@@ -159,5 +159,5 @@ def entry_text(rows: list[Row]) -> str:
         source: index + 1 for index, source in enumerate(dict.fromkeys(r["source"] for r in rows if r["source"]))
     }
     short = [{**row, "source": f"[{numbers[row['source']]}]" if row["source"] else ""} for row in rows]
-    notes = "\n".join(f"[{number}] {source}" for source, number in numbers.items())
+    notes = "\n".join(paragraph(f"[{number}] {source}") for source, number in numbers.items())
     return f"{table(short, ENTRY_COLUMNS)}\n\n{notes}"

@@ -70,6 +70,8 @@ def text(value: Any, column: Column) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, int) and column.unit == "1":
+        return str(value)  # a count, in full
     if column.unit == "%":
         return f"{100 * value:.1f}%"
     return show(value, column.unit, column.digits) if column.unit else str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 from perfplan.errors import UnknownName, offer
@@ -17,17 +18,20 @@ __all__ = [
     "formula_named",
     "formula_rows",
     "formula_text",
+    "list_text",
     "parameter_rows",
 ]
 
-FORMULA_COLUMNS = (Column("name"), Column("symbol"), Column("unit"), Column("meaning"), Column("source"))
+FORMULA_COLUMNS = tuple(map(Column, ("topic", "name", "symbol", "unit", "meaning", "source")))
+ESTIMATED = ("step_time", "memory", "mfu", "tokens_per_s", "requests_per_s", "ttft", "tpot")
 PARAMETER_COLUMNS = (Column("parameter"), Column("unit"), Column("meaning"))
 
 
-def formula_rows() -> list[Row]:
-    """Every formula: name, symbol, unit, meaning, source."""
-    return [
+def formula_rows(topic: str = "") -> list[Row]:
+    """Every formula, or those of a topic: topic (the module it stands in), name, symbol, unit, meaning, source."""
+    rows: list[Row] = [
         {
+            "topic": formula.body.__module__.rpartition(".")[2],
             "name": formula.name,
             "symbol": formula.symbol,
             "unit": formula.unit,
@@ -36,6 +40,17 @@ def formula_rows() -> list[Row]:
         }
         for formula in list_formulas()
     ]
+    topics = {str(row["topic"]) for row in rows}
+    if topic and topic not in topics:
+        raise UnknownName(f"formulas have no topic {topic!r}{offer(topic, topics)}")
+    return sorted((row for row in rows if topic in ("", row["topic"])), key=lambda row: str(row["topic"]))
+
+
+def list_text(rows: list[Row]) -> str:
+    """Formulas for people, a table for each topic."""
+    shown = [column for column in FORMULA_COLUMNS if column.key not in ("topic", "source")]
+    tables = [(topic, table(list(those), shown)) for topic, those in groupby(rows, key=lambda row: row["topic"])]
+    return "\n\n".join(f"{topic}\n{text}" for topic, text in tables)
 
 
 def formula_named(name: str) -> Formula:
@@ -45,6 +60,9 @@ def formula_named(name: str) -> Formula:
     wanted = name.lower().replace("-", "_")
     wanted = name if name in known else plain.get(wanted, wanted)
     if wanted not in known:
+        if wanted in ESTIMATED:
+            raise UnknownName(f"{name!r} is no formula but a quantity of an estimate; name its MODEL after it, and give"
+                              " the options of `perfplan estimate`")
         raise UnknownName(f"there is no formula {name!r}{offer(wanted, known)}")
     return known[wanted]
 

@@ -51,7 +51,8 @@ def explained_serving(quantity: str, make: Callable[[], Steady], depth: int) -> 
     plain = quantity.lower().replace("-", "_").replace(" ", "_")
     named = {"ttft": made.ttft, "tpot": made.tpot, "tokens_per_s": made.tokens_per_s, "requests_per_s": made.rate}
     found = node_of(named[plain]) if plain in named else None
-    return rows(found or find(root, PLAIN_NAMES.get(plain, quantity)), depth, quantity)
+    return rows(found or find(root, "T_step" if plain in ("step", "step_time") else quantity, tuple(named)), depth,
+                quantity)
 
 
 def _rates(made: Estimate) -> Node:
@@ -70,7 +71,7 @@ def _found(root: Node, name: str) -> Node:
     try:
         return find(find(root, "T_step"), name)
     except UnknownName:
-        return find(root, name)
+        return find(root, name, ("step_time", "memory", "mfu", "tokens_per_s"))
 
 
 def tree_text(tree: Sequence[Row]) -> str:

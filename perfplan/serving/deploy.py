@@ -55,12 +55,14 @@ def serving_job(
 
 
 def on_layout(
-    model: str, cluster: str, layout: str, catalog: Catalog, **settings: Any
+    model: str, cluster: str, layout: str, catalog: Catalog, context: int, **settings: Any
 ) -> tuple[ServingJob, ServingLayout]:
-    """The job of these names and a layout that its model allows; facts of the catalog that were set must be used."""
+    """The job of these names and a layout that its model allows; facts of the catalog that were set must be used.
+    context: tokens that the model must have room for."""
     job, place = serving_job(model, cluster, catalog, **settings), ServingLayout.parse(layout)
     refuse_unused(catalog)
     check(job.model, place)
+    check_context(job, context)
     return job, place
 
 
@@ -87,6 +89,9 @@ def room(job: ServingJob, gpus: int, context: int, users: int = 1, expected: int
     if gpus < 1 or users < 1:
         raise OutOfRange(f"accelerators ({gpus}) and users ({users}) must be at least 1")
     check_context(job, context)
+    if expected is not None and not 1 <= expected <= context:
+        raise OutOfRange(f"sequences of {expected} tokens on average are outside 1 to {context}, the longest; give a"
+                         " mean within")
     limit = job.cluster.size
     if limit is not None and gpus > limit:
         raise OutOfRange(f"gpus is {gpus}, but cluster {job.cluster.id} has {limit} accelerators")
@@ -178,6 +183,9 @@ def deployment(
     if isl < 1 or osl < 1:
         raise OutOfRange(f"lengths are {isl} and {osl} tokens, but each must be at least 1")
     check_context(job, isl + osl)
+    if job.imbalance > 1 and layout.adp == 1:
+        raise OutOfRange(f"imbalance {job.imbalance:g} changes nothing: layout {str(layout)!r} has one attention rank;"
+                         " give it adp2 or more")
     if sum(value is not None for value in (concurrency, batch, rate)) > 1:
         raise OutOfRange("give one of concurrency, batch and rate, not several")
     for name, count in (("concurrency", concurrency), ("batch", batch)):

@@ -79,19 +79,20 @@ class Diagnosis:
         return abs(math.log(self.ratio)) < math.log(1 + CLOSE)
 
 
-def rate_measured(text: str, gpus: int, users: float | None) -> float:
-    """Generated tokens per second of a deployment from "7100 tok/s", "900 tok/s/gpu" or "30 tok/s/user".
+def rate_measured(text: str, gpus: int, users: float | None, option: str = "--measured") -> float:
+    """Generated tokens per second of a deployment from "7100 tok/s", "900 tok/s/gpu" or "30 tok/s/user". option: the
+    one that gives it, for errors.
 
     >>> rate_measured("7100 tok/s", 1, None), rate_measured("30 tok/s/user", 8, 16)
     (7100.0, 480.0)
     """
     found = re.fullmatch(r"(.*?)\s*/\s*(gpu|user)s?", text.strip(), re.IGNORECASE)
-    number = parse(found[1] if found else text, "tokens/s")
+    number = parse(found[1] if found else text, "tokens/s", option)
     if number <= 0:
-        raise BadQuantity(f"a measured throughput of {text!r} explains nothing; give more than 0 tok/s")
+        raise BadQuantity(f"{option} {text!r} explains nothing; give more than 0 tok/s")
     if found and found[2].lower() == "user":
         if not users:
-            raise OutOfRange(f"{text!r} is per user; give --concurrency, or the tok/s of all users together")
+            raise OutOfRange(f"{option} {text!r} is per user; give --concurrency, or the tok/s of all users together")
         return number * users
     return number * (gpus if found else 1)
 
@@ -286,7 +287,7 @@ def diagnose(
     bound, words = _bound(job, layout, isl, osl, room, float(concurrency) if concurrency else None)
     flying = _in_flight(job, layout, isl, osl, rate, room)
     if per_user:
-        flying = float(in_flight(rate / osl, osl / rate_measured(per_user, 1, None)))
+        flying = float(in_flight(rate / osl, osl / rate_measured(per_user, 1, None, "--per-user")))
     causes = list(_causes(job, catalog, layout, isl, osl, concurrency, rate, found, estimate, room, flying))
     told = _told(job, layout, bound, estimate, expected, peak, kv, causes, isl, osl, concurrency)
     return Diagnosis(
@@ -321,7 +322,7 @@ def _told(
 ) -> Iterator[Cause]:
     """Mistakes in what the user reckoned with."""
     if peak:
-        given, dense = parse(peak, "FLOP/s"), job.peak(job.weights.units) / job.clock(job.weights.units)
+        given, dense = parse(peak, "FLOP/s", "--peak"), job.peak(job.weights.units) / job.clock(job.weights.units)
         if abs(given / dense / 2 - 1) < 0.03:
             yield Cause(
                 "sparse peak taken for dense",
@@ -330,9 +331,9 @@ def _told(
                 f" {show(dense, 'FLOP/s')} on {job.cluster.accelerator.id}",
             )
     if kv:
-        yield Cause("wrong cache per token", None, kv_mistake(job, layout, parse(kv, "B")))
+        yield Cause("wrong cache per token", None, kv_mistake(job, layout, parse(kv, "B", "--kv-per-token")))
     if expected:
-        wanted = rate_measured(expected, layout.world, concurrency)
+        wanted = rate_measured(expected, layout.world, concurrency, "--expected")
         close = [
             c
             for c in causes

@@ -10,7 +10,7 @@ from perfplan.catalog.workloads import Workload
 from perfplan.errors import OutOfRange, offer
 from perfplan.serving.deploy import serving_job
 from perfplan.serving.job import ServingJob
-from perfplan.serving.plan import clipped
+from perfplan.serving.plan import check_lengths, clipped
 from perfplan.serving.planning import load_workload
 from perfplan.serving.pools import Limits, Traffic
 from perfplan.serving.provision import Bounds, Design, Fleet, provision, under_other_lengths
@@ -39,8 +39,8 @@ class Provisioned:
     other_lengths: tuple[tuple[str, float], ...]
 
 
-def _given(value: float | str | None, unit: str) -> float | None:
-    return parse(value, unit) if isinstance(value, str) else value
+def _given(value: float | str | None, unit: str, option: str) -> float | None:
+    return parse(value, unit, option) if isinstance(value, str) else value
 
 
 def _powered(jobs: list[ServingJob], given: Sequence[str]) -> tuple[list[ServingJob], tuple[str, ...]]:
@@ -49,9 +49,11 @@ def _powered(jobs: list[ServingJob], given: Sequence[str]) -> tuple[list[Serving
     known = [job.cluster.accelerator.id for job in jobs]
     for token in given:
         name, _, power = token.partition("=")
-        if name not in known or not power:
-            raise OutOfRange(f"--assume-power {token!r} is not understood{offer(name, known)}; write {known[0]}=300W")
-        assumed[name] = parse(power, "W")
+        if not power:
+            raise OutOfRange(f"--assume-power {token!r} names no power; write {known[0]}=300W")
+        if name not in known:
+            raise OutOfRange(f"--assume-power {token!r}: no cluster asked for has {name!r}{offer(name, known)}")
+        assumed[name] = parse(power, "W", f"--assume-power {name}")
         if assumed[name] <= 0:
             raise OutOfRange(f"--assume-power {token!r}: an accelerator draws more than 0 W; give its power")
     def fed(job: ServingJob) -> ServingJob:
@@ -95,14 +97,16 @@ def provision_by_name(
         serving_job(model, name, catalog, engine=engine, weights=weights, kv=kv) for name in dict.fromkeys(clusters)
     ]
     jobs, drawn = _powered(jobs, assume_power)
-    population = clipped(load_workload(catalog, workload, isl, osl), jobs[0].model.max_position or 0)
+    population = load_workload(catalog, workload, isl, osl)
+    check_lengths(jobs[0].model, population, percentile / 100)
+    population = clipped(population, jobs[0].model.max_position or 0)
     asked = rate_of(rate) if isinstance(rate, str) else (rate or 0.0)
     traffic = Traffic(asked, arrivals=population.arrivals)
-    limits = Limits(_given(ttft, "s") or 0.0, _given(tpot, "s") or 0.0, percentile / 100)
+    limits = Limits(_given(ttft, "s", "--ttft") or 0.0, _given(tpot, "s", "--tpot") or 0.0, percentile / 100)
     if limits.ttft <= 0 or limits.tpot <= 0:
         raise OutOfRange("limits on TTFT and TPOT must be above 0 s")
-    bounds = Bounds(_given(power, "W"), _given(budget, "$/h"), servers)
-    fractions = [_given(cap, "1") or 0.0 for cap in caps]
+    bounds = Bounds(_given(power, "W", "--power"), _given(budget, "$/h", "--budget"), servers)
+    fractions = [_given(cap, "1", "--caps") or 0.0 for cap in caps]
     fleet, designs, _ = provision(
         jobs, population, traffic, limits, objective=objective, bounds=bounds, caps=fractions or (1.0,)
     )

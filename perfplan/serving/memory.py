@@ -224,7 +224,7 @@ def check_context(job: ServingJob, context: int) -> None:
     limit = job.model.max_position
     if context < 1 or (limit and context > limit):
         raise OutOfRange(f"a context of {context} tokens is outside what {job.model.id} has, 1 to {limit or 'any'};"
-                         " shorten it")
+                         " choose one of them")
 
 
 def fits(job: ServingJob, gpus: int, context: int, users: int = 1, expected: int | None = None) -> list[Fit]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from perfplan.catalog.parameters import parameters
+from perfplan.catalog.specs import Model
 from perfplan.catalog.workloads import Lengths, Workload, fixed_workload, stretched
 from perfplan.errors import Infeasible, OutOfRange
 from perfplan.formulas.serving import drafted_tokens
@@ -111,11 +112,16 @@ def _check(job: ServingJob, workload: Workload, traffic: Traffic, limits: Limits
         raise OutOfRange("give a rate of requests or a number of users in flight, one of the two")
     if limits.ttft <= 0 or limits.tpot <= 0:
         raise OutOfRange("limits on TTFT and TPOT must be above 0 s")
-    shortest = workload.isl.percentile(limits.share) + workload.osl.percentile(limits.share)
-    if job.model.max_position and shortest > job.model.max_position:
+    check_lengths(job.model, workload, limits.share)
+
+
+def check_lengths(model: Model, workload: Workload, share: float) -> None:
+    """Raise OutOfRange for a workload of which less than `share` [1] of the requests go into the model's context."""
+    shortest = workload.isl.percentile(share) + workload.osl.percentile(share)
+    if model.max_position and shortest > model.max_position:
         raise OutOfRange(
-            f"requests of {workload.id} have {shortest:.0f} tokens at percentile {100 * limits.share:g}, more"
-            f" than the {job.model.max_position} of {job.model.id}; choose a model with a longer context"
+            f"requests of {workload.id} have {shortest:.0f} tokens at percentile {100 * share:g}, more"
+            f" than the {model.max_position} of {model.id}; choose a model with a longer context"
         )
 
 
@@ -306,10 +312,9 @@ def plan(
     """The best deployments on at most `gpus` accelerators. objective: fewest accelerators for what is asked, or the
     highest goodput; kvs: formats of the cache to try. Raises Infeasible, with the floor or the best goodput, if there
     is none."""
-    if objective not in OBJECTIVES or not set(kinds) <= set(KINDS) or not kinds:
-        raise OutOfRange(
-            f"objective {objective!r} or kind {', '.join(kinds)!r} is none of {', '.join(OBJECTIVES + KINDS)}"
-        )
+    for name, given, known in (("objective", [objective], OBJECTIVES), ("kind", [*kinds], KINDS)):
+        if not given or not set(given) <= set(known):
+            raise OutOfRange(f"{name} {', '.join(given)!r} is unknown; choose from {', '.join(known)}")
     _check(job, workload, traffic, limits, gpus)
     fitted = clipped(workload, job.model.max_position or 0)
     every = curves(_jobs(job, kvs), fitted, gpus)

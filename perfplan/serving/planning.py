@@ -80,9 +80,12 @@ def plan_by_name(
         raise OutOfRange(f"arrivals vary by {arrivals:g}, but a coefficient of variation lies from 0 to 1000")
     if concurrency is not None and concurrency <= 0:
         raise OutOfRange(f"concurrency is {concurrency:g}, but must be above 0")
+    think_time = _seconds(think, "--think")
+    if think_time and not concurrency:
+        raise OutOfRange(f"--think {think} changes nothing without --concurrency; give both")
     varied = population.arrivals if arrivals is None else arrivals**2
-    traffic = Traffic(asked, float(concurrency or 0.0), _seconds(think), varied)
-    limits = Limits(_seconds(ttft), _seconds(tpot), percentile / 100)
+    traffic = Traffic(asked, float(concurrency or 0.0), think_time, varied)
+    limits = Limits(_seconds(ttft, "--ttft"), _seconds(tpot, "--tpot"), percentile / 100)
     found = plan(
         job,
         population,
@@ -114,8 +117,8 @@ def banded(found: ServePlan, bands: Bands) -> ServePlan:
     return replace(found, ttft_band=ttft, tpot_band=tpot, caveats=(*said, *found.caveats))
 
 
-def _seconds(given: float | str) -> float:
-    return parse(given, "s") if isinstance(given, str) else given
+def _seconds(given: float | str, option: str) -> float:
+    return parse(given, "s", option) if isinstance(given, str) else given
 
 
 def diagnose_by_name(

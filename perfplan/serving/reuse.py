@@ -46,6 +46,7 @@ class Reuse:
 def reuse_of(prefix_hit: float = 0.0, prefixes: int = 0, host_hit: float = 0.0, host_memory: float | str = 0.0,
              host_bandwidth: float | str = 0.0) -> Reuse:
     """The same from numbers or texts such as "200 GiB" and "50 GB/s"."""
-    memory, bandwidth = (parse(given, unit) if isinstance(given, str) and given else float(given or 0.0)
-                         for given, unit in ((host_memory, "B"), (host_bandwidth, "B/s")))
+    memory, bandwidth = (parse(given, unit, option) if isinstance(given, str) and given else float(given or 0.0)
+                         for given, unit, option in ((host_memory, "B", "--host-memory"),
+                                                     (host_bandwidth, "B/s", "--host-bandwidth")))
     return Reuse(prefix_hit, prefixes, host_hit, memory, bandwidth)

@@ -9,15 +9,15 @@ from perfplan.errors import OutOfRange
 __all__ = ["rate_of", "tokens"]
 
 
-def tokens(text: str) -> int:
-    """Tokens of "4000" or "32k", k = 1024.
+def tokens(text: str, option: str = "") -> int:
+    """Tokens of "4000" or "32k", k = 1024. option: the one that gives them, for errors.
 
     >>> tokens("32k"), tokens("4000")
     (32768, 4000)
     """
-    found = re.fullmatch(r"(\d{1,9})([kKmM]?)", text.strip())
+    found = re.fullmatch(r"(\d{1,15})([kKmM]?)", text.strip())
     if found is None:
-        raise OutOfRange(f"{text!r} is no number of tokens; write 4000, or 32k for 32768")
+        raise OutOfRange(f"{option} {text!r}".lstrip() + " is no number of tokens; write 4000, or 32k for 32768")
     return int(found[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20}[found[2].lower()]
 
 
@@ -29,5 +29,5 @@ def rate_of(text: str) -> float:
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(/s|/min|)", text.strip())
     if found is None:
-        raise OutOfRange(f"{text!r} is no rate of requests; write 3/s or 90/min")
+        raise OutOfRange(f"--rate {text!r} is no rate of requests; write 3/s or 90/min")
     return float(found[1]) / (60 if found[2] == "/min" else 1)

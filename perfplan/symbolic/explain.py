@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from perfplan.errors import UnknownName, offer
+from perfplan.errors import UnknownName, nearest
 from perfplan.formulas.core import Node, node_of
 from perfplan.symbolic.declared import parameters, summary
 from perfplan.symbolic.expressions import Expression, expression, latex_name, to_latex, to_text
@@ -206,13 +206,16 @@ def _named(node: Node) -> Iterator[tuple[str, Node]]:
     yield from ((name, inner) for name, value in node.arguments.items() if (inner := node_of(value)) is not None)
 
 
-def find(root: Node, name: str) -> Node:
-    """The quantity below `root` that is called `name` (formula, printed symbol or part; case and "-" do not matter)."""
+def find(root: Node, name: str, main: Sequence[str] = ()) -> Node:
+    """The quantity below `root` that is called `name` (formula, printed symbol or part; case and "-" do not matter).
+    main: names that are offered before all others where there is none."""
     found = quantities(root)
     plain = {known.lower().replace("-", "_").replace(" ", "_"): known for known in reversed(found)}
     wanted = plain.get(name.lower().replace("-", "_").replace(" ", "_"))
     if wanted is None:
-        raise UnknownName(f"this estimate has no quantity {name!r}{offer(name, found)}")
+        close = nearest(name, main) or nearest(name, found)
+        hint = f"did you mean {', '.join(close)}?" if close else f"ask for {', '.join(main)} or a part of them"
+        raise UnknownName(f"this estimate has no quantity {name!r}; {hint}")
     return found.get(name, found[wanted])
 
 

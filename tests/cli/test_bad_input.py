@@ -48,8 +48,9 @@ def sentence(capsys, arguments):
         ({"tokens": "-1"}, "-1"),
         ({"tokens": "0"}, "15T"),
         ({"deadline": "30d"}, "--tokens"),
-        ({"deadline": "30", "tokens": "1T"}, "unit"),
-        ({"top": "0"}, "--top"),
+        ({"deadline": "30", "tokens": "1T"}, "--deadline '30' has no unit"),
+        ({"power_cap": "500"}, "--power-cap '500'"),
+        ({"top": "0"}, "not '0'"),
         ({"gpus": "0"}, "0"),
         ({"gpus": "many"}, "256..2048"),
         ({"gpus": "64..8"}, "8..64"),
@@ -57,6 +58,7 @@ def sentence(capsys, arguments):
         ({"global_batch": "0"}, "batch"),
         ({"global_batch": "1e9"}, "--global-batch"),
         ({"seq_len": "99999999999"}, "seq_len"),
+        ({"seq_len": "8x"}, "--seq-len '8x'"),
         ({"routing_skew": "0.5"}, "skew"),
         ({"routing_skew": "nan"}, "skew"),
         ({"cluster": "tpu-v5p-pod", "precision": "fp8"}, "fp8"),
@@ -161,6 +163,11 @@ def test_json_and_csv_cannot_both_have_standard_output(capsys):
     assert "--csv" in sentence(capsys, [*plan(), "--json", "--csv"])
 
 
+LENGTHS = ["llama-3-8b", "--cluster", "dgx-h100", "--isl", "100", "--osl", "10"]
+SERVED = [*LENGTHS, "--layout", "tp1"]
+PLANNED = [*LENGTHS, "--gpus", "8", "--rate", "1/s"]
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -169,6 +176,23 @@ def test_json_and_csv_cannot_both_have_standard_output(capsys):
         (["replicate", "mixtral-8x7b", "--cluster", "dgx-h100", "--ep", "4", "--redundant", "4", "--synthetic",
           "seed=1", "--tokens", "0"], "give 1 to"),
         (["fit", "nowhere.json", "--cluster", "dgx-h100", "--gpus", "8", "--context", "8k"], "check the path"),
+        (["fit", "llama-3-8b", "--cluster", "dgx-h100", "--gpus", "8", "--context", "8k", "--expected", "9k"],
+         "outside 1 to 8192"),
+        (["estimate", "train", "llama-3-8b", "--cluster", "dgx-h100", "--layout", "dp8"], "give --global-batch"),
+        (["explain", "step_time"], "name its MODEL"),
+        (["explain", "--list", "queue"], "queueing"),
+        (["explain", "tpo", *SERVED], "did you mean tpot?"),
+        (["estimate", "serve", *SERVED, "--routing-skew", "2"], "no routed experts"),
+        (["estimate", "serve", *SERVED, "--imbalance", "2"], "one attention rank"),
+        (["estimate", "serve", *SERVED, "--drafts", "2"], "give both"),
+        (["plan", "serve", *PLANNED, "--ttft", "1"], "--ttft '1' has no unit"),
+        (["plan", "serve", *PLANNED, "--think", "1s"], "--concurrency"),
+        (["plan", "serve", *PLANNED, "--seed", "1"], "--simulate"),
+        (["plan", "serve", *PLANNED, "--kind", "agg"], "choose from aggregated, disaggregated"),
+        (["provision", "llama-3-8b", "--clusters", "dgx-h100", "--isl", "1m", "--osl", "9", "--rate", "1/s"],
+         "longer context"),
+        (["schedule", "gap", "llama-3-8b", "--cluster", "dgx-h100", "--layout", "tp8", "--phase", "decode", "--batch",
+          "8", "--context", "1m"], "1 to 8192"),
     ],
 )
 def test_serving_and_placement_refuse_what_they_cannot_use(capsys, arguments, words):

@@ -55,3 +55,8 @@ def test_schemas(tmp_path, capsys):
     written = {path.name for path in (tmp_path / "s").glob("*.json")}
     assert written >= {"accelerator.json", "cluster.json", "recipe.json"}
     assert len(capsys.readouterr().out.splitlines()) == len(written)
+
+
+def test_an_entry_fits_a_terminal(capsys):
+    assert run(["catalog", "show", "h100-sxm"]) == 0
+    assert max(len(line) for line in capsys.readouterr().out.splitlines() if len(line.split()) > 1) <= 100

@@ -15,6 +15,11 @@ def test_the_list_names_every_formula_with_unit_and_source(capsys):
     assert len(rows) > 50 and all(row["name"] and row["unit"] and row["source"] and row["meaning"] for row in rows)
 
 
+def test_the_list_of_one_topic(capsys):
+    assert run(["explain", "queueing", "--list", "--json"]) == 0
+    assert {row["topic"] for row in json.loads(capsys.readouterr().out)} == {"queueing"}
+
+
 def test_the_list_fits_a_terminal(capsys):
     assert run(["explain", "--list"]) == 0
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
