@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from perfplan.overlap.blocks import Sharing
     from perfplan.overlap.offload import Offload
     from perfplan.overlap.physics import Gap
-    from perfplan.overlap.scheduled import ScheduledLayer
+    from perfplan.overlap.scheduled import ScheduledLayer, ScheduledPipeline
     from perfplan.overlap.serving_physics import ServedStep
-    from perfplan.overlap.stages import ScheduledPipeline
     from perfplan.placement.chunked import ChunkedLayer
     from perfplan.serving.diagnose import Diagnosis
     from perfplan.serving.fleets import Provisioned

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from perfplan.errors import Infeasible
+from perfplan.overlap.balance import balance
 from perfplan.overlap.orders import SCHEDULES, chunks_of
-from perfplan.overlap.partition import RankCosts, balance, layout_string, settings
+from perfplan.overlap.partition import RankCosts, layout_string, settings
 from perfplan.overlap.stages import Compared, Pipeline, compare, own_schedule
 from perfplan.training.estimate import Estimate
 from perfplan.training.layout import Layout, block

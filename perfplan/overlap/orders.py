@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from perfplan.errors import OutOfRange, UnknownName, offer
 from perfplan.overlap.dualpipe import dual_pipe
-from perfplan.overlap.passes import Part, Task
+from perfplan.overlap.passes import Order, Part, Task
 from perfplan.overlap.pipeline import Passes, run
 from perfplan.overlap.zero_bubble import h_order, v_orders
 
-__all__ = ["SCHEDULES", "Order", "chunks_of", "fits_groups", "known", "order"]
+__all__ = ["SCHEDULES", "chunks_of", "fits_groups", "known", "order"]
 
 
 class _Size(NamedTuple):
@@ -26,24 +26,6 @@ class _Size(NamedTuple):
     chunks: int
     times: tuple[float, float, float] = (1.0, 1.0, 1.0)
     group: int = 0
-
-
-@dataclass(frozen=True)
-class Order:
-    """A schedule of a pipeline. orders: tasks of each rank; place: rank of each stage; starts: stages that begin a
-    chain (a second one is walked the other way); copies: times that a rank holds the weights of its share."""
-
-    name: str
-    orders: tuple[tuple[Task, ...], ...]
-    place: tuple[int, ...]
-    starts: frozenset[int]
-    copies: int = 1
-    splits: bool = False
-
-    @property
-    def micro_batches(self) -> int:
-        """Micro-batches of all chains together."""
-        return len({part.micro for tasks in self.orders for task in tasks for part in task})
 
 
 def _plain(size: _Size) -> tuple[int, ...]:

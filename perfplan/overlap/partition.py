@@ -23,7 +23,7 @@ from perfplan.training.stages import Stage
 from perfplan.training.step import Pieces, stage_memory
 from perfplan.units import show
 
-__all__ = ["Choice", "Partition", "RankCosts", "Setting", "balance", "even", "held", "layout_string", "settings"]
+__all__ = ["Choice", "Partition", "RankCosts", "Setting", "even", "held", "kind_counts", "layout_string", "settings"]
 
 _TIMES = ("forward", "backward", "recompute", "tp", "cp", "ep", "host", "offload")
 
@@ -240,7 +240,7 @@ class Partition:
         at, start, chunks = self.pipeline.layout, 0, []
         left = [[list(row) for row in choice.counts] for choice in self.choices]
         for index, size in enumerate(self.sizes):
-            needed = _kind_counts(sequence, kinds, start, size)
+            needed = kind_counts(sequence, kinds, start, size)
             taken = tuple(
                 n for kind, count in enumerate(needed)
                 for n in _take(left[index % at.pp][kind], count, costs.light(kind) if light_first else ())
@@ -255,7 +255,8 @@ class Partition:
         return max(choice.time for choice in self.choices)
 
 
-def _kind_counts(sequence: Sequence[int], kinds: int, start: int, size: int) -> tuple[int, ...]:
+def kind_counts(sequence: Sequence[int], kinds: int, start: int, size: int) -> tuple[int, ...]:
+    """Layers of each kind among the `size` layers from `start` on."""
     part = sequence[start : start + size]
     return tuple(part.count(kind) for kind in range(kinds))
 
@@ -283,83 +284,10 @@ def held(costs: RankCosts, sizes: Sequence[int]) -> list[tuple[int, ...]]:
     pp, start = costs.pipeline.layout.pp, 0
     held = [[0] * kinds for _ in range(pp)]
     for chunk, size in enumerate(sizes):
-        for kind, n in enumerate(_kind_counts(sequence, kinds, start, size)):
+        for kind, n in enumerate(kind_counts(sequence, kinds, start, size)):
             held[chunk % pp][kind] += n
         start += size
     return [tuple(row) for row in held]
-
-
-def balance(pipeline: Pipeline, chosen: Sequence[Setting] = (), time_limit: float = 60.0) -> Partition:
-    """The partition and settings with the least time of the busiest rank, each rank within its memory."""
-    costs = RankCosts(pipeline, chosen or settings(pipeline))
-    if pipeline.layout.vpp > 1:
-        from perfplan.overlap.partition_milp import balance_chunks
-
-        return balance_chunks(costs, time_limit)
-    return _exact(costs)
-
-
-def _exact(costs: RankCosts) -> Partition:
-    """Dynamic program: least busiest rank for the first r ranks holding the first n layers."""
-    pipeline = costs.pipeline
-    sequence, kinds = layer_sequence(pipeline.job)
-    layers, pp = len(sequence), pipeline.layout.pp
-    cache: dict[tuple[int, tuple[int, ...]], Choice | None] = {}
-
-    def stage(rank: int, start: int, end: int) -> Choice | None:
-        counts = _kind_counts(sequence, kinds, start, end - start)
-        if (rank, counts) not in cache:
-            cache[rank, counts] = costs.best(rank, rank == 0, rank == pp - 1, counts)
-        return cache[rank, counts]
-
-    limit, rest = _limit(costs), _rest(costs, sequence)
-    least = [[math.inf] * (layers + 1) for _ in range(pp + 1)]
-    cut = [[0] * (layers + 1) for _ in range(pp + 1)]
-    least[0][0] = 0.0
-    for rank in range(pp):
-        for start in range(layers + 1):
-            if math.isinf(least[rank][start]):
-                continue
-            for end in range(start, layers + 1) if rank < pp - 1 else [layers]:
-                if rank < pp - 1 and rest[end] > (pp - 1 - rank) * limit * (1 + 1e-9):
-                    continue  # the other ranks could not take what is left
-                if rest[start] - rest[end] > limit * (1 + 1e-9):
-                    break
-                choice = stage(rank, start, end)
-                if choice is None or choice.time > limit * (1 + 1e-12):
-                    break  # more layers are slower and larger still
-                time = max(least[rank][start], choice.time)
-                if time < least[rank + 1][end]:
-                    least[rank + 1][end], cut[rank + 1][end] = time, start
-    if math.isinf(least[pp][layers]):
-        raise Infeasible(f"no partition of {layers} layers over {pp} stages fits {show(costs.limit, 'B')} per rank, "
-                         "whatever is recomputed or offloaded; give more stages, tp or memory")
-    cuts = [layers]
-    for rank in range(pp, 0, -1):
-        cuts.append(cut[rank][cuts[-1]])
-    cuts.reverse()
-    sizes = tuple(b - a for a, b in zip(cuts, cuts[1:], strict=False))
-    choices = tuple(c for r in range(pp) if (c := stage(r, cuts[r], cuts[r + 1])) is not None)
-    time = least[pp][layers]
-    return Partition(pipeline, sizes, choices, costs.settings,
-                     Certificate(time, time, "dynamic programming over the cuts", unit="s"))
-
-
-def _rest(costs: RankCosts, sequence: Sequence[int]) -> list[float]:
-    """Least time of the layers from each one on, the head behind them [s]."""
-    rest = [costs.end_times[1]]
-    for kind in reversed(sequence):
-        rest.append(rest[-1] + min(costs.times[kind]))
-    rest.reverse()
-    return rest
-
-
-def _limit(costs: RankCosts) -> float:
-    """Time that an optimal stage need not exceed: the even slot rule's busiest, if that fits [s]."""
-    try:
-        return even(costs).busiest
-    except Infeasible:
-        return math.inf
 
 
 # ---------------------------------------------------------------- in Megatron's words
@@ -376,4 +304,3 @@ def layout_string(sizes: Sequence[int], mtp: int = 0) -> str:
     for word in words[:-1]:
         runs = [*runs[:-1], (word, runs[-1][1] + 1)] if runs and runs[-1][0] == word else [*runs, (word, 1)]
     return "".join(f"({word}|)*{n}" if n > 1 else f"{word}|" for word, n in runs) + words[-1]
-

@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from perfplan.errors import SpecError
-from perfplan.overlap.passes import Part, Task
+from perfplan.overlap.passes import Order, Part, Task
 from perfplan.overlap.timeline import Span, Timeline
-
-if TYPE_CHECKING:
-    from perfplan.overlap.orders import Order
 
 __all__ = ["Passes", "Run", "run"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from perfplan.overlap.orders import Order
+from perfplan.overlap.passes import Order
 from perfplan.overlap.pipeline import Passes, Run, run
 from perfplan.overlap.stages import Pipeline, own_schedule
 from perfplan.training.step import stage_reduction

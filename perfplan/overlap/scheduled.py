@@ -4,19 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from perfplan.errors import Infeasible, OutOfRange, Unsupported
 from perfplan.optimize.certificate import Certificate
+from perfplan.overlap.balance import balance
 from perfplan.overlap.blocks import Sharing, Window
-from perfplan.overlap.partition import Partition, RankCosts, balance, even, settings
-from perfplan.overlap.replicas import exchanged
-from perfplan.overlap.stages import Compared, Pipeline, ScheduledPipeline, compare, own_schedule
+from perfplan.overlap.partition import Partition, RankCosts, even, settings
+from perfplan.overlap.replicas import Exchange, exchanged
+from perfplan.overlap.stages import Compared, Pipeline, compare, own_schedule
 from perfplan.overlap.techniques import ALIASES, SECONDS, TECHNIQUES, Scheduled, best, scheduled
 from perfplan.overlap.timeline import Timeline
 from perfplan.training.job import Job
 from perfplan.training.layout import Layout, block
 
-__all__ = ["ScheduledLayer", "schedule_layer", "schedule_pipeline"]
+__all__ = ["ScheduledLayer", "ScheduledPipeline", "schedule_layer", "schedule_pipeline"]
+
+
+@dataclass(frozen=True)
+class ScheduledPipeline:
+    """Schedules of one layout compared. partition, even: chosen stages and the even ones, if they were asked for;
+    exchange: of the replicas under the layout's own schedule."""
+
+    pipeline: Pipeline
+    rows: tuple[Compared, ...]
+    partition: Partition | None = None
+    even: Partition | None = None
+    exchange: Exchange | None = None
+
+    @cached_property
+    def timelines(self) -> tuple[Timeline, ...]:
+        """Timelines of the schedules that ran, those that fit first."""
+        ran = [row for row in self.rows if row.ran is not None]
+        return tuple(row.ran.timeline(row.name) for row in sorted(ran, key=lambda row: not row.fits) if row.ran)
 
 
 def _even(costs: RankCosts) -> Partition | None:

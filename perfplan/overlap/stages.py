@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from perfplan.errors import Indivisible, OutOfRange, PerfplanError
-from perfplan.overlap.orders import SCHEDULES, Order, chunks_of, fits_groups, known, order
+from perfplan.overlap.orders import SCHEDULES, chunks_of, fits_groups, known, order
+from perfplan.overlap.passes import Order
 from perfplan.overlap.pipeline import Passes, Run, run
-from perfplan.overlap.timeline import Timeline
 from perfplan.training.estimate import Estimate, estimate, kind_jobs, layer_sequence, pieces
 from perfplan.training.job import Job
 from perfplan.training.layers import weight_gradients
@@ -20,11 +19,7 @@ from perfplan.training.ops import Shape, head_ops, layer_ops
 from perfplan.training.stages import Stage, chunk_sizes
 from perfplan.training.step import Pieces, send_time, stage_memory, stage_parts
 
-if TYPE_CHECKING:
-    from perfplan.overlap.partition import Partition
-    from perfplan.overlap.replicas import Exchange
-
-__all__ = ["Compared", "Pipeline", "ScheduledPipeline", "compare", "even_chunks", "own_schedule"]
+__all__ = ["Compared", "Pipeline", "compare", "even_chunks", "own_schedule"]
 
 OUTSIDE = ("dp", "optimizer", "gaps")  # parts of a step that no order of the passes moves
 
@@ -259,21 +254,3 @@ def compare(pipeline: Pipeline, names: Sequence[str] = ()) -> list[Compared]:
         chosen = [name for name in chosen if _stages(pipeline.layout, name) == len(pipeline.chosen.chunks)]
     rows = [_compared(pipeline, name) for name in chosen]
     return sorted(rows, key=lambda row: (bool(row.reason), row.step))
-
-
-@dataclass(frozen=True)
-class ScheduledPipeline:
-    """Schedules of one layout compared. partition, even: chosen stages and the even ones, if they were asked for;
-    exchange: of the replicas under the layout's own schedule."""
-
-    pipeline: Pipeline
-    rows: tuple[Compared, ...]
-    partition: Partition | None = None
-    even: Partition | None = None
-    exchange: Exchange | None = None
-
-    @cached_property
-    def timelines(self) -> tuple[Timeline, ...]:
-        """Timelines of the schedules that ran, those that fit first."""
-        ran = [row for row in self.rows if row.ran is not None]
-        return tuple(row.ran.timeline(row.name) for row in sorted(ran, key=lambda row: not row.fits) if row.ran)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from perfplan.placement.descent import Layer, transport
 from perfplan.placement.routing import Array, Whole
 from perfplan.placement.score import Problem
 
-__all__ = ["balanced_packing", "eplb_pack", "greedy_chain", "transport", "two_stage"]
+__all__ = ["balanced_packing", "eplb_pack", "greedy_chain", "named", "two_stage"]
 
 
 def balanced_packing(weights: Array, packs: int) -> tuple[Whole, Whole]:
@@ -36,7 +37,7 @@ def eplb_pack(problem: Problem) -> Whole:
     return np.stack([balanced_packing(weights, problem.gpus)[0] for weights in problem.weights])
 
 
-def _named(problem: Problem, clusters: Whole) -> Whole:
+def named(problem: Problem, clusters: Whole) -> Whole:
     """Clusters of each layer given to GPUs such that most tokens stay: an assignment problem after each layer."""
     from scipy.optimize import linear_sum_assignment
 
@@ -57,8 +58,6 @@ def two_stage(problem: Problem) -> Whole:
     Its first programme is taken here as packing improved by swaps, its second as the sum of transfers instead of the
     largest of them, which a chain of assignments solves exactly on a flat network.
     """
-    from perfplan.placement.descent import Layer
-
     packed = eplb_pack(problem)
     free = np.zeros((problem.routing.experts, problem.gpus))
     clusters = np.stack(
@@ -67,15 +66,7 @@ def two_stage(problem: Problem) -> Whole:
             for weights, row in zip(problem.weights, packed, strict=True)
         ]
     )
-    return _named(problem, clusters)
-
-
-def transport(cost: Array, size: int) -> Whole:
-    """The cheapest GPU of each expert from costs [expert, GPU], `size` experts on each."""
-    from scipy.optimize import linear_sum_assignment
-
-    _, column = linear_sum_assignment(np.repeat(cost, size, axis=1))
-    return np.asarray(column // size, dtype=np.int64)
+    return named(problem, clusters)
 
 
 def greedy_chain(problem: Problem, first: Whole | None = None) -> Whole:

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from perfplan.placement.baselines import transport
 from perfplan.placement.bounds import load_bound
 from perfplan.placement.routing import Array, Whole
 from perfplan.placement.score import Problem, rho, summed
 
-__all__ = ["Layer", "improve_layer", "linear_costs", "swapped_balance", "sweep"]
+__all__ = ["Layer", "improve_layer", "linear_costs", "swapped_balance", "sweep", "transport"]
 
 _BEYOND = 1e3  # cost of each unit of balance beyond the limit
 _LEAST = 1e-12
@@ -113,6 +112,14 @@ def _room(problem: Problem, placed: Whole, layer: int) -> float:
     balance = rho(problem.weights, placed, problem.gpus)
     left = problem.limit * len(placed) - balance.sum() + balance[layer]
     return min(problem.ceiling, max(float(left), load_bound(problem.weights[layer], problem.gpus)))
+
+
+def transport(cost: Array, size: int) -> Whole:
+    """The cheapest GPU of each expert from costs [expert, GPU], `size` experts on each."""
+    from scipy.optimize import linear_sum_assignment
+
+    _, column = linear_sum_assignment(np.repeat(cost, size, axis=1))
+    return np.asarray(column // size, dtype=np.int64)
 
 
 def improve_layer(problem: Problem, placed: Whole, layer: int) -> bool:

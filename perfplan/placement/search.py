@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perfplan.placement.baselines import eplb_pack, greedy_chain, two_stage
+from perfplan.placement.baselines import eplb_pack, greedy_chain, named, two_stage
 from perfplan.placement.descent import Layer, sweep
 from perfplan.placement.routing import Array, Whole
 from perfplan.placement.score import Problem
@@ -31,9 +31,7 @@ class Found:
 
 def _align(problem: Problem, placed: Whole) -> Whole:
     """The same groups with GPUs renamed from each layer on, so that most tokens stay; balance does not change."""
-    from perfplan.placement.baselines import _named
-
-    return _named(problem, placed)
+    return named(problem, placed)
 
 
 def _starts(problem: Problem, draws: np.random.Generator) -> Iterable[Whole]:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from perfplan.errors import OutOfRange, offer
-from perfplan.overlap.scheduled import ScheduledLayer
-from perfplan.overlap.stages import ScheduledPipeline
+from perfplan.overlap.scheduled import ScheduledLayer, ScheduledPipeline
 from perfplan.overlap.timeline import Timeline
 from perfplan.overlap.trace import chrome_trace, lined_up, read_trace
 from perfplan.report.exchange import exchange_document, exchange_text

@@ -8,7 +8,8 @@ import pytest
 from overlap.jobs import pipeline, shipped
 from perfplan.api import training_job
 from perfplan.errors import Infeasible
-from perfplan.overlap.partition import RankCosts, Setting, balance, even, held, layout_string, settings
+from perfplan.overlap.balance import balance
+from perfplan.overlap.partition import RankCosts, Setting, even, held, layout_string, settings
 from perfplan.overlap.partition_milp import balance_chunks
 from perfplan.overlap.scheduled import schedule_pipeline
 from perfplan.overlap.stages import Pipeline, compare
