@@ -22,15 +22,22 @@ from perfplan.validation.collectives import validate_collectives
 from perfplan.validation.delta import DeltaScore, delta_scores, pairs
 from perfplan.validation.feasibility import feasibility
 from perfplan.validation.intervals import BandScore
-from perfplan.validation.kernels import validate_experts, validate_kernels
+from perfplan.validation.kernels import shipped, validate_experts, validate_kernels
 from perfplan.validation.left_out import left_out_collectives
 from perfplan.validation.left_out_kernels import left_out_experts, left_out_kernels
 from perfplan.validation.overlap_flags import flag_scores
 from perfplan.validation.rows import read_rows
 from perfplan.validation.runs import validate_training
 from perfplan.validation.score import Outcome, Score, score
-from perfplan.validation.serving import ServingValidation, validate_latency, validate_serving
+from perfplan.validation.serving import (
+    LATENCY_FILES,
+    ServingValidation,
+    validate_latency,
+    validate_serving,
+    with_choices,
+)
 from perfplan.validation.serving_choice import Choice
+from perfplan.validation.serving_rows import read_runs
 from perfplan.validation.steps import steps_of
 from perfplan.validation.tightness import tightness
 from perfplan.validation.training import Validation, dev_measurements
@@ -204,7 +211,7 @@ def held_scores(outcomes: Sequence[Outcome]) -> list[Score]:
 # ---------------------------------------------------------------- serving
 CHOICE = (
     Column("name", "choice"), Column("groups"), Column("mean_regret", "mean regret", "%"),
-    Column("max_regret", "worst", "%"), Column("broken", "ceilings broken", "%"),
+    Column("max_regret", "worst", "%"), Column("broken", "ceilings broken", "%"), Column("refused"),
 )  # fmt: skip
 SERVED = """Engine constants fitted on these very rows (quality A), per engine release; null: the median of the slice.
 
@@ -246,15 +253,23 @@ def _serving_figures(scores: Scores) -> dict[str, Figure]:
         one = score(group, [o for o in scores.serving.outcomes if o.source == group and metric in o.metric])
         note = f"in sample; the median of its slice errs by {one.null_median_ape or 0:.0%}"
         found[f"serving.{group}"] = Figure(one.median_ape, one.scored, note)
-    return found | _choice_figures((*scores.serving.choices, *scores.latency.choices))
+    width, ceiling = (*scores.serving.choices, *scores.latency.choices)
+    return found | _choice_figures(width, ceiling, left_out_choice(scores.latency.outcomes))
 
 
-def _choice_figures(choices: Sequence[Choice]) -> dict[str, Figure]:
-    width, ceiling = choices
-    note = "in sample"
-    return {"serving.width": Figure(width.mean_regret, width.groups, note),
-            "serving.ceiling": Figure(ceiling.mean_regret, ceiling.groups, note),
-            "serving.broken": Figure(ceiling.broken, ceiling.groups, note)}  # fmt: skip
+def left_out_choice(outcomes: Sequence[Outcome]) -> Choice:
+    """The choice under a ceiling by predictions that have not seen the model."""
+    runs = {(run.slice, run.id): run for path in shipped(LATENCY_FILES) for run in read_runs(path)}
+    found = left_out_serving.held(outcomes)
+    return with_choices([runs[one.slice, one.id] for one in found], found, Catalog()).choices[-1]
+
+
+def _choice_figures(width: Choice, ceiling: Choice, held: Choice) -> dict[str, Figure]:
+    said = (f"in sample, {ceiling.refused} more refused; models left out: {held.broken or 0:.1%} broken, regret"
+            f" {held.mean_regret or 0:.1%}, n {held.groups}, {held.refused} refused")
+    return {"serving.width": Figure(width.mean_regret, width.groups, "in sample"),
+            "serving.ceiling": Figure(ceiling.mean_regret, ceiling.groups, said),
+            "serving.broken": Figure(ceiling.broken, ceiling.groups, said)}  # fmt: skip
 
 
 # ---------------------------------------------------------------- what a planner lives by

@@ -191,6 +191,15 @@ class Bands:
                 return found.widen(factor * (self.widening["borrowed"] if borrowed else 1.0))
         raise MissingField(f"no {'paired ' if paired else ''}error band for {asked[0]}, {asked[1]} or {asked[2]}")
 
+    def excess(self, phase: str, moe: bool) -> float:
+        """Share by which one measurement in ten exceeds its prediction [1], in `phase/dense|moe` of all families (one
+        may have been measured with a single model), else in `phase`; never below 0."""
+        _, kind, whole = _slices(phase, moe, "")
+        found = self.absolute.get(kind, self.absolute.get(whole))
+        if found is None:
+            raise MissingField(f"no error band for {kind} or {whole}")
+        return max(math.expm1(found.high), 0.0)
+
 
 def _read(name: str, entry: Mapping[str, Any]) -> Band:
     absent = [key for key in ("low", "high", "n", "source") if key not in entry]

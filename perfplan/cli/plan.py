@@ -130,6 +130,7 @@ def serve(
     ttft: serving.Ttft = "2 s",
     tpot: serving.Tpot = "50 ms",
     percentile: serving.Percentile = 90.0,
+    margin: serving.Margin = None,
     arrivals: Annotated[
         float | None,
         typer.Option(
@@ -201,6 +202,7 @@ def serve(
         ttft=ttft,
         tpot=tpot,
         percentile=percentile,
+        margin=margin,
         arrivals=arrivals,
         objective=objective,
         kinds=(kind,) if kind else KINDS,

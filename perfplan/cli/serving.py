@@ -88,6 +88,12 @@ Tpot = Annotated[str, typer.Option("--tpot", metavar="T", help="Limit on the mea
 Percentile = Annotated[
     float, typer.Option("--percentile", metavar="P", help="Percentage of the requests that must meet each limit.")
 ]
+Margin = Annotated[
+    float | None,
+    typer.Option("--margin", metavar="X", show_default=False,
+                 help="Share by which TPOT is planned below its limit; unless given, that by which one in ten measured"
+                      " deployments of the kind exceeds its prediction.")
+]
 
 
 def _steps(

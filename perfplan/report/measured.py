@@ -54,6 +54,7 @@ _CHOICES = (
     Column("mean_regret", "mean regret", "%"),
     Column("max_regret", "worst", "%"),
     Column("broken", "ceilings broken", "%"),
+    Column("refused", "refused"),
 )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from perfplan.catalog.workloads import Workload
 from perfplan.report.columns import Column, Row
+from perfplan.report.serve_plan import planned
 from perfplan.report.text import paragraph, table
 from perfplan.serving.pools import Limits, Traffic
 from perfplan.serving.provision import Bounds, Design, Fleet
@@ -110,7 +111,7 @@ def fleet_text(
     asked = f"{traffic.rate:g} requests/s" if traffic.rate else "as many requests as can be"
     head = (
         f"{model}, {workload.id} ({workload.isl.mean:.0f} in, {workload.osl.mean:.0f} out on average), {asked},"
-        f" p{p:g} TTFT {show(limits.ttft, 's')}, p{p:g} TPOT {show(limits.tpot, 's')}"
+        f" p{p:g} TTFT {show(limits.ttft, 's')}, p{p:g} TPOT {show(limits.tpot, 's')}{planned(limits)}"
     )
     blocks = [
         paragraph(head),

@@ -14,11 +14,12 @@ from perfplan.report.text import paragraph, table
 from perfplan.report.training import gap_sentence
 from perfplan.serving.job import assumed
 from perfplan.serving.plan import Flip, FrontPoint, ServePlan
-from perfplan.serving.pools import Candidate, Operating
+from perfplan.serving.pools import Candidate, Limits, Operating
 from perfplan.serving.replay import Replayed
 from perfplan.units import show
 
-__all__ = ["FRONT_COLUMNS", "SERVE_COLUMNS", "front_rows", "front_text", "serve_document", "serve_rows", "serve_text"]
+__all__ = ["FRONT_COLUMNS", "SERVE_COLUMNS", "front_rows", "front_text", "planned", "serve_document", "serve_rows",
+           "serve_text"]
 
 SERVE_COLUMNS = (
     Column("kind"),
@@ -110,7 +111,12 @@ def _asked(plan: ServePlan) -> str:
         else f"{t.users:g} users" + (f" thinking {show(t.think, 's')} between requests" if t.think else " in flight")
     )
     p = 100 * limits.share
-    return f"{load}, p{p:g} TTFT {show(limits.ttft, 's')}, p{p:g} TPOT {show(limits.tpot, 's')}"
+    return f"{load}, p{p:g} TTFT {show(limits.ttft, 's')}, p{p:g} TPOT {show(limits.tpot, 's')}{planned(limits)}"
+
+
+def planned(limits: Limits) -> str:
+    """What TPOT is planned to where that is below its limit."""
+    return f" (planned to {show(limits.planned, 's')}, for predictions err)" if limits.margin else ""
 
 
 def _headline(plan: ServePlan) -> str:
@@ -283,6 +289,7 @@ def serve_document(plan: ServePlan, runs: Sequence[Replayed] = (), points: Seque
         "users": plan.traffic.users or None,
         "ttft_s": plan.limits.ttft,
         "tpot_s": plan.limits.tpot,
+        "tpot_planned_s": plan.limits.planned,
         "percentile": 100 * plan.limits.share,
         "ttft_band_s": plan.ttft_band,
         "tpot_band_s": plan.tpot_band,

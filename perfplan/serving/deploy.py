@@ -20,10 +20,10 @@ from perfplan.serving.memory import Fit, check_context, fit, fits, smallest
 from perfplan.serving.step import whole
 
 if TYPE_CHECKING:
-    from perfplan.calibration.bands import Bands
+    from perfplan.calibration.bands import Band, Bands
     from perfplan.catalog import Catalog
 
-__all__ = ["Deployment", "Room", "deployment", "on_layout", "room", "serving_job"]
+__all__ = ["Deployment", "Room", "bands_of", "deployment", "on_layout", "room", "serving_job", "tpot_margin"]
 
 MILLION = 1e6
 _ARRIVAL = {
@@ -221,8 +221,23 @@ def _bands(job: ServingJob, steady: price.Steady, bands: Bands | None
     tpot, ttft = float(steady.tpot), float(steady.ttft)
     if bands is None:
         return (tpot, tpot), (ttft, ttft), ()
-    chip = job.cluster.accelerator
-    moe = any(isinstance(kind.ffn, Moe) for kind in job.model.kinds)
-    borrowed = any(kernel.borrowed for kernel in chip.kernels.get("gemm", {}).values())
-    each, first = (bands.find(phase, moe, chip.family, borrowed=borrowed) for phase in ("serving", "first-token"))
+    each, first = bands_of(job, bands)
     return each.around(tpot), first.around(ttft), (each.caveat,) if each.caveat else ()
+
+
+def _routed(job: ServingJob) -> bool:
+    """Whether the model has routed experts."""
+    return any(isinstance(kind.ffn, Moe) for kind in job.model.kinds)
+
+
+def bands_of(job: ServingJob, bands: Bands) -> tuple[Band, Band]:
+    """Error bands of TPOT and TTFT, from the residuals of measured deployments of the job's kind."""
+    chip, moe = job.cluster.accelerator, _routed(job)
+    borrowed = any(kernel.borrowed for kernel in chip.kernels.get("gemm", {}).values())
+    return (bands.find("serving", moe, chip.family, borrowed=borrowed),
+            bands.find("first-token", moe, chip.family, borrowed=borrowed))
+
+
+def tpot_margin(job: ServingJob, bands: Bands) -> float:
+    """Share by which a predicted TPOT stays below a limit that nine of ten deployments of the kind shall keep [1]."""
+    return bands.excess("serving", _routed(job))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from perfplan.catalog.workloads import Workload
 from perfplan.errors import OutOfRange, offer
-from perfplan.serving.deploy import serving_job
+from perfplan.serving.deploy import serving_job, tpot_margin
 from perfplan.serving.job import ServingJob
-from perfplan.serving.plan import check_lengths, clipped
+from perfplan.serving.plan import check_lengths, check_limits, clipped
 from perfplan.serving.planning import load_workload
 from perfplan.serving.pools import Limits, Traffic
 from perfplan.serving.provision import Bounds, Design, Fleet, provision, under_other_lengths
@@ -83,6 +83,7 @@ def provision_by_name(
     ttft: float | str = 2.0,
     tpot: float | str = 0.1,
     percentile: float = 90.0,
+    margin: float | None = None,
     engine: str = "vllm",
     weights: str = "",
     kv: str = "",
@@ -102,9 +103,9 @@ def provision_by_name(
     population = clipped(population, jobs[0].model.max_position or 0)
     asked = rate_of(rate) if isinstance(rate, str) else (rate or 0.0)
     traffic = Traffic(asked, arrivals=population.arrivals)
-    limits = Limits(_given(ttft, "s", "--ttft") or 0.0, _given(tpot, "s", "--tpot") or 0.0, percentile / 100)
-    if limits.ttft <= 0 or limits.tpot <= 0:
-        raise OutOfRange("limits on TTFT and TPOT must be above 0 s")
+    limits = Limits(_given(ttft, "s", "--ttft") or 0.0, _given(tpot, "s", "--tpot") or 0.0, percentile / 100,
+                    max(tpot_margin(job, catalog.bands()) for job in jobs) if margin is None else margin)
+    check_limits(limits)
     bounds = Bounds(_given(power, "W", "--power"), _given(budget, "$/h", "--budget"), servers)
     fractions = [_given(cap, "1", "--caps") or 0.0 for cap in caps]
     fleet, designs, _ = provision(

@@ -107,7 +107,7 @@ def _rate(unit: Unit, pool: int, limits: Limits, traffic: Traffic, gpus: int) ->
     """Requests per second of one unit in a pool of so many [1/s]."""
     count = pool * unit.instances
     if unit.role == "decode":
-        smooth = unit.curve.decode_tpot_percentile(limits.share) <= limits.tpot
+        smooth = unit.curve.decode_tpot_percentile(limits.share) <= limits.planned
         return unit.instances * float(unit.curve.decode_rate()[smooth].max()) if smooth.any() else 0.0
     if unit.role == "mixed":
         return mixed_goodput(unit.curve, count, limits, traffic) / pool

@@ -24,13 +24,14 @@ from perfplan.serving.memory import weights
 from perfplan.serving.pools import Candidate, Limits, Operating, Traffic, aggregated, disaggregated, moved, operating
 from perfplan.units import show
 
-__all__ = ["OBJECTIVES", "KINDS", "Baseline", "Flip", "ServePlan", "beaten", "check_floors", "front", "other_lengths",
-           "plan"]
+__all__ = ["OBJECTIVES", "KINDS", "Baseline", "Flip", "ServePlan", "beaten", "check_floors", "check_limits", "front",
+           "other_lengths", "plan"]
 
 OBJECTIVES = ("gpus", "goodput")
 KINDS = ("aggregated", "disaggregated")
 SMALL_BUDGET = 2048  # tokens per step, beside the engine's own
 _NEAR = 0.82  # load beyond which a capacity 22 % too high would mean an endless queue
+_WIDEST = 10.0  # widest margin below a limit
 _TRIED = 8  # layouts of each kind that a change of the workload is tried on
 
 
@@ -103,6 +104,15 @@ class ServePlan:
         return rate * self.workload.osl.mean / one.gpus
 
 
+def check_limits(limits: Limits) -> None:
+    """Raise OutOfRange for limits that mean nothing."""
+    if limits.ttft <= 0 or limits.tpot <= 0:
+        raise OutOfRange("limits on TTFT and TPOT must be above 0 s")
+    if not 0 <= limits.margin <= _WIDEST:
+        raise OutOfRange(f"margin is {limits.margin:g}, but the share by which TPOT is planned below its limit lies"
+                         f" from 0 to {_WIDEST:g}; 0.2 is 20 %")
+
+
 def _check(job: ServingJob, workload: Workload, traffic: Traffic, limits: Limits, gpus: int) -> None:
     if gpus < 1 or (job.cluster.size is not None and gpus > job.cluster.size):
         raise OutOfRange(f"gpus is {gpus}, but cluster {job.cluster.id} has 1 to {job.cluster.size or 'any'}")
@@ -110,8 +120,7 @@ def _check(job: ServingJob, workload: Workload, traffic: Traffic, limits: Limits
         raise OutOfRange(f"percentile is {100 * limits.share:g}, but must be from 50 to below 100")
     if (traffic.rate > 0) == (traffic.users > 0):
         raise OutOfRange("give a rate of requests or a number of users in flight, one of the two")
-    if limits.ttft <= 0 or limits.tpot <= 0:
-        raise OutOfRange("limits on TTFT and TPOT must be above 0 s")
+    check_limits(limits)
     check_lengths(job.model, workload, limits.share)
 
 
@@ -197,9 +206,10 @@ def check_floors(found: Sequence[Curve], limits: Limits) -> None:
             " time"
         )
     quick = min(found, key=lambda c: float(c.step[0]))
-    if limits.tpot < float(quick.step[0]):
+    if limits.planned < float(quick.step[0]):
+        less = f" (planned to {show(limits.planned, 's')}, for predictions err)" if limits.margin else ""
         raise Infeasible(
-            f"a TPOT of {show(limits.tpot, 's')} is below the floor of {show(float(quick.step[0]), 's')}: so"
+            f"a TPOT of {show(limits.tpot, 's')}{less} is below the floor of {show(float(quick.step[0]), 's')}: so"
             f" long takes a decode step of one sequence ({quick.layout}, the fastest; to read its weights alone"
             f" {show(_physics(quick)[1], 's')}); allow more time"
         )
@@ -420,7 +430,7 @@ def front(plan: ServePlan, steps: int = 24) -> list[FrontPoint]:
     for kind in plan.tried:
         best = 0.0
         for i in range(1, steps + 1):
-            limits = replace(plan.limits, tpot=floor * (roof / floor) ** (i / steps))
+            limits = replace(plan.limits, margin=0.0, tpot=floor * (roof / floor) ** (i / steps))
             whole, _ = _search(
                 plan.curves, plan.workload, replace(plan.traffic, rate=1e-9, users=0.0), limits, plan.gpus, [kind]
             )

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from perfplan.catalog.specs import Moe
 from perfplan.errors import Infeasible, OutOfRange
-from perfplan.serving.deploy import serving_job
+from perfplan.serving.deploy import bands_of, serving_job, tpot_margin
 from perfplan.serving.plan import KINDS, ServePlan, plan
 from perfplan.serving.pools import Limits, Traffic
 from perfplan.serving.reuse import reuse_of
@@ -51,6 +50,7 @@ def plan_by_name(
     ttft: float | str = 2.0,
     tpot: float | str = 0.05,
     percentile: float = 90.0,
+    margin: float | None = None,
     arrivals: float | None = None,
     engine: str = "vllm",
     weights: str = "",
@@ -68,7 +68,8 @@ def plan_by_name(
 ) -> ServePlan:
     """The best deployments by names. arrivals: coefficient of variation of the times between arrivals, the
     workload's own unless given; times may be texts such as "40 ms", the rate such as "12/s"; kv: formats of the
-    cache to choose from."""
+    cache to choose from; margin: share by which TPOT is planned below its limit, by the error of predictions of this
+    kind unless given."""
     from perfplan.serving.words import rate_of
 
     population = load_workload(catalog, workload, isl, osl)
@@ -84,8 +85,10 @@ def plan_by_name(
     if think_time and not concurrency:
         raise OutOfRange(f"--think {think} changes nothing without --concurrency; give both")
     varied = population.arrivals if arrivals is None else arrivals**2
+    bands = catalog.bands()
+    less = tpot_margin(job, bands) if margin is None else margin
     traffic = Traffic(asked, float(concurrency or 0.0), think_time, varied)
-    limits = Limits(_seconds(ttft, "--ttft"), _seconds(tpot, "--tpot"), percentile / 100)
+    limits = Limits(_seconds(ttft, "--ttft"), _seconds(tpot, "--tpot"), percentile / 100, less)
     found = plan(
         job,
         population,
@@ -98,15 +101,12 @@ def plan_by_name(
         top=top,
         sensitivity=sensitivity,
     )
-    return banded(found, catalog.bands())
+    return banded(found, bands)
 
 
 def banded(found: ServePlan, bands: Bands) -> ServePlan:
     """The plan with the error bands of its best deployment, from the residuals of measured deployments of its kind."""
-    chip = found.job.cluster.accelerator
-    moe = any(isinstance(kind.ffn, Moe) for kind in found.job.model.kinds)
-    borrowed = any(kernel.borrowed for kernel in chip.kernels.get("gemm", {}).values())
-    each, first = (bands.find(phase, moe, chip.family, borrowed=borrowed) for phase in ("serving", "first-token"))
+    each, first = bands_of(found.job, bands)
     tpot, ttft = each.around(found.point.tpot_percentile), first.around(found.point.ttft_percentile)
     reach = [
         f"the error band of {name} reaches to {show(band[1], 's')}, beyond the limit of {show(limit, 's')}"

@@ -41,11 +41,18 @@ _NEVER = 1e30  # s
 
 @dataclass(frozen=True)
 class Limits:
-    """What requests must meet. ttft, tpot: [s]; share: of the requests that meets each [1]."""
+    """What requests must meet. ttft, tpot: [s]; share: of the requests that meets each [1]; margin: share by which the
+    predicted TPOT stays below its limit, for predictions err [1]."""
 
     ttft: float
     tpot: float
     share: float
+    margin: float = 0.0
+
+    @property
+    def planned(self) -> float:
+        """Most that TPOT may be predicted to be [s]."""
+        return self.tpot / (1 + self.margin)
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,7 @@ def _mixed(curve: Curve, gpus: int, limits: Limits, traffic: Traffic) -> list[Ca
     rates = counts[:, None] * curve.mixed_rate()
     service, arrivals = curve.mixed_service(), traffic.arrivals if traffic.rate else 1.0
     quick = attained(service, rates, limits.ttft, counts[:, None] * curve.layout.adp, arrivals) >= limits.share
-    smooth = curve.mixed_tpot_percentile(limits.share) <= limits.tpot
+    smooth = curve.mixed_tpot_percentile(limits.share) <= limits.planned
     good = quick & smooth
     needed = _mixed_needed(curve, counts, traffic, rates)
     found = []
@@ -239,7 +246,7 @@ def _decodes(found: Sequence[Curve], gpus: int, limits: Limits) -> _Side:
     count: list[int] = []
     rate: list[float] = []
     for i, curve in enumerate(found):
-        smooth = curve.decode_tpot_percentile(limits.share) <= limits.tpot
+        smooth = curve.decode_tpot_percentile(limits.share) <= limits.planned
         best = float(curve.decode_rate()[smooth].max()) if smooth.any() else 0.0
         counts = range(1, gpus // curve.gpus + 1)
         index += [i] * len(counts)
@@ -321,7 +328,7 @@ def _pair(
     first, second = prefill.curves[prefill.index[p]], decode.curves[decode.index[d]]
     goodput = float(min(prefill.rate[p], decode.rate[d]))
     count = int(decode.count[d])
-    smooth = second.decode_tpot_percentile(limits.share) <= limits.tpot
+    smooth = second.decode_tpot_percentile(limits.share) <= limits.planned
     ends = (
         "TPOT"
         if not smooth.all()
@@ -339,7 +346,7 @@ def mixed_goodput(curve: Curve, count: int, limits: Limits, traffic: Traffic) ->
     """Requests per second that `count` replicas meet both limits with [1/s]."""
     rates = count * curve.mixed_rate()
     met = attained(curve.mixed_service(), rates, limits.ttft, count * curve.layout.adp, traffic.arrivals)
-    good = (met >= limits.share) & (curve.mixed_tpot_percentile(limits.share) <= limits.tpot)
+    good = (met >= limits.share) & (curve.mixed_tpot_percentile(limits.share) <= limits.planned)
     return float(rates[good].max()) if good.any() else 0.0
 
 
@@ -373,7 +380,7 @@ def moved(
     sizes = sequence_cache(prefill.job, ServingLayout(), lengths)
     pool, receivers = max(gpus, one.prefills * prefill.gpus), numpy.array([decode.gpus])
     first = _prefill_rates(prefill, pool, receivers, limits, traffic, sizes)[0]
-    smooth = decode.decode_tpot_percentile(limits.share) <= limits.tpot
+    smooth = decode.decode_tpot_percentile(limits.share) <= limits.planned
     second = float(decode.decode_rate()[smooth].max()) if smooth.any() else 0.0
     return min(float(first[one.prefills - 1]), one.decodes * second)
 

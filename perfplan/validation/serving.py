@@ -21,6 +21,7 @@ from perfplan.catalog.specs import Cluster, Engine, LayerKind, Model, Moe
 from perfplan.errors import Infeasible, PerfplanError, Unsupported
 from perfplan.formulas.serving import piped_share
 from perfplan.serving import estimate as price
+from perfplan.serving.deploy import tpot_margin
 from perfplan.serving.finite import finite_test
 from perfplan.serving.formats import number_format
 from perfplan.serving.job import ServingJob
@@ -244,16 +245,19 @@ class ServingValidation(Validation):
         return {**super().as_dict(), "choices": [asdict(one) for one in self.choices]}
 
 
-def with_choices(runs: Sequence[Run], found: Sequence[Outcome]) -> ServingValidation:
-    """Scores of outcomes, one per run in the same order, and the choices among them."""
+def with_choices(runs: Sequence[Run], found: Sequence[Outcome], catalog: Catalog) -> ServingValidation:
+    """Scores of outcomes, one per run in the same order, and the choices among them, made with the planner's margin."""
+    pricer, bands = Pricer(catalog), catalog.bands()
     scores, priced = summary(found), list(zip(runs, found, strict=True))
-    choices = tuple(one for one in (width_choice(priced), ceiling_choice(priced)) if one.groups)
+    choices = tuple(one for one in (
+        width_choice(priced), ceiling_choice(priced, lambda run: tpot_margin(pricer.job(run), bands))) if one.groups)
     return ServingValidation(scores.overall, scores.slices, scores.outcomes, choices)
 
 
 def _validate(files: Sequence[Path], catalog: Catalog | None) -> ServingValidation:
     runs = [run for path in files for run in read_runs(path)]
-    return with_choices(runs, outcomes(runs, Pricer(catalog or Catalog())))
+    source = catalog or Catalog()
+    return with_choices(runs, outcomes(runs, Pricer(source)), source)
 
 
 def validate_serving(files: Iterable[str | Path] = (), *, catalog: Catalog | None = None) -> ServingValidation:

@@ -1,12 +1,13 @@
 """What choosing by the prediction costs: the tensor-parallel width of a throughput test, a run under a TPOT ceiling.
 
 Regret is the best measured rate among what was measured over that of the one which the prediction puts first, minus 1.
+Under a ceiling a run is chosen as `plan serve` does: its predicted TPOT has to stay below it by the planner's margin.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -22,20 +23,21 @@ Priced = Sequence[tuple[Run, Outcome]]
 
 @dataclass(frozen=True)
 class Choice:
-    """groups: choices made; mean_regret, max_regret: of them [1]; broken: share that breaks its ceiling [1]."""
+    """groups: choices made; mean_regret, max_regret: of them [1]; broken: share that breaks its ceiling [1]; refused:
+    choices not made, as no run was predicted below a ceiling that some run kept."""
 
     name: str
     groups: int
     mean_regret: float | None
     max_regret: float | None
     broken: float | None = None
+    refused: int | None = None
 
 
-def _summary(name: str, regrets: Sequence[float], broken: Sequence[bool] | None = None) -> Choice:
+def _summary(name: str, regrets: Sequence[float], broken: Sequence[bool] = (), refused: int | None = None) -> Choice:
     if not regrets:
         return Choice(name, 0, None, None)
-    share = None if broken is None else fmean(broken)
-    return Choice(name, len(regrets), fmean(regrets), max(regrets), share)
+    return Choice(name, len(regrets), fmean(regrets), max(regrets), fmean(broken) if broken else None, refused)
 
 
 def width_choice(priced: Priced) -> Choice:
@@ -60,8 +62,10 @@ def _rate(run: Run, ttft: float, tpot: float) -> float:
     return 1e3 * batch * osl / (ttft + (osl - 1) * tpot)
 
 
-def _paired(priced: Priced) -> Mapping[Hashable, list[tuple[float, float, float, float]]]:
-    """Group -> (predicted TPOT, predicted rate, measured TPOT, measured rate) of its runs that have both latencies."""
+def _paired(priced: Priced, margin: Callable[[Run], float]
+            ) -> Mapping[Hashable, list[tuple[float, float, float, float]]]:
+    """Group -> (predicted TPOT with its margin, predicted rate, measured TPOT, measured rate) of its runs that have
+    both latencies."""
     rows: dict[str, dict[str, tuple[Run, Outcome]]] = defaultdict(dict)
     for run, one in priced:
         if run.metric in ("ttft_ms", "tpot_ms") and one.predicted:
@@ -72,19 +76,24 @@ def _paired(priced: Priced) -> Mapping[Hashable, list[tuple[float, float, float,
             (run, first), (_, each) = both["ttft_ms"], both["tpot_ms"]
             ttft, tpot = first.predicted or 0.0, each.predicted or 0.0
             key = (run.model, run.hardware, run.engine, run.release, run.weights, run.isl, run.osl)
-            groups[key].append((tpot, _rate(run, ttft, tpot), each.measured, _rate(run, first.measured, each.measured)))
+            groups[key].append((tpot * (1 + margin(run)), _rate(run, ttft, tpot), each.measured,
+                                _rate(run, first.measured, each.measured)))
     return groups
 
 
-def ceiling_choice(priced: Priced) -> Choice:
-    """The run with the most tokens per second whose TPOT stays below a ceiling, of one job in several layouts."""
-    regrets, broken = [], []
-    for members in _paired(priced).values():
+def ceiling_choice(priced: Priced, margin: Callable[[Run], float]) -> Choice:
+    """The run with the most tokens per second whose TPOT stays below a ceiling, of one job in several layouts. margin:
+    share by which a prediction has to stay below it [1]."""
+    regrets, broken, refused = [], [], 0
+    for members in _paired(priced, margin).values():
         for ceiling in CEILINGS:
             allowed = [m for m in members if m[0] <= ceiling]
             possible = [m[3] for m in members if m[2] <= ceiling]
-            if len(members) > 1 and allowed and possible:
+            if len(members) < 2 or not possible:
+                continue
+            if allowed:
                 chosen = max(allowed, key=lambda member: member[1])
                 regrets.append(max(max(possible) / chosen[3] - 1, 0.0))
                 broken.append(chosen[2] > ceiling)
-    return _summary("most tokens/s under a TPOT ceiling of 20, 30, 50, 100 ms", regrets, broken)
+            refused += not allowed
+    return _summary("most tokens/s under a TPOT ceiling of 20, 30, 50, 100 ms", regrets, broken, refused)

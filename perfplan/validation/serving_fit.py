@@ -237,7 +237,7 @@ def left_out_models(files: Sequence[str | Path] = (), *, catalog: Catalog | None
             first = fit_first_tokens(peers, release, Pricer(source, change))
             order += members
             found += outcomes(members, Pricer(source, replace(change, first=first)))
-    return with_choices(order, found)
+    return with_choices(order, found, source)
 
 
 @dataclass(frozen=True, eq=False)

@@ -88,6 +88,18 @@ def test_prompts_of_one_step_do_not_attend_to_each_other(plan):
         float(plan.best.prefill.prompts[plan.best.prefill.lengths.searchsorted(1000.0)]), rel=0.1)
 
 
+def test_tpot_is_planned_below_its_limit_by_the_error_of_its_kind():
+    limits = planned(objective="goodput").limits
+    assert limits.margin == CATALOG.bands().excess("serving", moe=False) > 0
+    assert limits.planned * (1 + limits.margin) == pytest.approx(0.04)
+    careful, bold = (planned(objective="goodput", kinds=("aggregated",), tpot="6 ms", margin=margin).best
+                     for margin in (0.5, 0.0))
+    slow, slower = (operating(one, one.goodput, 0.9).tpot_percentile for one in (careful, bold))
+    assert slow <= 0.004 * 1.001 < slower <= 0.006 * 1.001 and careful.goodput < bold.goodput
+    with pytest.raises(OutOfRange, match="margin is -1"):
+        planned(margin=-1)
+
+
 def test_limits_below_the_floor_state_it():
     with pytest.raises(Infeasible, match=r"TTFT of 1.00 ms .* floor of \d"):
         planned(ttft="1 ms")
