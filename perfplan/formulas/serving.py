@@ -274,20 +274,23 @@ def burst_wait(others: Any, prompt: Any, burst: Any) -> Any:
 
 
 @formula("W_turn", "s", source="derived: requests that end one after another are replaced one after another")
-def turns_wait(ahead: Any, others: Any, prompt: Any) -> Any:
+def turns_wait(ahead: Any, shared: Any, most: Any, others: Any, prompt: Any) -> Any:
     """Time that a prompt of a closed loop waits for steps that carry its neighbours' prompts.
 
     Requests that began in successive steps end in successive steps, and so do the requests that take their places:
-    each finds the prompt of its neighbour under way, and one more where the scheduler launches a step ahead.
+    each finds the prompts of its neighbours under way, and more where the scheduler launches a step ahead; all of them
+    no more than one step takes.
 
-    ahead : steps with a neighbour's prompt before its own [1]
+    ahead : steps with prompts of neighbours before its own [1]
+    shared : prompts that share a step [1]
+    most : prompts that a step takes, at least the one under way [1]
     others : other requests in flight [1]
-    prompt : time that the prompts of one step add to it [s]
+    prompt : time that one prompt adds to a step [s]
 
-    >>> turns_wait(1.2, 15, 0.1), turns_wait(1.2, 0, 0.1)
-    (0.12, 0.0)
+    >>> turns_wait(1.2, 1, 8, 15, 0.1), turns_wait(1.2, 1, 8, 0, 0.1), turns_wait(1.2, 1, 1, 15, 0.1)
+    (0.12, 0.0, 0.1)
     """
-    return ahead * minimum(others, 1) * prompt
+    return minimum(ahead * shared, most) * minimum(others, 1) * prompt
 
 
 @formula("X_loop", "1/s", source="Little 1961; the users of a closed loop are all in the system, all the time")

@@ -153,10 +153,11 @@ def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurren
     others = maximum(active * layout.adp - 1, 0.0) / layout.adp
     stalled = step + formulas.decode_stall(others, own, steps, engine.together, _together(job, isl, active)[0] - 1)
     tpot = where(osl > 1, stalled * steps / maximum(osl - 1, 1), 0.0)
+    most = maximum(engine.token_budget / fresh_tokens(job, isl), 1.0)
     residual, burst = step * minimum(others, 1.0), formulas.burst_wait(others, own, engine.burst)
     waits = {"load": loading_time(job, layout, isl, whole(alone)), "server": engine.first,
              "streams": engine.stream * (concurrency / layout.dp), "prompt": whole(alone),
-             "ahead": formulas.turns_wait(engine.ahead, others, own * clump), "step": HALF * residual,
+             "ahead": formulas.turns_wait(engine.ahead, clump, most, others, own), "step": HALF * residual,
              "burst": burst}
     batch, later = active * layout.adp, maximum(osl - 1, 0)
     rate = (formulas.closed_rate(batch, own / layout.adp, steps, step) if queued

@@ -78,6 +78,14 @@ def test_a_queue_at_the_door_hides_the_server_and_the_wait_for_a_prompt():
     assert (queue.ttft, queue.tpot) == (loop.ttft, loop.tpot)
 
 
+def test_the_step_ahead_carries_no_more_prompts_than_its_budget():
+    j = job()
+    found = {isl: steady(j, ServingLayout(), isl, 200, 64.0) for isl in (100, 1000, 16_384)}
+    ahead = {isl: one.waits["ahead"] / whole(one.prompt) for isl, one in found.items()}
+    assert ahead[16_384] == pytest.approx(1)
+    assert 1 < ahead[1000] < ahead[100] <= j.engine.token_budget / 100
+
+
 def test_throughput_grows_and_latency_too():
     found = [steady(job(), ServingLayout(), 1000, 200, float(n)) for n in (1, 4, 16, 64)]
     assert [f.tokens_per_s for f in found] == sorted(f.tokens_per_s for f in found)
