@@ -16,6 +16,7 @@ from perfplan.catalog.huggingface_keys import ALIASES, FAMILIES, FLATTENED, IGNO
 from perfplan.catalog.huggingface_parts import INSTEAD, Config, Ffn, Mixer, attention, mamba, mlp, moe, window_of
 from perfplan.catalog.huggingface_special import MIXERS, searched_layers
 from perfplan.catalog.models import check_model
+from perfplan.catalog.quantised import published_format
 from perfplan.catalog.specs import Attention, LayerKind, LinearAttention, Model
 from perfplan.catalog.values import count, shown
 from perfplan.errors import BadQuantity, CatalogError, OutOfRange, Unsupported
@@ -23,7 +24,7 @@ from perfplan.errors import BadQuantity, CatalogError, OutOfRange, Unsupported
 __all__ = ["model_from_config"]
 
 BLOCKS = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
-FULL = {"full_attention", "deepseek_sparse_attention", "global"}
+FULL = {"full_attention", "deepseek_sparse_attention", "global", "attention"}
 WINDOWS = {"sliding_attention", "local_attention", "local"}
 
 
@@ -39,6 +40,7 @@ def model_from_config(data: Any, where: str) -> Model:
     kinds = tuple(dict.fromkeys(layers))
     model = Model(
         id=_slug(data, where), name=str(data.get("_name_or_path") or _slug(data, where)), hidden=hidden,
+        dtype=published_format({**config.data, **data}) or "bf16",
         vocab=config.needed("vocab"), tied=config.flag("tied", config.family.tied), kinds=kinds,
         layers=tuple(kinds.index(kind) for kind in layers), max_position=config.number("max_position"),
         norm=config.family.norm, positional=_positional(config),
@@ -119,7 +121,10 @@ def _with_notes(model: Model, config: Config, data: Mapping[str, Any]) -> Model:
     quantization = data.get("quantization_config") or config.data.get("quantization_config")
     if isinstance(quantization, Mapping):
         method = quantization.get("quant_method") or quantization.get("quant_algo") or "unnamed"
-        notes.append(f"the weights are published quantised ({method}); what a run computes in is up to its recipe")
+        unknown = published_format({"quantization_config": quantization}) is None
+        notes.append(f"the weights are published quantised ({method}); " + (
+            "that method is not modelled, two bytes a weight are taken" if unknown
+            else "what a training run computes in is up to its recipe"))
     if data.get("vision_config") or data.get("audio_config"):
         notes.append("the parts that read images or sound are not counted")
     return replace(model, notes=tuple(notes))
@@ -186,6 +191,8 @@ def _mixer_of(config: Config, hidden: int, name: str) -> Mixer:
         return attention(config, hidden)
     if name in WINDOWS:
         return attention(config, hidden, window=window_of(config))
+    if name == "mamba":
+        return mamba(config)
     if name == "chunked_attention":
         return attention(config, hidden, window=config.needed("chunk"), chunked=True)
     if name == "linear_attention":

@@ -23,12 +23,13 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "mlp_bias": ("mlp_bias",),
     "qk_norm": ("use_qk_norm", "qk_layernorm"),
     "experts": ("n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts"),
-    "top_k": ("num_experts_per_tok", "top_k_experts", "experts_per_token", "moe_top_k", "num_experts_per_token"),
+    "top_k": ("num_experts_per_tok", "top_k_experts", "experts_per_token", "moe_top_k", "num_experts_per_token",
+              "moe_k"),
     "expert_width": ("moe_intermediate_size", "expert_intermediate_size"),
     "shared_width": ("shared_expert_intermediate_size", "shared_intermediate_size", "share_expert_dim"),
     "shared_each": ("moe_shared_expert_intermediate_size",),
     "shared": ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts"),
-    "dense_first": ("first_k_dense_replace",),
+    "dense_first": ("first_k_dense_replace", "moe_layer_start_index"),
     "dense_layers": ("mlp_only_layers",),
     "moe_step": ("decoder_sparse_step", "interleave_moe_layer_step"),
     "moe_frequency": ("moe_layer_freq",),
@@ -111,30 +112,30 @@ attention_dropout attention_layer_norm attention_layers attention_multiplier att
 attention_value_scale attn_dropout attn_impl attn_logit_softcapping attn_pdrop attn_res_block_size attn_scale
 attn_temperature_tuning attn_type attn_uses_sequence_id audio_config auto_map aux_loss_alpha bad_words_ids
 begin_suppress_tokens boi_token_index bos_token_id cache_implementation chunk_size_feed_forward clip_qkv
-compress_rope_theta cross_attention_hidden_size decoder_start_token_id diversity_penalty do_layer_norm_before
-do_sample dropout dtype early_stopping emb_pdrop embd_pdrop embed_dropout embed_pdrop embedding_dropout
-embedding_multiplier encoder_no_repeat_ngram_size eoi_token_index eos_token_id ep_size expand expert_dtype
-exponential_decay_length_penalty ffn_act_fn ffn_dropout ffn_type final_logit_softcapping finetuning_task floor_scale
-for_llm_compressor force_bf16 forced_bos_token_id forced_eos_token_id fp32_logits fused_rms_norm
-gradient_checkpointing hc_eps hc_sinkhorn_iters head_dim_rope hidden_act hidden_activation hidden_dropout
-hidden_dropout_prob id2label image_size image_token_id image_token_index index_rope_interleave
-index_share_for_mtp_iteration index_skip_topk_offset index_topk_freq indexer_rope_interleave init_config init_device
-init_std initial_context_length initializer_cutoff_factor initializer_range interpolation_factor is_decoder label2id
-latent_moe_use_norm layer_norm_elementwise_affine layer_norm_eps layer_norm_epsilon layer_norm_type layerdrop
-layernorm_epsilon length_penalty logit_scale logit_soft_cap logits_scaling low_precision_layernorm mamba_dt_rank
-mamba_expand mamba_hidden_act mamba_proj_bias mamba_ssm_cache_dtype mamba_ssm_dtype masked_softmax_fusion max_length
-max_window_layers min_length mla_use_nope mlp_hidden_act mm_tokens_per_image model_type moe_jitter_eps moe_loss_weight
-moe_normalize_expert_weights moe_renormalize moe_router_activation_func moe_router_dtype moe_router_scaling_factor
-moe_shared_expert_overlap mrope_section mtp_num_layers
+compress_rope_theta cross_attention_hidden_size decoder_start_token_id diversity_penalty do_layer_norm_before do_sample
+dropout dtype early_stopping emb_pdrop embd_pdrop embed_dropout embed_pdrop embedding_dropout embedding_multiplier
+encoder_no_repeat_ngram_size eoi_token_index eos_token_id ep_size expand expert_dtype exponential_decay_length_penalty
+ffn_act_fn ffn_dropout ffn_type final_logit_softcapping finetuning_task floor_scale for_llm_compressor force_bf16
+forced_bos_token_id forced_eos_token_id fp32_logits fused_rms_norm gradient_checkpointing hc_eps hc_sinkhorn_iters
+head_dim_rope hidden_act hidden_activation hidden_dropout hidden_dropout_prob id2label image_size image_token_id
+image_token_index index_rope_interleave index_share_for_mtp_iteration index_skip_topk_offset index_topk_freq
+indexer_rope_interleave init_config init_device init_method init_std initial_context_length initializer_cutoff_factor
+initializer_range interpolation_factor is_decoder label2id latent_moe_use_norm layer_norm_elementwise_affine
+layer_norm_eps layer_norm_epsilon layer_norm_type layerdrop layernorm_epsilon length_penalty logit_scale logit_soft_cap
+logits_scaling low_precision_layernorm mamba_conv_bias mamba_dt_rank mamba_expand mamba_hidden_act mamba_proj_bias
+mamba_ssm_cache_dtype mamba_ssm_dtype masked_softmax_fusion max_length max_window_layers min_length mla_use_nope
+mlp_hidden_act mm_tokens_per_image model_type moe_capacity moe_jitter_eps moe_layer_end_index moe_layer_interval
+moe_loss_weight moe_normalize_expert_weights moe_renormalize moe_router_activation_func moe_router_dtype
+moe_router_scaling_factor moe_shared_expert_overlap moe_use_aux_free mrope_section mtp_num_layers
 mtp_transformer_layers mtp_use_dedicated_embeddings multi_modal_projector_bias mup_width_multiplier
-no_repeat_ngram_size norm_eps norm_epsilon norm_topk_prob norm_type num_beam_groups num_beams num_expert_group
-num_hash_layers num_logits_to_keep num_return_sequences offset_alibi original_max_position_embeddings
-output_attentions output_gate_type output_hidden_states output_router_logits output_router_logits_in_eval
-output_scores pad_token_id partial_rotary_factor partial_rotary_factors patch_size pdrop prefix prefix_lm
+no_repeat_ngram_size norm_eps norm_epsilon norm_topk_prob norm_type normalization_function num_beam_groups num_beams
+num_expert_group num_hash_layers num_logits_to_keep num_return_sequences offset_alibi original_max_position_embeddings
+output_attentions output_gate_type output_hidden_states output_router_logits output_router_logits_in_eval output_scores
+pad_token_id partial_rotary_factor partial_rotary_factors patch_size pdrop position_embedding_type prefix prefix_lm
 pretraining_tp problem_type pruned_heads qk_head_dim qk_ln qk_norm_type qk_rope_interleave quantization
-quantization_config query_pre_attn_scalar remove_bias remove_invalid_values repetition_penalty
-rescale_prenorm_residual resid_pdrop residual_dropout residual_dropout_prob residual_in_fp32 residual_multiplier
-return_dict return_dict_in_generate rms_norm rms_norm_eps rope rope_interleave rope_local_base_freq rope_local_theta
+quantization_config query_pre_attn_scalar remove_bias remove_invalid_values repetition_penalty rescale_prenorm_residual
+resid_pdrop residual_dropout residual_dropout_prob residual_in_fp32 residual_multiplier return_dict
+return_dict_in_generate rms_norm rms_norm_eps rope rope_interleave rope_local_base_freq rope_local_theta
 rope_parameters rope_pct rope_ratio rope_scaling rope_theta rope_type rotary rotary_dim rotary_emb_base rotary_pct
 routed_scaling_factor router_aux_loss_coef router_dtype router_jitter_noise router_scaling_factor router_z_loss_coef
 scale_attention_softmax_in_fp32 scale_attn_by_inverse_layer_idx scale_attn_weights scaling_factor scoring_func
@@ -142,11 +143,11 @@ scoring_function sep_token_id seq_aux shared_expert_gate skip_bias_add skip_bias
 spatial_merge_size special_tokens_map summary_activation summary_first_dropout summary_proj_to_labels summary_type
 summary_use_proj suppress_tokens swa_rope_theta swiglu_alpha swiglu_limit task_specific_params temperature
 tf_legacy_loss tie_encoder_decoder time_step_floor time_step_limit time_step_max time_step_min time_step_rank
-token_dropping tokenizer_class tokenizer_name top_k top_p topk_method torch_dtype torchscript
-transformers_version typical_p uniform_routing unk_token_id use_bfloat16 use_bidirectional_attention use_cache
-use_cache_kernel use_conv_bias use_flash_attn use_gemma_norm use_grouped_topk use_mamba_kernels use_moe_gate
-use_moe_router_bias use_mrope use_mtp use_routing_bias verbose video_token_id vision_config vision_end_token_id
-vision_feature_layer vision_start_token_id vision_token_id visual vocab_size_per_layer_input
+token_dropping tokenizer_class tokenizer_name top_k top_p topk_method torch_dtype torchscript transformers_version
+typical_p uniform_routing unk_token_id use_bfloat16 use_bidirectional_attention use_cache use_cache_kernel
+use_conv_bias use_flash_attn use_gemma_norm use_grouped_topk use_mamba_kernels use_moe_gate use_moe_router_bias
+use_mrope use_mtp use_routing_bias verbose video_token_id vision_config vision_end_token_id vision_feature_layer
+vision_start_token_id vision_token_id visual vocab_size_per_layer_input
 """
 
 IGNORED = frozenset(_IGNORED.split())
@@ -232,6 +233,8 @@ FAMILIES: Mapping[str, Family] = {
     "olmoe": Family(qk_norm=True, experts_share_width=True),
     "granite": Family(), "granitemoe": Family(experts_share_width=True, tied=True), "granitemoeshared": Family(
         experts_share_width=True, tied=True),
+    "granitemoehybrid": Family(experts_share_width=True, tied=True),
+    "ernie4_5": Family(tied=True), "ernie4_5_moe": Family(tied=True),
     "cohere": Family(norm="layer", parallel=True, tied=True),
     "cohere2": Family(norm="layer", parallel=True, tied=True, defaults={"window_pattern": 4}),
     "stablelm": Family(norm="layer"), "internlm2": Family(), "internlm3": Family(), "baichuan": Family(),

@@ -25,6 +25,7 @@ from perfplan.errors import (
     UnknownName,
     Unsupported,
 )
+from perfplan.serving.formats import number_format
 
 MODELS = Path(__file__).parents[2] / "catalogs" / "models"
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "num_hidden_layers": 32,
@@ -306,3 +307,48 @@ def test_layers_of_a_multi_token_prediction_module():
                               "config.json")
     assert model.mtp_block == (0, 1) and model.prediction_block == (0, 1)
     assert model_from_config(config, "config.json").mtp_block == ()
+
+
+QUANTISED = {
+    "fp8-block": {"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8": {"quant_method": "fp8"},
+    "mxfp4": {"quant_method": "mxfp4"}, "int4": {"quant_method": "awq", "bits": 4},
+    "int8-weight": {"quant_method": "gptq", "bits": 8}, "nvfp4": {"quant_method": "modelopt", "quant_algo": "NVFP4"},
+    "int8": {"quant_method": "compressed-tensors", "config_groups": {"group_0": {
+        "input_activations": {"num_bits": 8}, "weights": {"num_bits": 8, "type": "int"}}}},
+}
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_the_format_of_a_quantised_checkpoint(name):
+    config = LLAMA | {"quantization_config": QUANTISED[name]}
+    model = model_from_config(config, "config.json")
+    assert model.dtype == name and number_format(name).id == name
+    nested = {"model_type": "mistral3", "text_config": config, "quantization_config": QUANTISED[name]}
+    assert model_from_config(nested, "config.json").dtype == name
+
+
+def test_a_method_that_is_not_modelled_is_told():
+    model = model_from_config(LLAMA | {"quantization_config": {"quant_method": "quip"}}, "c.json")
+    assert model.dtype == "bf16"
+    assert any("quip" in note and "two bytes a weight are taken" in note for note in model.notes)
+
+
+RECENT = {
+    "granite-4.0-h-small": (32.3e9, {
+        "model_type": "granitemoehybrid", "hidden_size": 4096, "num_hidden_layers": 40, "intermediate_size": 768,
+        "layer_types": (["mamba"] * 5 + ["attention"] + ["mamba"] * 4) * 4, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "num_local_experts": 72, "num_experts_per_tok": 10, "shared_intermediate_size": 1536,
+        "mamba_d_head": 64, "mamba_d_state": 128, "mamba_n_groups": 1, "mamba_n_heads": 128, "mamba_d_conv": 4,
+        "vocab_size": 100352}),
+    "ernie-4.5-300b-a47b": (300e9, {
+        "model_type": "ernie4_5_moe", "hidden_size": 8192, "num_hidden_layers": 54, "intermediate_size": 28672,
+        "num_attention_heads": 64, "num_key_value_heads": 8, "moe_num_experts": 64, "moe_k": 8,
+        "moe_intermediate_size": 3584, "moe_layer_start_index": 3, "moe_layer_end_index": 53, "vocab_size": 103424,
+        "tie_word_embeddings": False}),
+}
+
+
+@pytest.mark.parametrize("name", RECENT)
+def test_recent_families_have_their_published_size(name):
+    published, config = RECENT[name]
+    assert parameters(model_from_config(config, "config.json")).total == pytest.approx(published, rel=0.01)
