@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from functools import cache
+from graphlib import TopologicalSorter
 from itertools import chain
 from pathlib import Path
 
@@ -88,6 +89,24 @@ def wrong_way(path):
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_imports_go_one_way(path):
     assert not wrong_way(path), f"{name(path)} imports {wrong_way(path)}, which it must not know"
+
+
+def dotted(path):
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(path, modules):
+    """Modules of the package that a module imports, anywhere in it."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom):
+            inside = {f"{node.module}.{alias.name}" for alias in node.names} & modules
+            yield from inside or {node.module} & modules
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    modules = {dotted(path) for path in MODULES}
+    order = TopologicalSorter({dotted(path): set(imported(path, modules)) for path in MODULES})
+    assert len(list(order.static_order())) == len(MODULES)  # a circle raises
 
 
 def test_every_room_has_its_place():

@@ -18,7 +18,8 @@ from perfplan.formulas.compute import gemm_flops
 from perfplan.training.estimate import Estimate
 from perfplan.training.job import Job
 from perfplan.training.layers import layer_parameters
-from perfplan.training.ops import Core, Gemm, Op, Shape, head_ops, layer_ops
+from perfplan.training.ops import Core, Gemm, Op, head_ops, layer_ops
+from perfplan.training.shape import Shape
 
 __all__ = ["Gap", "Physics", "gap", "physics"]
 

@@ -15,7 +15,8 @@ from perfplan.training.job import Job
 from perfplan.training.layers import weight_gradients
 from perfplan.training.layout import Layout, block
 from perfplan.training.network import Network
-from perfplan.training.ops import Shape, head_ops, layer_ops
+from perfplan.training.ops import head_ops, layer_ops
+from perfplan.training.shape import Shape
 from perfplan.training.stages import Stage, chunk_sizes
 from perfplan.training.step import Pieces, send_time, stage_memory, stage_parts
 

@@ -12,7 +12,8 @@ from perfplan.training.job import Job
 from perfplan.training.layers import layer_parameters, op_times, recomputed, weight_gradients
 from perfplan.training.layout import Layout, block
 from perfplan.training.network import Group, Network
-from perfplan.training.ops import Op, Shape, layer_ops
+from perfplan.training.ops import Op, layer_ops
+from perfplan.training.shape import Shape
 from perfplan.training.sharded import gather_and_reduce, shards
 from perfplan.training.step import replicas
 

@@ -27,7 +27,8 @@ from perfplan.training.job import Job
 from perfplan.training.layers import layer_parameters, op_times
 from perfplan.training.layout import Layout
 from perfplan.training.network import Group, Network
-from perfplan.training.ops import Shape, layer_ops
+from perfplan.training.ops import layer_ops
+from perfplan.training.shape import Shape
 
 __all__ = ["ChunkedLayer", "ChunkedPass", "chunked_layer"]
 

@@ -15,8 +15,9 @@ from perfplan.training.layers import Away, end_costs, layer_cost
 from perfplan.training.layout import Layout, block
 from perfplan.training.mtp import prediction_cost, prediction_ops
 from perfplan.training.network import Network
-from perfplan.training.ops import Core, Gemm, Op, Shape, head_ops, layer_ops, unmodelled
+from perfplan.training.ops import Core, Gemm, Op, head_ops, layer_ops, unmodelled
 from perfplan.training.rules import RULES, limits
+from perfplan.training.shape import Shape
 from perfplan.training.stages import chunk_sizes, stages
 from perfplan.training.step import Pieces, memory, step_time
 

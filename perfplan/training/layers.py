@@ -28,7 +28,6 @@ from perfplan.training.ops import (
     Core,
     Gemm,
     Op,
-    Shape,
     Stream,
     captured,
     embedding_ops,
@@ -37,6 +36,7 @@ from perfplan.training.ops import (
     layer_ops,
     layer_saved,
 )
+from perfplan.training.shape import Shape
 
 MEMORY_UNIT = 8  # elements of 16 bits to which rows must be aligned
 Away = tuple[tuple[str, int], ...]

@@ -16,7 +16,8 @@ from perfplan.formulas.parameters import prediction_parameters
 from perfplan.training.job import Job
 from perfplan.training.layers import Away, Cost, end_costs, layer_cost, run_cost
 from perfplan.training.network import Network
-from perfplan.training.ops import Gemm, Op, Shape, Stream
+from perfplan.training.ops import Gemm, Op, Stream
+from perfplan.training.shape import Shape
 
 __all__ = ["prediction_cost", "prediction_ops"]
 

@@ -22,13 +22,13 @@ from perfplan.formulas.core import maximum, minimum
 from perfplan.training import sparse
 from perfplan.training.formats import element_bytes
 from perfplan.training.job import Job
+from perfplan.training.shape import Shape
 
 __all__ = [
     "Core",
     "Gemm",
     "Op",
     "Saved",
-    "Shape",
     "Stream",
     "embedding_ops",
     "head_ops",
@@ -36,29 +36,6 @@ __all__ = [
     "layer_saved",
     "unmodelled",
 ]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The layout axes that the cost of one layer depends on; numbers or columns."""
-
-    seq: int
-    mbs: Any
-    tp: Any
-    sp: Any
-    cp: Any
-    ep: Any
-    etp: Any
-
-    @property
-    def tokens(self) -> Any:
-        """Tokens of a micro-batch inside tensor-parallel regions of a rank."""
-        return self.mbs * self.seq / self.cp
-
-    @property
-    def rows(self) -> Any:
-        """Tokens that a rank holds outside tensor-parallel regions."""
-        return self.tokens / (1 + (self.tp - 1) * self.sp)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from perfplan.training.job import Job
 from perfplan.training.layers import Away, Cost
 from perfplan.training.layout import CP_KINDS, Layout
 from perfplan.training.network import Network
-from perfplan.training.ops import Shape
 from perfplan.training.rules import DEGREE_RULES, SHARDING_RULES, limits, redundant
+from perfplan.training.shape import Shape
 from perfplan.training.space import Axes, keys, largest_dp
 from perfplan.training.stages import Stage, stages
 from perfplan.training.step import Pieces, fullest, step_time

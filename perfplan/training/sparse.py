@@ -7,7 +7,7 @@ query reads its own latents (training_core.md section 8). The indexer is whole o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from perfplan.catalog.specs import Attention
 from perfplan.formulas.attention import (
@@ -20,9 +20,7 @@ from perfplan.formulas.attention import (
 )
 from perfplan.formulas.core import minimum
 from perfplan.training.job import Job
-
-if TYPE_CHECKING:
-    from perfplan.training.ops import Shape
+from perfplan.training.shape import Shape
 
 __all__ = ["absorbed", "index_saved", "index_work", "kept_pairs", "selects"]
 

@@ -137,10 +137,10 @@ def _row(record: Mapping[str, str | None], where: str) -> Row:
         try:
             values[name] = _cell(name, text)
         except (ValueError, OverflowError):
-            raise CatalogError(f"{where}: column {name} holds {text!r}, which is not a number.") from None
+            raise CatalogError(f"{where}: column {name} holds {text!r}, which is not a number") from None
     row = Row(**values)  # type: ignore[arg-type]
     if row.stated and not 0 < row.value < float("inf"):
-        raise CatalogError(f"{where}: value {row.value} is not a positive number.")
+        raise CatalogError(f"{where}: value {row.value} is not a positive number")
     return row
 
 
@@ -151,12 +151,12 @@ def _records(path: Path) -> Iterator[tuple[str, Mapping[str, str | None]]]:
             missing = [name for name in _TYPES if name not in (reader.fieldnames or ())]
             if missing:
                 shown = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
-                raise CatalogError(f"{path} lacks the column{'s' * (len(missing) > 1)} {shown}.")
+                raise CatalogError(f"{path} lacks the column{'s' * (len(missing) > 1)} {shown}")
             for record in reader:
                 yield f"{path}, line {reader.line_num}", record
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise CatalogError(f"{path} cannot be read as a CSV table: {reason.lower()}.") from None
+        raise CatalogError(f"{path} cannot be read as a CSV table: {reason.lower()}") from None
 
 
 def read_rows(paths: Iterable[Path]) -> list[Row]:
@@ -166,6 +166,6 @@ def read_rows(paths: Iterable[Path]) -> list[Row]:
         for where, record in _records(path):
             row = _row(record, where)
             if row.id in rows:
-                raise CatalogError(f"{where}: id {row.id!r} is used twice.")
+                raise CatalogError(f"{where}: id {row.id!r} is used twice")
             rows[row.id] = row
     return list(rows.values())

@@ -7,7 +7,8 @@ import pytest
 from perfplan.training.estimate import estimate, kind_jobs, layer_sequence
 from perfplan.training.job import constants, kernel
 from perfplan.training.layout import Layout
-from perfplan.training.ops import Shape, Stream, layer_ops
+from perfplan.training.ops import Stream, layer_ops
+from perfplan.training.shape import Shape
 
 from .jobs import job
 

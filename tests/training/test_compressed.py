@@ -9,7 +9,8 @@ from perfplan.formulas.attention import causal_pairs, windowed_pairs
 from perfplan.formulas.parameters import grouped_output_parameters
 from perfplan.training.estimate import estimate
 from perfplan.training.layout import Layout
-from perfplan.training.ops import Gemm, Shape, layer_ops
+from perfplan.training.ops import Gemm, layer_ops
+from perfplan.training.shape import Shape
 from perfplan.training.sparse import kept_pairs
 
 from .jobs import job

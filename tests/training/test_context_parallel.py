@@ -8,7 +8,8 @@ from perfplan.training.estimate import estimate
 from perfplan.training.job import kernel
 from perfplan.training.layers import op_times
 from perfplan.training.layout import CP_KINDS, Layout
-from perfplan.training.ops import Core, Shape, layer_ops
+from perfplan.training.ops import Core, layer_ops
+from perfplan.training.shape import Shape
 
 from .jobs import job
 

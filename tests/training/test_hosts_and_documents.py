@@ -7,7 +7,8 @@ import pytest
 from perfplan.api import estimate_train, plan_train, training_job
 from perfplan.errors import BadLayout, OutOfRange, SpecError
 from perfplan.training.job import GRAPHS
-from perfplan.training.ops import CAPTURED, Shape, layer_ops
+from perfplan.training.ops import CAPTURED, layer_ops
+from perfplan.training.shape import Shape
 from perfplan.training.stages import stages
 
 DENSE = {"cluster": "dgx-h100", "global_batch": 64, "seq_len": 4096, "layout": "tp2 sp1 pp2 vpp2 dp4 zero1"}

@@ -10,7 +10,8 @@ from perfplan.training.estimate import estimate, model_flops
 from perfplan.training.layers import _tp_time, adapter_parameters
 from perfplan.training.layout import Layout
 from perfplan.training.network import Group, Network
-from perfplan.training.ops import Shape, layer_saved
+from perfplan.training.ops import layer_saved
+from perfplan.training.shape import Shape
 
 JOB = {"cluster": "hgx-h200", "global_batch": 8, "seq_len": 8192, "precision": "fp8"}
 LAYOUT = "tp2 sp1 dp4"

@@ -10,8 +10,8 @@ from perfplan.training.estimate import estimate
 from perfplan.training.layers import layer_cost
 from perfplan.training.layout import Layout
 from perfplan.training.network import Network
-from perfplan.training.ops import Shape
 from perfplan.training.search import search
+from perfplan.training.shape import Shape
 from perfplan.training.space import declare
 
 from .jobs import job

@@ -10,8 +10,9 @@ from perfplan.training.estimate import estimate, model_flops
 from perfplan.training.layers import layer_cost
 from perfplan.training.layout import Layout
 from perfplan.training.network import Network
-from perfplan.training.ops import Core, Shape, Stream, layer_ops, pairs
+from perfplan.training.ops import Core, Stream, layer_ops, pairs
 from perfplan.training.search import search
+from perfplan.training.shape import Shape
 from perfplan.training.space import declare, restrict
 from perfplan.training.sparse import absorbed, kept_pairs
 from perfplan.training.stages import chunk_sizes
