@@ -128,10 +128,10 @@ def test_borrowed_constants_are_marked():
 
 
 def test_whole_steps_correct_borrowed_products():
-    chip, lender = CATALOG.accelerator("mi300x"), CATALOG.accelerator("h100-sxm")
+    chip, lender = CATALOG.accelerator("h100-500w"), CATALOG.accelerator("h100-sxm")
     assert chip.lent["fp8"] == pytest.approx(chip.sustained["any"] / lender.sustained["any"])
-    reached = chip.lent["bf16"] * chip.kernels["gemm"]["bf16"].compute * chip.peak["bf16"]
-    assert reached == pytest.approx(687e12, rel=0.15), "620 to 760 TFLOP/s are measured (hipBLASLt, recalled)"
+    assert chip.lent["bf16"] == pytest.approx(chip.sustained["bf16"] / lender.sustained["bf16"])
+    assert max(CATALOG.accelerator("gb300").lent.values()) == 1.0, "never more than the lender's share"
     assert "bf16" not in lender.lent and "fp8" not in CATALOG.accelerator("l40s").lent, "constants of their own"
 
 
