@@ -12,6 +12,7 @@ from perfplan.catalog import Catalog
 from perfplan.catalog.check import refuse_unused
 from perfplan.catalog.specs import Moe
 from perfplan.errors import OutOfRange, SpecError, offer
+from perfplan.serving.words import ENGINE
 from perfplan.training.estimate import Estimate, estimate
 from perfplan.training.job import Job
 from perfplan.training.layout import Layout
@@ -485,7 +486,7 @@ def schedule_layer(
     technique: Sequence[str] = (),
     time_limit: float | None = None,
     sharing: Sharing | None = None,
-    engine: str = "trtllm",
+    engine: str = ENGINE,
     weights: str = "",
     kv: str = "",
     precision: str = "bf16",

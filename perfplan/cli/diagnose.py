@@ -31,7 +31,7 @@ def diagnose(
         int | None, typer.Option("--concurrency", metavar="N", show_default=False, help="Requests in flight.")
     ] = None,
     layout: serving.LayoutText = "",
-    engine: serving.Engine = "vllm",
+    engine: serving.Engine = serving.ENGINE,
     weights: serving.Weights = "",
     kv: serving.Kv = "",
     per_user: Annotated[

@@ -73,12 +73,7 @@ def serve(
     rate: Annotated[
         str, typer.Option("--rate", metavar="R/s", show_default=False, help="Requests that arrive per second.")
     ] = "",
-    engine: Annotated[
-        str,
-        typer.Option("--engine", metavar="ID[-RELEASE]", show_default=False,
-                     help="Serving engine of the catalog, such as trtllm-0.17; the engine of --from, or trtllm, unless"
-                          " given."),
-    ] = "",
+    engine: serving.EngineOrLine = "",
     weights: serving.Weights = "",
     kv: serving.Kv = "",
     steps: serving.Steps = None,

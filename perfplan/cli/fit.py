@@ -27,7 +27,7 @@ def fit(
             "--expected", metavar="TOKENS", show_default=False, help="Mean length of a sequence; --context if absent."
         ),
     ] = "",
-    engine: serving.Engine = "vllm",
+    engine: serving.Engine = serving.ENGINE,
     weights: serving.Weights = "",
     kv: serving.Kv = "",
     catalog: options.Entries = None,

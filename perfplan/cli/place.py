@@ -79,7 +79,7 @@ def _stage(
     phase: Phase = "prefill",
     tokens: Tokens = None,
     context: Context = 4096,
-    engine: serving.Engine = "sglang",
+    engine: serving.Engine = serving.ENGINE,
     weights: serving.Weights = "",
     dispatcher: Dispatcher = "",
 ) -> dict[str, Any]:

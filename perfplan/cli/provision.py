@@ -49,7 +49,7 @@ def provision(
     tpot: serving.Tpot = "100 ms",
     percentile: serving.Percentile = 90.0,
     margin: serving.Margin = None,
-    engine: serving.Engine = "vllm",
+    engine: serving.Engine = serving.ENGINE,
     weights: serving.Weights = "",
     kv: serving.Kv = "",
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Pairings of machine types to print.")] = 6,

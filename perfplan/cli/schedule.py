@@ -133,7 +133,7 @@ def layer(
                      " after so many seconds, 120 unless given; an answer that it cuts says so.")
     ] = None,
     gantt: Annotated[bool, typer.Option("--gantt", help="Draw the shortest.")] = False,
-    engine: serving.Engine = "trtllm",
+    engine: serving.Engine = serving.ENGINE,
     weights: serving.Weights = "",
     kv: serving.Kv = "",
     precision: options.Precision = "bf16",
@@ -162,7 +162,7 @@ def layer(
     if not 0 < windows < inf:
         raise OutOfRange(f"--windows is {windows:g}, but a trace holds more than 0 of them")
     _belongs(phase, {"--precision": precision != "bf16", "--framework": framework},
-             {"--engine": engine != "trtllm", "--weights": weights, "--kv": kv})
+             {"--engine": engine != serving.ENGINE, "--weights": weights, "--kv": kv})
     found = schedule_layer(
         model,
         cluster=cluster,
@@ -299,7 +299,7 @@ def gap(
     framework: options.Framework = "",
     overlap: options.Overlap = "",
     routing_skew: options.Skew = 1.0,
-    engine: serving.Engine = "trtllm",
+    engine: serving.Engine = serving.ENGINE,
     weights: serving.Weights = "",
     kv: serving.Kv = "",
     catalog: options.Entries = None,
@@ -319,8 +319,8 @@ def gap(
 
     _belongs(phase, {"--global-batch": global_batch, "--seq-len": seq_len, "--precision": precision != "bf16",
                      "--framework": framework, "--overlap": overlap, "--routing-skew": routing_skew != 1},
-             {"--batch": batch, "--context": context != "1024", "--engine": engine != "trtllm", "--weights": weights,
-              "--kv": kv})
+             {"--batch": batch, "--context": context != "1024", "--engine": engine != serving.ENGINE,
+              "--weights": weights, "--kv": kv})
     if phase not in (phases := ("train", "decode", "prefill")):
         raise OutOfRange(f"phase {phase!r} is unknown{offer(phase, phases)}")
     spent = measured or None

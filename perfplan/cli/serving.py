@@ -9,8 +9,9 @@ import typer
 from perfplan.cli import options
 from perfplan.cli.groups import Group
 from perfplan.errors import OutOfRange
+from perfplan.serving.words import ENGINE
 
-__all__ = ["Cached", "Concurrency", "Engine", "EngineOrLine", "Isl", "Kv", "LayoutText", "MeanIsl", "MeanOsl",
+__all__ = ["ENGINE", "Cached", "Concurrency", "Engine", "EngineOrLine", "Isl", "Kv", "LayoutText", "MeanIsl", "MeanOsl",
            "Osl", "Percentile", "Rate", "Steps", "Tpot", "Ttft", "Weights", "Workload"]
 
 Engine = Annotated[
@@ -19,7 +20,7 @@ Engine = Annotated[
 EngineOrLine = Annotated[
     str,
     typer.Option("--engine", metavar="ID[-RELEASE]", show_default=False,
-                 help="Serving engine of the catalog, such as vllm-0.12; the engine of --from, or the command's own,"
+                 help=f"Serving engine of the catalog, such as vllm-0.12; the engine of --from, or {ENGINE},"
                       " unless given."),
 ]
 Weights = Annotated[

@@ -17,6 +17,7 @@ from perfplan.serving.formats import number_format
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout
 from perfplan.serving.plan import ServePlan, beaten
+from perfplan.serving.words import ENGINE
 
 __all__ = ["Served", "against", "planned_terms", "served", "served_job"]
 
@@ -107,18 +108,18 @@ def served_job(
         model, engine = model or read.model, read.engine(engine)
         weights, kv = read.agreed(weights, read.weights, "--weights"), read.agreed(kv, read.kv, "--kv")
     table, words = skewed(catalog.model(model), routing, routing_skew)
-    job = serving_job(model, cluster, catalog, engine=engine or "trtllm", weights=weights, kv=kv, caveats=words,
+    job = serving_job(model, cluster, catalog, engine=engine or ENGINE, weights=weights, kv=kv, caveats=words,
                       routing_skew=routing_skew, skews=table, **settings)
     return (read.applied(job, length) if read else job), parsed
 
 
 def planned_terms(model: str, read: Served | None, engine: str, weights: str, kv: Sequence[str]
                   ) -> tuple[str, dict[str, Any]]:
-    """(model, arguments of a plan): as given, else as the launch line says, else those of vLLM."""
+    """(model, arguments of a plan): as given, else as the launch line says, else the usual ones."""
     if read is None and not model:
         raise SpecError("no model is named; give a catalog id, the path of a config.json, or a launch line with --from")
     if read is None:
-        return model, {"engine": engine or "vllm", "weights": weights, "kv": tuple(kv)}
+        return model, {"engine": engine or ENGINE, "weights": weights, "kv": tuple(kv)}
     own = (read.kv,) if read.kv else ()
     return model or read.model, {"engine": read.engine(engine), "kv": tuple(kv) or own,
                                  "weights": read.agreed(weights, read.weights, "--weights")}

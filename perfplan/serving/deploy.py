@@ -18,6 +18,7 @@ from perfplan.serving.job import ServingJob, assumed, unmodelled
 from perfplan.serving.layout import ServingLayout, check
 from perfplan.serving.memory import Fit, check_context, fit, fits, smallest
 from perfplan.serving.step import whole
+from perfplan.serving.words import ENGINE
 
 if TYPE_CHECKING:
     from perfplan.calibration.bands import Band, Bands
@@ -39,7 +40,7 @@ def serving_job(
     cluster: str,
     catalog: Catalog,
     *,
-    engine: str = "trtllm",
+    engine: str = ENGINE,
     weights: str = "",
     kv: str = "",
     caveats: tuple[str, ...] = (),

@@ -14,7 +14,7 @@ from perfplan.serving.plan import check_lengths, check_limits, clipped
 from perfplan.serving.planning import load_workload
 from perfplan.serving.pools import Limits, Traffic
 from perfplan.serving.provision import Bounds, Design, Fleet, provision, under_other_lengths
-from perfplan.serving.words import rate_of
+from perfplan.serving.words import ENGINE, rate_of
 from perfplan.units import parse, show
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def provision_by_name(
     tpot: float | str = 0.1,
     percentile: float = 90.0,
     margin: float | None = None,
-    engine: str = "vllm",
+    engine: str = ENGINE,
     weights: str = "",
     kv: str = "",
 ) -> Provisioned:

@@ -11,6 +11,7 @@ from perfplan.serving.deploy import bands_of, serving_job, tpot_margin
 from perfplan.serving.plan import KINDS, ServePlan, plan
 from perfplan.serving.pools import Limits, Traffic
 from perfplan.serving.reuse import reuse_of
+from perfplan.serving.words import ENGINE, rate_of
 from perfplan.units import parse, show
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def plan_by_name(
     percentile: float = 90.0,
     margin: float | None = None,
     arrivals: float | None = None,
-    engine: str = "vllm",
+    engine: str = ENGINE,
     weights: str = "",
     kv: Sequence[str] = (),
     objective: str = "gpus",
@@ -70,8 +71,6 @@ def plan_by_name(
     workload's own unless given; times may be texts such as "40 ms", the rate such as "12/s"; kv: formats of the
     cache to choose from; margin: share by which TPOT is planned below its limit, by the error of predictions of this
     kind unless given."""
-    from perfplan.serving.words import rate_of
-
     population = load_workload(catalog, workload, isl, osl)
     first = kv[0] if kv else ""
     reuse = reuse_of(prefix_hit, prefixes, host_hit, host_memory, host_bandwidth)
@@ -131,7 +130,7 @@ def diagnose_by_name(
     catalog: Catalog,
     layout: str = "",
     concurrency: int | None = None,
-    engine: str = "vllm",
+    engine: str = ENGINE,
     weights: str = "",
     kv: str = "",
     expected: str = "",

@@ -1,4 +1,4 @@
-"""Numbers of tokens and rates of requests as people write them."""
+"""Numbers of tokens and rates of requests as people write them, and the engine that they mean unless they say."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import re
 
 from perfplan.errors import OutOfRange
 
-__all__ = ["rate_of", "tokens"]
+__all__ = ["ENGINE", "rate_of", "tokens"]
+
+ENGINE = "vllm"
 
 
 def tokens(text: str, option: str = "") -> int:

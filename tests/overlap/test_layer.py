@@ -101,7 +101,7 @@ def test_a_search_that_the_time_limit_cuts_says_so():
 
 
 def test_a_window_is_the_serving_models_layers():
-    job = serving_job("llama-3.1-70b", "dgx-h100", shipped())
+    job = serving_job("llama-3.1-70b", "dgx-h100", shipped(), engine="trtllm")
     layout = ServingLayout.parse("tp8")
     parts = layer_times(Pricing(job, network(job, layout), Load(64.0, 1024.0), 8, 1, 1), job.model.kinds[0])
     window = serving("llama-3.1-70b", "tp8", "decode", 64, 1024)
