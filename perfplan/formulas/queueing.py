@@ -11,17 +11,23 @@ from typing import Any
 from perfplan.formulas.core import exp, formula, maximum, minimum
 
 __all__ = [
+    "arrival_dispersion",
     "closed_loop_percentile",
     "closed_loop_rate_bound",
     "closed_loop_response_bound",
     "closed_loop_users_at_knee",
+    "full_pipeline_share",
+    "gathered_wait",
     "general_wait",
     "in_flight",
     "multi_server_wait",
+    "own_step_wait",
     "quadratic_service_time",
     "quadratic_service_variance",
+    "seen_step",
     "server_utilisation",
     "squared_variation",
+    "step_sum_variance",
     "stretched_step_variance",
     "wait_probability",
     "wait_tail",
@@ -263,3 +269,105 @@ def stretched_step_variance(requests: Any, prompt: Any, square: Any, slope: Any,
     0.002
     """
     return requests * stretch**2 * (square + crowding * slope * (prompt + 2 * slope / 3))
+
+
+_STEPS = "derived: prompts that come during a step are computed in the next, a branching process"
+
+
+@formula("W_g", "s", source=_STEPS + "; gated vacations, Takagi 1991")
+def gathered_wait(load: Any, utilisation: Any, rate: Any, square: Any) -> Any:
+    """Mean wait of a prompt for others, where a step takes all that have come and ends for all of them at once.
+
+    One at a time a prompt would wait rate square / 2 (1 - load) (M/G/1); as its step ends for all at once, it waits for
+    those that came after it in the same step too.
+
+    load : share of the time that the rank works, the decodes of full steps included [1]
+    utilisation : share of the time that prompts take [1]
+    rate : prompts [1/s]
+    square : mean square of the time of a prompt [s*s]
+
+    >>> round(gathered_wait(0.5, 0.5, 5, 0.01), 4)  # prompts of 0.1 s, which alone would wait 0.05 s
+    0.0667
+    """
+    return rate * square / (2 * (1 - load)) * (1 + utilisation / (1 + utilisation))
+
+
+@formula("W_o", "s", source=_STEPS)
+def own_step_wait(utilisation: Any, step: Any) -> Any:
+    """Mean time that the prompts of others, which came while decodes ran, add to the rest of the step that a request
+    comes in and to its own.
+
+    utilisation : share of the time that prompts take [1]
+    step : decodes of a step [s]
+
+    >>> own_step_wait(0.5, 0.02)
+    0.03
+    """
+    return 1.5 * utilisation * step / (1 - utilisation)
+
+
+@formula("S_seen", "s", source=_STEPS + "; length-biased sampling")
+def seen_step(utilisation: Any, step: Any, rate: Any, square: Any) -> Any:
+    """Mean length of the step that a request comes in: long steps are met more often, E[S^2] / E[S].
+
+    utilisation : share of the time that prompts take [1]
+    step : decodes of a step [s]
+    rate : prompts [1/s]
+    square : mean square of the time of a prompt [s*s]
+
+    >>> round(seen_step(0.5, 0.02, 5, 0.01), 4)
+    0.1067
+    """
+    return step / (1 - utilisation) + rate * square / (1 - utilisation**2)
+
+
+@formula("Var_S", "s*s", source=_STEPS)
+def step_sum_variance(utilisation: Any, step: Any, rate: Any, square: Any, steps: Any, turns: Any) -> Any:
+    """Variance of the mean of `steps` successive steps after one that brought no prompts.
+
+    The prompts that come during one step's decodes, and all that come during those in turn, add up to a variance of
+    rate square step / (1 - utilisation)^3; the last `turns` steps carry theirs beyond the end.
+
+    utilisation : share of the time that prompts take [1]
+    step : decodes of a step [s]
+    rate : prompts [1/s]
+    square : mean square of the time of a prompt [s*s]
+    steps : steps of the request [1]
+    turns : steps that a prompt and its followers take, (1 - utilisation^steps) / (1 - utilisation) [1]
+
+    >>> step_sum_variance(0.5, 0.02, 5, 0.01, 1, 1), round(step_sum_variance(0.5, 0.02, 5, 0.01, 100, 2), 8)
+    (0.0, 7.84e-05)
+    """
+    return rate * square * step / (1 - utilisation) ** 3 * (steps - turns) / steps**2
+
+
+@formula("I_n", "1", source=_STEPS + "; total progeny of a branching process")
+def arrival_dispersion(utilisation: Any, variance: Any, crowding: Any) -> Any:
+    """Variance over mean of the requests in flight: those that come during a prompt come in the same step.
+
+    utilisation : share of the time that prompts take [1]
+    variance : of the prompts that come during a prompt, beyond their own chance, rate^2 Var(prompt) [1]
+    crowding : step at that batch over the step of an empty batch, by the slope at that batch [1]
+
+    >>> arrival_dispersion(0, 0, 1), arrival_dispersion(0.5, 0, 1)
+    (1.0, 4.0)
+    """
+    return (1 + variance) * crowding / (1 - utilisation) ** 2
+
+
+@formula("f_pp", "1", source="fitted to the event simulation of pipelines of 2 to 16 stages (serving/simulate.py)")
+def full_pipeline_share(load: Any, stages: Any, variation: Any) -> Any:
+    """How far prompts of a pipeline travel with full steps instead of alone.
+
+    As many steps are under way as there are stages; a short step cannot overtake a long one, and what comes meanwhile
+    makes the next one long: from a load of about a half on, all steps are full of the token budget, and each prompt
+    takes as long as one, through all stages.
+
+    load : share of the time that a stage works [1]
+    stages : of the pipeline, above 1 [1]
+    variation : squared coefficient of variation of the prompts' times [1]
+
+    >>> [round(full_pipeline_share(load, 5, 0.9), 2) for load in (0.1, 0.3, 0.7)]
+    [0.01, 0.25, 1]
+    """
+    return minimum((load / (0.35 + 0.8 / stages)) ** (6 - 3.8 * minimum(variation, 1)), 1)

@@ -9,37 +9,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import cached_property
 from itertools import groupby
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from perfplan.catalog.workloads import Workload
-from perfplan.formulas.core import ceil_div, exp
-from perfplan.formulas.queueing import stretched_step_variance
+from perfplan.catalog.workloads import Lengths, Workload
+from perfplan.formulas.core import ceil_div
+from perfplan.formulas.queueing import full_pipeline_share, wait_probability
 from perfplan.formulas.serving import closed_rate, drafted_tokens
 from perfplan.serving.estimate import fresh_tokens, loading_time, prompt_time
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout, legal
 from perfplan.serving.memory import held_sequences, pool, sequence_cache
-from perfplan.serving.queues import Service, lognormal_quantile, mixed_quantile, normal_quantile
+from perfplan.serving.queues import Service, normal_quantile
 from perfplan.serving.step import decode_step, network, whole
 from perfplan.training.network import Network
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["POINTS", "Curve", "curve", "curves", "curves_of", "resident_context"]
+__all__ = ["POINTS", "Curve", "curve", "curves", "curves_of", "level", "resident_context"]
 
 POINTS = 25  # batch sizes priced
 _SAME = 1 + 1e-9
 _MIXES, _LENGTHS = 5, 16  # batches and lengths at which prompts are priced beside decodes
 _STAYS = 6  # shares of the requests by their tokens
-_EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.86, 0.9, 0.94, 0.97, 0.985, 0.995, 1.0)  # of a distribution
-_LEVELS = tuple((low + high) / 2 for low, high in zip(_EDGES, _EDGES[1:], strict=False))
-_SHARES = tuple(high - low for low, high in zip(_EDGES, _EDGES[1:], strict=False))
+_GROUPS = (0.0, 0.5, 2.0, 8.0, 64.0)  # other prompts of a step without decodes
 FINE = 121  # batch sizes that a curve has, between them by interpolation
-HALF = 0.5  # of the step in progress is left, on average, when a request arrives
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +61,7 @@ class Curve:
     beside: np.ndarray  # time that prompts add to a step with that batch, over their time alone
     cached: float = 0.0  # tokens that the cache of a rank holds
     stays: Any = None  # decode steps of as many equal shares of the requests, short ones first
+    grouped: Any = ((0.0, 1.0), (1.0, 1.0))  # other prompts of a step; time of a prompt then, over its time alone
     loading: Any = 0.0  # time by length that cache from host memory comes later than its prompt is computed [s]
 
     @property
@@ -71,15 +69,10 @@ class Curve:
         """Accelerators of one instance."""
         return self.layout.instance
 
-    @property
+    @cached_property
     def prompt(self) -> float:
         """Mean time that a prompt keeps one attention rank of the instance [s]."""
         return float((self.weights * self.prompts).sum()) / self.layout.pp
-
-    @property
-    def prompt_square(self) -> float:
-        """Mean square of that time [s s]."""
-        return float((self.weights * self.prompts**2).sum()) / self.layout.pp**2
 
     @property
     def first(self) -> float:
@@ -92,35 +85,12 @@ class Curve:
         return self.job.reuse.found
 
     # ---------------------------------------------------------------- prompts and decodes on the same accelerators
+    @cached_property
     def mixed_rate(self) -> np.ndarray:
         """Requests per second of the instance at each batch when it computes the prompts too."""
         added = self.prompt * self.beside / self.layout.adp
         rate: np.ndarray = closed_rate(self.batch * self.layout.adp, added, self.steps, self.step)
         return rate
-
-    def mixed_tpot(self) -> np.ndarray:
-        """Mean time per output token there: prompts of others stretch the decode steps [s]."""
-        stretched: np.ndarray = self.batch * self.layout.adp / (self.mixed_rate() * self.steps)
-        return stretched
-
-    def mixed_tpot_percentile(self, share: float) -> np.ndarray:
-        """The same, not exceeded by `share` of the requests: batch and prompts fluctuate as random arrivals do, and a
-        request with few tokens meets fewer of them, but each weighs more [s]."""
-        return _late_tokens(self, share)
-
-    def mixed_service(self) -> Service:
-        """Time to the first token at each batch: the prompt's steps carry the decodes too."""
-        return self.mixed_service_at(self.batch[:, None], self.step[:, None], self.beside[:, None])
-
-    def mixed_service_at(self, batch: Any, step: Any, beside: Any) -> Service:
-        """The same at one batch of a rank; where that is below one, often nothing decodes when a prompt comes."""
-        prompts = self.prompts * beside
-        step = step * (1 - exp(-batch))
-        return Service(
-            prompts + (self.chunks + HALF) * step + self.first + self.loading,
-            self.weights,
-            (prompts + self.shares * step) / self.layout.pp,
-        )
 
     # ---------------------------------------------------------------- pools apart
     def decode_rate(self) -> np.ndarray:
@@ -133,8 +103,43 @@ class Curve:
         return _rising(self.step + max(normal_quantile(share), 0.0) * self.swing())
 
     def prefill_service(self) -> Service:
-        """Time to the first token where nothing decodes."""
+        """Time to the first token on an empty machine."""
         return Service(self.prompts + self.first + self.loading, self.weights, self.prompts / self.layout.pp)
+
+    def prefill_at(self, load: Any, servers: Any, sent: Any = 0.0) -> tuple[Any, Service]:
+        """(requests per second, time to the first token) of `servers` ranks that only compute prompts, at a
+        utilisation; prompts that wait are computed together. sent: time of the cache to where it decodes, by length
+        [s]."""
+        import numpy
+
+        pp, mean, alone = self.layout.pp, self.prompt, self.prompts / self.layout.pp
+        varied = float((self.weights * alone**2).sum()) / mean**2 - 1
+        met = wait_probability(load, servers) / load
+        others = met * load**2 * (1 + varied) / (1 - load**2)  # prompts of the same step
+        share = numpy.interp(others, *self.grouped)
+        busy = numpy.maximum(alone - (mean * (1 - share))[..., None], 0.0)
+        rate = load * servers / (busy * self.weights).sum(axis=-1)
+        times, late, more, some = self.prompts + self.first + self.loading + sent, 1 + met * load / (1 + load), 0.0, 0.0
+        if pp > 1:
+            full = pp * mean / float((self.weights * self.shares).sum()) * self.grouped[1][-1]
+            some = full_pipeline_share(load, pp, varied)
+            times = times + some[..., None] * numpy.maximum(full - self.prompts, 0.0)
+            late, more = 1.0, some * full / (2 * pp)
+        return rate, Service(times, self.weights, busy, late, more, some)
+
+    def prefill_load(self, rate: float, servers: int) -> Any:
+        """Utilisation of such ranks at a rate, as a column of one."""
+        import numpy
+
+        loads = numpy.linspace(0.0, 1.0, 201)[1:-1]
+        rates, _ = self.prefill_at(loads, servers)
+        return numpy.interp(numpy.array([rate]), numpy.maximum.accumulate(rates), loads)
+
+    @cached_property
+    def slope(self) -> np.ndarray:
+        """What one more decode adds to a step, over the range of a random batch [s]."""
+        found: np.ndarray = self.swing() / self.batch**0.5
+        return found
 
     def swing(self) -> np.ndarray:
         """What one standard deviation of a random batch adds to a decode step [s]."""
@@ -156,21 +161,8 @@ class Curve:
         """Batch of a rank at which the instance finishes `rate` requests per second; beyond the last, the last."""
         import numpy
 
-        rates = self.mixed_rate() if mixed else self.decode_rate()
+        rates = self.mixed_rate if mixed else self.decode_rate()
         return float(numpy.interp(rate, numpy.maximum.accumulate(rates), self.batch))
-
-
-@lru_cache(maxsize=1024)
-def _late_tokens(one: Curve, share: float) -> np.ndarray:
-    """Time per output token that `share` of the requests of a mixed instance do not exceed, at each batch [s]."""
-    import numpy
-
-    mean, turn, stays = one.mixed_tpot(), one.beside / one.steps, one.stays
-    variance = stretched_step_variance(
-        one.batch, one.prompt * turn, one.prompt_square * turn**2 * one.steps / stays[:, None],
-        one.swing() / one.batch**0.5, mean / one.step, one.step / one.step[0])
-    points = numpy.concatenate([lognormal_quantile(mean, variance, level) for level in _LEVELS]).T
-    return _rising(mixed_quantile(points, numpy.repeat(_SHARES, len(stays)) / len(stays), share))
 
 
 def _rising(values: np.ndarray) -> np.ndarray:
@@ -248,7 +240,7 @@ def _columns(rooms: Sequence[_Room], axes: int) -> ServingLayout:
     return ServingLayout(**{name: column.reshape(shape) for name, column in degrees.items()})  # type: ignore[arg-type]
 
 
-def _level(rows: Sequence[np.ndarray]) -> np.ndarray:
+def level(rows: Sequence[np.ndarray]) -> np.ndarray:
     """Rows of different length as an array, the last value of each repeated."""
     import numpy
 
@@ -261,27 +253,54 @@ def _steps(job: ServingJob, net: Network, rooms: Sequence[_Room], context: float
     import numpy
 
     fullest = numpy.array([room.fullest for room in rooms])[:, None]
-    times = whole(decode_step(job, net, _columns(rooms, 2), _level([r.coarse for r in rooms]) * fullest, context))
+    times = whole(decode_step(job, net, _columns(rooms, 2), level([r.coarse for r in rooms]) * fullest, context))
     return [row[: len(room.coarse)] for row, room in zip(numpy.maximum.accumulate(times, axis=1), rooms, strict=True)]
 
 
 def _beside(
-    job: ServingJob, net: Network, rooms: Sequence[_Room], workload: Workload, context: float
+    job: ServingJob, net: Network, rooms: Sequence[_Room], workload: Workload, context: float, steps: float
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """What prompts add to steps with decodes, over what they take alone, as the weights are read once for both: (batch,
+    """What prompts add to steps with decodes, over what they take alone: the weights are read once for both, and for
+    other prompts of the step, of which a batch that turns over in `steps` brings batch / steps, at random. (batch,
     ratio) of each layout."""
     import numpy
 
     if not job.engine.mixed:
         return [(room.coarse[:1], numpy.ones(1)) for room in rooms]
     points = [room.coarse[:: max(1, len(room.coarse) // _MIXES)] for room in rooms]
-    few = workload.isl.values[:: max(1, len(workload.isl.values) // _LENGTHS)]
+    few, weights = _few(workload.isl)
     layouts = _columns(rooms, 3)
-    added = whole(prompt_time(job, net, layouts, few, 1.0, _level(points)[:, :, None], context))
+    batch = level(points)[:, :, None]
+    others, company = batch / steps, 1 - numpy.exp(-batch / steps)
+    added = sum(
+        chance * whole(prompt_time(job, net, layouts, few, 1 + tokens / few, batch, context))
+        for chance, tokens in ((1 - company, 0.0), (company, workload.isl.mean * others / company))
+    )
     alone = whole(prompt_time(job, net, layouts, few))
-    weights = numpy.interp(few, workload.isl.values, workload.isl.weights)
     share = numpy.clip((added * weights).sum(axis=-1) / (alone * weights).sum(axis=-1), 0.0, 1.0)
     return [(batch, row[: len(batch)]) for batch, row in zip(points, share, strict=True)]
+
+
+def _grouped(job: ServingJob, net: Network, rooms: Sequence[_Room], workload: Workload) -> np.ndarray:
+    """Time of a prompt whose step carries as many others as _GROUPS says, over its time alone, of each layout."""
+    import numpy
+
+    few, weights = _few(workload.isl)
+    together = 1 + numpy.array(_GROUPS)[:, None] * workload.isl.mean / few
+    times = whole(prompt_time(job, net, _columns(rooms, 3), few, together)) @ weights
+    found: np.ndarray = numpy.broadcast_to(times, (len(rooms), len(_GROUPS)))
+    return numpy.minimum.accumulate(found / found[:, :1], axis=1)
+
+
+def _few(lengths: Lengths) -> tuple[np.ndarray, np.ndarray]:
+    """(lengths, weights) of neighbours taken together so that each group has as many of all tokens."""
+    import numpy
+
+    tokens = lengths.values * lengths.weights
+    place = numpy.minimum((tokens.cumsum() - tokens / 2) / tokens.sum() * _LENGTHS, _LENGTHS - 1).astype(int)
+    weights = numpy.bincount(place, lengths.weights)
+    used = weights > 0
+    return numpy.bincount(place, tokens)[used] / weights[used], weights[used]
 
 
 def _alike(
@@ -295,13 +314,14 @@ def _alike(
     decoding: dict[ServingLayout, np.ndarray] = {}
     if own:
         decoding = dict(zip((r.layout for r in own), _steps(job, net, own, context), strict=True))
-    mixing = _beside(job, net, rooms, workload, context)
     lengths, budget = workload.isl.values, job.engine.token_budget
     chunked, fresh = job.engine.chunked, fresh_tokens(job, lengths)
     steps = max(workload.osl.mean - 1, 1e-9) / float(drafted_tokens(job.acceptance, job.drafts))
     stays = _stays(workload) / float(drafted_tokens(job.acceptance, job.drafts))
+    mixing = _beside(job, net, rooms, workload, context, max(steps, 1.0))
     alone = numpy.broadcast_to(whole(prompt_time(job, net, _columns(rooms, 2), lengths)), (len(rooms), len(lengths)))
-    for room, prompts, priced_beside in zip(rooms, alone, mixing, strict=True):
+    for room, prompts, priced_beside, together in zip(rooms, alone, mixing, _grouped(job, net, rooms, workload),
+                                                      strict=True):
         coarse = room.coarse
         batch = numpy.unique(numpy.concatenate((coarse, numpy.geomspace(coarse[0], coarse[-1], FINE))))
         if room.layout in decoding:
@@ -324,6 +344,7 @@ def _alike(
             numpy.interp(batch, *priced_beside),
             room.cached,
             stays,
+            (_GROUPS, together),
             loading_time(job, room.layout, lengths, prompts),
         )
 

@@ -162,7 +162,8 @@ def _search(
         counted["aggregated"] = len(mixed)
         whole += [one for one in mixed if one.goodput > 0]
     if "disaggregated" in kinds:
-        own = [c for c in found if c.job.engine.token_budget == max(f.job.engine.token_budget for f in found)]
+        largest = max(f.job.engine.token_budget for f in found)
+        own = [c for c in found if c.job.engine.token_budget == largest or c.layout.pp > 1]
         apart, counted["disaggregated"] = disaggregated(own, gpus, limits, traffic, workload.isl.values)
         whole += apart
     return whole, counted

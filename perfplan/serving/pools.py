@@ -15,7 +15,8 @@ from perfplan.formulas.serving_bounds import exposed_kv_transfer
 from perfplan.serving.curves import Curve
 from perfplan.serving.layout import ServingLayout
 from perfplan.serving.memory import sequence_cache
-from perfplan.serving.queues import Service, attained, mean_wait, response_percentile
+from perfplan.serving.mixing import Replicas, first_tokens, one_rank, quantile, tokens
+from perfplan.serving.queues import attained, mean_wait
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,7 @@ __all__ = [
 
 LOADS = 24  # utilisations of a prefill pool that are tried
 KEPT = 12  # candidates kept of each group of pairs
+SPARSE = 31  # batches that are priced where users give the rate
 _NEVER = 1e30  # s
 
 
@@ -129,49 +131,71 @@ def _closed(traffic: Traffic, population: Iterable[np.ndarray], rates: Iterable[
     return numpy.array(found)
 
 
-def _mixed_needed(curve: Curve, counts: np.ndarray, traffic: Traffic, rates: np.ndarray) -> np.ndarray:
+def _mixed_needed(rows: Replicas, traffic: Traffic) -> np.ndarray:
     import numpy
 
     if traffic.rate:
-        return numpy.full(len(counts), traffic.rate)
-    service = curve.mixed_service()
-    wait = numpy.minimum(mean_wait(service, rates, counts[:, None] * curve.layout.adp), _NEVER)
-    inside = counts[:, None] * curve.layout.adp * curve.batch
-    return _closed(traffic, inside + rates * (traffic.think + wait + service.response), rates)
+        return numpy.full(len(rows.counts), traffic.rate)
+    inside, rates = [], []
+    for i in range(SPARSE):
+        place = (rows.sizes - 1) * i // (SPARSE - 1)
+        at, rate = rows.at(place), rows.counts * rows.column("rate", place)
+        wait = numpy.minimum(first_tokens(at, 1.0).mean, _NEVER)
+        inside.append(at.servers * at.batch + rate * (traffic.think + wait))
+        rates.append(rate)
+    return _closed(traffic, numpy.stack(inside, axis=1), numpy.stack(rates, axis=1))
 
 
-def _mixed(curve: Curve, gpus: int, limits: Limits, traffic: Traffic) -> list[Candidate]:
+def _mixed(rows: Replicas, limits: Limits, traffic: Traffic) -> list[Candidate]:
+    """Each number of replicas with the largest batch at which both limits are met, found by bisection: in a larger
+    batch both are later."""
     import numpy
 
-    counts = numpy.arange(1, gpus // curve.gpus + 1)
-    rates = counts[:, None] * curve.mixed_rate()
-    service, arrivals = curve.mixed_service(), traffic.arrivals if traffic.rate else 1.0
-    quick = attained(service, rates, limits.ttft, counts[:, None] * curve.layout.adp, arrivals) >= limits.share
-    smooth = curve.mixed_tpot_percentile(limits.share) <= limits.planned
-    good = quick & smooth
-    needed = _mixed_needed(curve, counts, traffic, rates)
+    arrivals = traffic.arrivals if traffic.rate else 1.0
+
+    def meets(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        at = rows.at(place)
+        return (first_tokens(at, arrivals).met(limits.ttft) >= limits.share,
+                tokens(at, arrivals).met(limits.planned) >= limits.share)
+
+    last, over = numpy.full(len(rows.counts), -1), rows.sizes
+    while (over - last > 1).any():
+        middle = numpy.clip((last + over) // 2, 0, rows.sizes - 1)
+        good = numpy.logical_and(*meets(middle))
+        last, over = numpy.where(good, middle, last), numpy.where(good | (over - last <= 1), over, middle)
+    quick, smooth = meets(numpy.minimum(last + 1, rows.sizes - 1))
+    needed, place = _mixed_needed(rows, traffic), numpy.maximum(last, 0)
+    rates, batches = ((last >= 0) * rows.column(name, place) for name in ("rate", "batch"))
     found = []
-    for row, count in enumerate(counts):
-        last = int(numpy.flatnonzero(good[row])[-1]) if good[row].any() else -1
-        goodput = float(rates[row, last]) if last >= 0 else 0.0
-        batch = float(curve.batch[last]) if last >= 0 else 0.0
-        limit = _limit(last, quick[row], smooth, curve)
-        found.append(
-            Candidate("aggregated", curve, int(count), curve, int(count), goodput, batch, limit, float(needed[row]))
-        )
+    for i, (which, count) in enumerate(zip(rows.which.tolist(), rows.counts.tolist(), strict=True)):
+        curve = rows.curves[which]
+        limit = _limit(last[i] + 1 < len(curve.batch), quick[i], smooth[i], curve)
+        found.append(Candidate("aggregated", curve, count, curve, count, float(count * rates[i]), float(batches[i]),
+                               limit, float(needed[i])))
     return found
 
 
-def _limit(last: int, quick: np.ndarray, smooth: np.ndarray, curve: Curve) -> str:
-    """What a larger batch would break."""
-    if last + 1 < len(smooth):
-        return "TTFT" if not quick[last + 1] and smooth[last + 1] else "TPOT" if quick[last + 1] else "TTFT and TPOT"
+def _limit(larger: bool, quick: bool, smooth: bool, curve: Curve) -> str:
+    """What a larger batch, if there is one, would break."""
+    if larger:
+        return "TTFT" if smooth and not quick else "TPOT" if quick else "TTFT and TPOT"
     return "cache memory" if curve.room < curve.job.engine.max_batch else "batch limit of the engine"
 
 
 def aggregated(found: Iterable[Curve], gpus: int, limits: Limits, traffic: Traffic) -> list[Candidate]:
     """Every number of replicas of every curve on up to `gpus` accelerators."""
-    return [one for curve in found if curve.gpus <= gpus for one in _mixed(curve, gpus, limits, traffic)]
+    import numpy
+
+    jobs: dict[int, list[Curve]] = {}
+    for curve in found:
+        if curve.gpus <= gpus:
+            jobs.setdefault(id(curve.job), []).append(curve)
+    every = []
+    for same in jobs.values():
+        counts = [numpy.arange(1, gpus // curve.gpus + 1) for curve in same]
+        which = numpy.repeat(numpy.arange(len(same)), [len(each) for each in counts])
+        every += _mixed(Replicas(same, which, numpy.concatenate(counts)), limits, traffic)
+    return every
 
 
 # ---------------------------------------------------------------- two pools
@@ -213,11 +237,9 @@ def _prefill_rates(
     """Goodput of a prefill pool of 1, 2 ... instances, one row for each size of the instances that receive [1/s]."""
     import numpy
 
-    plain = curve.prefill_service()
     sent = transfer_time(curve, receivers[:, None, None, None], gpus, sizes)
-    service = Service(plain.times + sent, plain.weights, plain.busy)
     servers = numpy.arange(1, gpus // curve.gpus + 1)[:, None] * curve.layout.adp
-    rates = numpy.linspace(0.04, 0.995, LOADS) * servers / service.mean
+    rates, service = curve.prefill_at(numpy.linspace(0.04, 0.995, LOADS), servers, sent)
     met = attained(service, rates, limits.ttft, servers, traffic.arrivals if traffic.rate else 1.0)
     best: np.ndarray = (rates * (met >= limits.share)).max(axis=-1)
     return best
@@ -278,19 +300,22 @@ def disaggregated(
     traffic: Traffic,
     lengths: np.ndarray,
 ) -> tuple[list[Candidate], int]:
-    """The best pairs of pools on up to `gpus` accelerators, and how many pairs there are."""
+    """The best pairs of pools on up to `gpus` accelerators, and how many pairs there are; decodes run with the largest
+    token budget, which does not matter to them."""
     import numpy
 
     kept: list[Candidate] = []
     pairs = 0
+    budget = max((curve.job.engine.token_budget for curve in found), default=0)
     for kv in sorted({curve.job.kv for curve in found}):
         same = [curve for curve in found if curve.job.kv == kv and curve.gpus < gpus]
+        decoding = [curve for curve in same if curve.job.engine.token_budget == budget]
         sizes = sequence_cache(same[0].job, ServingLayout(), lengths) if same else lengths
         pools = numpy.unique([curve.gpus for curve in same])
         rates = [_prefill_rates(curve, gpus, pools[pools <= curve.gpus], limits, traffic, sizes) for curve in same]
         for place, receivers in enumerate(pools.tolist()):
             prefill = _prefills(same, gpus, receivers, [rows[min(place, len(rows) - 1)] for rows in rates])
-            decode = _decodes([curve for curve in same if curve.gpus == receivers], gpus - 1, limits)
+            decode = _decodes([curve for curve in decoding if curve.gpus == receivers], gpus - 1, limits)
             chosen, counted = _pairs(prefill, decode, gpus, limits, traffic, sizes)
             kept += chosen
             pairs += counted
@@ -344,20 +369,17 @@ def _pair(
 
 def mixed_goodput(curve: Curve, count: int, limits: Limits, traffic: Traffic) -> float:
     """Requests per second that `count` replicas meet both limits with [1/s]."""
-    rates = count * curve.mixed_rate()
-    met = attained(curve.mixed_service(), rates, limits.ttft, count * curve.layout.adp, traffic.arrivals)
-    good = (met >= limits.share) & (curve.mixed_tpot_percentile(limits.share) <= limits.planned)
-    return float(rates[good].max()) if good.any() else 0.0
+    import numpy
+
+    return _mixed(Replicas([curve], numpy.zeros(1, int), numpy.array([count])), limits, traffic)[0].goodput
 
 
 def prefill_goodput(curve: Curve, count: int, gpus: int, limits: Limits, traffic: Traffic, sizes: np.ndarray) -> float:
     """Requests per second whose first token `count` prefill instances deliver in time [1/s]."""
     import numpy
 
-    plain = curve.prefill_service()
-    service = Service(plain.times + transfer_time(curve, curve.gpus, gpus, sizes), plain.weights, plain.busy)
-    servers = count * curve.layout.adp
-    rates = numpy.linspace(0.02, 0.995, 2 * LOADS) * servers / service.mean
+    sent, servers = transfer_time(curve, curve.gpus, gpus, sizes), count * curve.layout.adp
+    rates, service = curve.prefill_at(numpy.linspace(0.02, 0.995, 2 * LOADS), servers, sent)
     met = attained(service, rates, limits.ttft, servers, traffic.arrivals)
     return float((rates * (met >= limits.share)).max())
 
@@ -376,7 +398,7 @@ def moved(
     import numpy
 
     if one.kind == "aggregated":
-        return _mixed(decode, one.decodes * decode.gpus, limits, traffic)[-1].goodput
+        return mixed_goodput(decode, one.decodes, limits, traffic)
     sizes = sequence_cache(prefill.job, ServingLayout(), lengths)
     pool, receivers = max(gpus, one.prefills * prefill.gpus), numpy.array([decode.gpus])
     first = _prefill_rates(prefill, pool, receivers, limits, traffic, sizes)[0]
@@ -388,16 +410,16 @@ def moved(
 def operating(one: Candidate, rate: float, share: float, arrivals: float = 1.0) -> Operating:
     """Latencies of a deployment at `rate` requests per second."""
     mixed = one.kind == "aggregated"
-    curve, each = one.decode, rate / one.decodes
-    batch = curve.batch_at(each, mixed)
+    curve, servers = one.decode, one.prefills * one.prefill.layout.adp
+    batch = curve.batch_at(rate / one.decodes, mixed)
+    load = rate / one.goodput if one.goodput else float("inf")
     if mixed:
-        service = curve.mixed_service_at(batch, curve.at(curve.step, batch), curve.at(curve.beside, batch))
-        tpot = curve.at(curve.mixed_tpot(), batch), curve.at(curve.mixed_tpot_percentile(share), batch)
-    else:
-        plain = one.prefill.prefill_service()
-        service = Service(plain.times + one.transfer, plain.weights, plain.busy)
-        tpot = curve.at(curve.step, batch), curve.at(curve.decode_tpot_percentile(share), batch)
-    servers = one.prefills * one.prefill.layout.adp
-    mean = float(service.response) + float(mean_wait(service, rate, servers, arrivals))
-    late = response_percentile(service, rate, share, servers, arrivals)
-    return Operating(rate, mean, late, *tpot, batch, rate / one.goodput if one.goodput else float("inf"))
+        rank = one_rank(curve, batch, rate / servers, servers)
+        first, each = first_tokens(rank, arrivals), tokens(rank, arrivals)
+        late = quantile(first.met, share), quantile(each.met, share)
+        return Operating(rate, float(first.mean[0]), late[0], float(each.mean[0]), late[1], batch, load)
+    _, service = one.prefill.prefill_at(one.prefill.prefill_load(rate, servers), servers, one.transfer)
+    mean = float((service.response + mean_wait(service, rate, servers, arrivals))[0])
+    ttft = quantile(lambda limit: attained(service, rate, limit, servers, arrivals), share)
+    tpot = curve.at(curve.step, batch), curve.at(curve.decode_tpot_percentile(share), batch)
+    return Operating(rate, mean, ttft, *tpot, batch, load)

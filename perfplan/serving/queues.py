@@ -7,7 +7,9 @@ Rates, utilisations and waits may be NumPy columns; a result has the shape of th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from perfplan.formulas.queueing import multi_server_wait, server_utilisation, wait_probability, wait_tail
@@ -15,8 +17,8 @@ from perfplan.formulas.queueing import multi_server_wait, server_utilisation, wa
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["FULL", "Service", "attained", "lognormal_quantile", "mean_wait", "mixed_quantile", "normal_quantile",
-           "response_percentile"]
+__all__ = ["FULL", "Service", "attained", "burst_share", "lognormal_quantile", "mean_wait", "normal_quantile",
+           "renewal_variation", "response_percentile"]
 
 FULL = 0.999
 """Utilisation above which a queue counts as never ending."""
@@ -27,11 +29,15 @@ _TINY = 1e-12  # s
 class Service:
     """times: service times, the last axis one per length [s]; weights: shares of the lengths; busy: time that a
     server is held by each, where it is not all of the service (a pipeline takes the next request before the last has
-    left) [s]."""
+    left) [s]; late: what the wait is multiplied by where those that wait are served together; more: further mean wait
+    [s], and some: share of the requests that meet it."""
 
     times: np.ndarray
     weights: np.ndarray
     busy: np.ndarray
+    late: Any = 1.0
+    more: Any = 0.0
+    some: Any = 0.0
 
     @property
     def mean(self) -> Any:
@@ -62,8 +68,9 @@ def _queue(service: Service, rate: Any, servers: Any, arrivals: float) -> tuple[
     import numpy
 
     load = numpy.minimum(server_utilisation(numpy.asarray(rate, float), service.mean, servers), FULL)
-    wait = multi_server_wait(load, service.mean, servers, arrivals, service.variation)
-    return load, wait_probability(load, servers), wait
+    varied = renewal_variation(load, arrivals)
+    wait = multi_server_wait(load, service.mean, servers, varied, service.variation) * service.late + service.more
+    return load, numpy.maximum(wait_probability(load, servers), service.some), wait
 
 
 def mean_wait(service: Service, rate: Any, servers: Any, arrivals: float = 1.0) -> Any:
@@ -105,6 +112,63 @@ def response_percentile(
     return high
 
 
+def burst_share(arrivals: float, requests: Any) -> Any:
+    """Rate at which requests come while others are served, over the mean rate [1].
+
+    Irregular arrivals are those of the simulator: two exponential phases with balanced means, a run of about
+    1 / `_rare` requests and then a pause. A run that outlasts a request's stay, during which `requests` come, is all
+    that most requests see; of shorter ones they see the mean.
+    """
+    if arrivals <= 1:
+        return 1.0 + 0 * requests
+    rare = _rare(arrivals)
+    return 1 + (1 - 2 * rare) / (1 + requests * rare)
+
+
+def _rare(arrivals: float) -> float:
+    """Chance of the longer of two exponential phases with balanced means."""
+    return (1 - math.sqrt((arrivals - 1) / (arrivals + 1))) / 2
+
+
+def renewal_variation(load: Any, arrivals: float) -> Any:
+    """Squared coefficient of variation of arrivals that the Allen-Cunneen wait needs to be that of GI/M/1.
+
+    An arrival finds the server busy with probability r, the root of r = A((1 - r) / load), where A is the transform of
+    the times between arrivals: gamma below a variation of 1, two exponential phases above; the wait is r / (1 - r)
+    services. Bursts that a server copes with do no harm until it no longer does.
+
+    >>> [round(float(renewal_variation(x, 169.0))) for x in (0.2, 0.45, 0.8)]
+    [4, 16, 159]
+    """
+    import numpy
+
+    if arrivals == 1:
+        return numpy.ones_like(load)
+    loads, roots = _roots(arrivals)
+    root = numpy.interp(load, loads, roots)
+    return numpy.maximum(2 * root * (1 - load) / (load * (1 - root)) - 1, 0.0)
+
+
+@lru_cache(maxsize=64)
+def _roots(arrivals: float) -> tuple[np.ndarray, np.ndarray]:
+    """(utilisations, chance that an arrival waits at one server with exponential service)."""
+    import numpy
+
+    loads = numpy.concatenate((numpy.linspace(0.002, 0.98, 490), numpy.linspace(0.982, FULL, 60)))
+    low, high = numpy.zeros_like(loads), numpy.full_like(loads, 1 - 1e-9)
+    for _ in range(50):
+        middle = (low + high) / 2
+        late = (1 - middle) / loads
+        if arrivals > 1:
+            rare = _rare(arrivals)
+            reached = sum(2 * share**2 / (2 * share + late) for share in (rare, 1 - rare))
+        else:
+            reached = (1 + arrivals * late) ** (-1 / arrivals) if arrivals > 0 else numpy.exp(-late)
+        below = reached > middle  # the transform is convex: above its line until the root
+        low, high = numpy.where(below, middle, low), numpy.where(below, high, middle)
+    return loads, high
+
+
 def lognormal_quantile(mean: Any, variance: Any, share: float) -> Any:
     """Quantile of the log-normal distribution of that mean and variance; columns or numbers, 0 where the mean is.
 
@@ -115,17 +179,6 @@ def lognormal_quantile(mean: Any, variance: Any, share: float) -> Any:
 
     log = numpy.log(1 + variance / numpy.maximum(mean, _TINY) ** 2)
     return mean * numpy.exp(normal_quantile(share) * log**0.5 - log / 2)
-
-
-def mixed_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> np.ndarray:
-    """Value along the last axis that `share` of the weights do not exceed."""
-    import numpy
-
-    order = numpy.argsort(values, axis=-1)
-    reached = numpy.take_along_axis(numpy.broadcast_to(weights, values.shape), order, axis=-1).cumsum(axis=-1)
-    place = numpy.minimum((reached < share - 1e-9).sum(axis=-1), values.shape[-1] - 1)
-    found: np.ndarray = numpy.take_along_axis(values, numpy.take_along_axis(order, place[..., None], -1), -1)[..., 0]
-    return found
 
 
 def normal_quantile(share: float) -> float:

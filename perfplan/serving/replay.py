@@ -5,12 +5,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from perfplan.catalog.workloads import Workload
 from perfplan.serving.curves import Curve
 from perfplan.serving.pools import Candidate, Limits
-from perfplan.serving.simulate import Policy, Request, Run, StepTime, poisson, simulate
+from perfplan.serving.simulate import Policy, Request, Run, StepTime, pipeline, poisson, simulate
 from perfplan.serving.step import decode_step, network, prompt_step, whole
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ __all__ = ["Replayed", "policy_of", "replay", "step_times"]
 WARM = 0.15  # share of the requests that fill the system and are not counted
 _POINTS, _LENGTHS = 24, 12
 _AT_ONCE = 1e-9  # s
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,26 @@ def step_times(curve: Curve, longest: float) -> StepTime:
     decode = _Table(batch.tolist(), contexts.tolist(), numpy.stack(priced, axis=1))
     tokens = numpy.unique(numpy.floor(numpy.geomspace(1, max(job.engine.token_budget, longest), _POINTS)))
     attended = numpy.geomspace(1, max(longest, 2.0), _LENGTHS)
-    made = [whole(prompt_step(job, net, layout, tokens, *_one(tokens, seen))) for seen in attended]
-    prompt = _Table(tokens.tolist(), attended.tolist(), numpy.stack(made, axis=1))
+    beside = numpy.unique(numpy.concatenate(([0.0], batch[::4], batch[-1:]))) if job.engine.mixed else numpy.zeros(1)
 
-    last = int(curve.batch[-1]) + 1
-    beside = [1.0, *numpy.interp(numpy.arange(1, last + 1), curve.batch, curve.beside).tolist()]
+    def added(decodes: float) -> _Table:
+        alone = whole(decode_step(job, net, layout, decodes, curve.context)) if decodes else 0.0
+        made = [whole(prompt_step(job, net, layout, tokens, *_one(tokens, seen), decodes, curve.context)) - alone
+                for seen in attended]
+        return _Table(tokens.tolist(), attended.tolist(), numpy.stack(made, axis=1) / layout.pp)
+
+    tables, known = [added(float(count)) for count in beside], beside.tolist()
+
+    def prompt(decodes: int, new: float, seen: float) -> float:
+        i = min(max(bisect_right(known, decodes) - 1, 0), max(len(known) - 2, 0))
+        low: float = tables[i](new, seen)
+        if decodes <= known[i] or len(known) == 1:
+            return low
+        u = min((decodes - known[i]) / (known[i + 1] - known[i]), 1.0)
+        return low + (tables[i + 1](new, seen) - low) * float(u)
 
     def time(decodes: int, context: float, new: float, seen: float) -> float:
-        share = beside[min(decodes, last)] / layout.pp
-        return (decode(decodes, context) if decodes else 0.0) + (prompt(new, seen) * share if new else 0.0)
+        return (decode(decodes, context) if decodes else 0.0) + (prompt(decodes, new, seen) if new else 0.0)
 
     return time
 
@@ -120,7 +133,9 @@ def _split(requests: Sequence[Request], ranks: int, work: Sequence[float] | None
     return dealt
 
 
-def _ranks(curve: Curve, count: int, requests: Sequence[Request], longest: float) -> tuple[list[Run], list[list[int]]]:
+def _ranks(
+    curve: Curve, count: int, requests: Sequence[Request], longest: float, run: Callable[..., _Found]
+) -> tuple[list[_Found], list[list[int]]]:
     """Requests dealt to the ranks of instances; of a prompt only what the cache does not have is computed."""
     full, policy = step_times(curve, longest), policy_of(curve, longest)
     work = [_prompt(curve, r.isl) / curve.layout.pp for r in requests]
@@ -132,7 +147,7 @@ def _ranks(curve: Curve, count: int, requests: Sequence[Request], longest: float
         return full(decodes, context + found, new, seen + found)
 
     fresh = [Request(r.arrival, max(1, round(r.isl * (1 - curve.hit))), r.osl) for r in requests]
-    return [simulate(policy, time, [fresh[i] for i in mine]) for mine in dealt], dealt
+    return [run(policy, time, [fresh[i] for i in mine]) for mine in dealt], dealt
 
 
 def _prompt(curve: Curve, isl: float) -> float:
@@ -147,13 +162,13 @@ def _stages(curve: Curve, isl: float) -> float:
     return _prompt(curve, isl) * (1 - 1 / curve.layout.pp) + curve.first
 
 
-def _merged(runs: Sequence[Run], dealt: Sequence[Sequence[int]], what: str) -> np.ndarray:
-    """A column of all runs in the order of the requests."""
+def _merged(columns: Sequence[Sequence[float]], dealt: Sequence[Sequence[int]]) -> np.ndarray:
+    """A column of all ranks in the order of the requests."""
     import numpy
 
     found = numpy.zeros(sum(map(len, dealt)))
-    for run, mine in zip(runs, dealt, strict=True):
-        found[mine] = getattr(run, what)
+    for column, mine in zip(columns, dealt, strict=True):
+        found[mine] = column
     return found
 
 
@@ -198,9 +213,10 @@ def replay(
 
 def _together(one: Candidate, coming: Sequence[Request], longest: float) -> tuple[np.ndarray, np.ndarray, list[Run]]:
     """(TTFT, TPOT, runs of the decoding ranks) of replicas that compute prompts and decodes."""
-    runs, dealt = _ranks(one.decode, one.decodes, coming, longest)
+    runs, dealt = _ranks(one.decode, one.decodes, coming, longest, simulate)
     stages = [_stages(one.decode, r.isl) for r in coming]
-    return _merged(runs, dealt, "ttft") + stages, _merged(runs, dealt, "tpot"), runs
+    ttft, tpot = (_merged([getattr(run, what) for run in runs], dealt) for what in ("ttft", "tpot"))
+    return ttft + stages, tpot, runs
 
 
 def _apart(one: Candidate, coming: Sequence[Request], longest: float) -> tuple[np.ndarray, np.ndarray, list[Run]]:
@@ -208,15 +224,16 @@ def _apart(one: Candidate, coming: Sequence[Request], longest: float) -> tuple[n
     import numpy
 
     alone = [Request(r.arrival, r.isl, 1) for r in coming]
-    first, first_dealt = _ranks(one.prefill, one.prefills, alone, longest)
+    first, first_dealt = _ranks(one.prefill, one.prefills, alone, longest,
+                                partial(pipeline, stages=one.prefill.layout.pp))
     sent = _sent(one)
-    ttft = _merged(first, first_dealt, "ttft") + [sent(r.isl) + _stages(one.prefill, r.isl) for r in coming]
+    ttft = _merged(first, first_dealt) + [sent(r.isl) + one.prefill.first for r in coming]
     there = numpy.array([r.arrival for r in coming]) + ttft
     later = numpy.argsort(there, kind="stable")
     moved = [Request(float(there[i]), coming[i].isl, coming[i].osl) for i in later]
     runs, dealt = _decode_ranks(one.decode, one.decodes, moved, longest)
     tpot = numpy.zeros(len(coming))
-    tpot[later] = _merged(runs, dealt, "tpot")
+    tpot[later] = _merged([run.tpot for run in runs], dealt)
     return ttft, tpot, runs
 
 

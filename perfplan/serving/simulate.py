@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 from perfplan.errors import OutOfRange
 
-__all__ = ["Policy", "Request", "Run", "StepTime", "poisson", "simulate"]
+__all__ = ["Policy", "Request", "Run", "StepTime", "pipeline", "poisson", "simulate"]
 
 StepTime = Callable[[int, float, float, float], float]
 """Seconds of a step with (decodes, mean tokens cached by each, prompt tokens, mean tokens that one of them attends
@@ -66,13 +67,8 @@ class _Live:
     index: int
     want: int  # tokens to prefill: the prompt, and after a preemption what was generated too
     done: int = 0  # of them prefilled
-    made: int = 0  # tokens generated
-    before: int = 0  # of them before the last admission
-
-    @property
-    def since(self) -> int:
-        """Decode steps since the last admission, each of which cached a token."""
-        return max(self.made - self.before - 1, 0)
+    before: int = 0  # tokens generated before the last admission
+    joined: int = 0  # decode steps of the engine when its own began
 
 
 @dataclass(frozen=True)
@@ -102,21 +98,49 @@ class Run:
 
 @dataclass
 class _Engine:
+    """What runs. Decodes advance all at once: `turns` counts their steps, `ends` says after which each is done."""
+
     policy: Policy
     times: StepTime
     waiting: deque[_Live] = field(default_factory=deque)
     prompts: list[_Live] = field(default_factory=list)
-    decodes: list[_Live] = field(default_factory=list)
+    decodes: dict[int, _Live] = field(default_factory=dict)
+    ends: list[tuple[int, int]] = field(default_factory=list)  # (turns, index), a heap; preempted ones stay in it
+    turns: int = 0
+    began: int = 0  # of all decodes, tokens cached when they began less the turns then
     held: int = 0  # tokens cached or reserved
     preemptions: int = 0
+
+    @property
+    def context(self) -> float:
+        """Mean tokens cached by each decode."""
+        return self.began / len(self.decodes) + self.turns if self.decodes else 0.0
+
+    def join(self, live: _Live) -> None:
+        """A prompt is done and its first token out: it decodes from the next step on."""
+        live.joined = self.turns
+        self.decodes[live.index] = live
+        self.began += live.want - live.joined
+        heappush(self.ends, (self.turns + live.request.osl - live.before - 1, live.index))
+
+    def leave(self, live: _Live) -> None:
+        """A decode is done or preempted and gives back what it holds."""
+        del self.decodes[live.index]
+        self.began -= live.want - live.joined
+        self.held -= self.reserve(live) + (self.turns - live.joined) * self.policy.preempt
+
+    def done(self) -> Iterator[_Live]:
+        """Take out the decodes that have all their tokens."""
+        while self.ends and self.ends[0][0] <= self.turns:
+            turns, index = heappop(self.ends)
+            live = self.decodes.get(index)
+            if live is not None and live.joined + live.request.osl - live.before - 1 == turns:
+                self.leave(live)
+                yield live
 
     def reserve(self, live: _Live) -> int:
         """Cache that admission takes: the prompt and a token, or the whole request where nothing is preempted."""
         return live.want + 1 if self.policy.preempt else live.request.isl + live.request.osl
-
-    def release(self, live: _Live) -> None:
-        """Give back what a request holds."""
-        self.held -= self.reserve(live) + live.since * self.policy.preempt
 
     def admit(self) -> None:
         if self.policy.order == "shortest" and len(self.waiting) > 1:
@@ -150,40 +174,39 @@ class _Engine:
     def preempt(self) -> None:
         """Take room back from the youngest while the decodes do not fit."""
         while self.policy.preempt and self.held > self.policy.room and len(self.decodes) + len(self.prompts) > 1:
-            pool = self.decodes if self.decodes else self.prompts
-            youngest = max(pool, key=lambda live: live.index)
-            pool.remove(youngest)
-            self.release(youngest)
-            youngest.want, youngest.done = youngest.request.isl + youngest.made, 0
-            youngest.before = youngest.made
+            youngest = max(self.decodes.values() or self.prompts, key=lambda live: live.index)
+            if self.decodes:
+                self.leave(youngest)
+                youngest.before += self.turns - youngest.joined + 1
+            else:
+                self.prompts.remove(youngest)
+                self.held -= self.reserve(youngest)
+            youngest.want, youngest.done = youngest.request.isl + youngest.before, 0
             self.waiting.appendleft(youngest)
             self.preemptions += 1
 
 
 def _advance(
-    engine: _Engine,
-    pieces: list[tuple[_Live, int]],
-    decoding: list[_Live],
-    now: float,
-    first: list[float],
-    last: list[float],
+    engine: _Engine, pieces: list[tuple[_Live, int]], decoding: int, now: float, first: list[float], last: list[float]
 ) -> None:
     """Book what a step that ended `now` has done."""
-    for live in decoding:
-        live.made += 1
-        engine.held += engine.policy.preempt
+    engine.turns += decoding > 0
+    engine.held += decoding * engine.policy.preempt
     for live, piece in pieces:
         live.done += piece
         if live.done >= live.want:
             engine.prompts.remove(live)
-            engine.decodes.append(live)
-            live.made += 1
+            engine.join(live)
             if first[live.index] < 0:
                 first[live.index] = now
-    for live in [live for live in engine.decodes if live.made >= live.request.osl]:
-        engine.decodes.remove(live)
+    for live in engine.done():
         last[live.index] = now
-        engine.release(live)
+
+
+def _carried(pieces: list[tuple[_Live, int]]) -> tuple[float, float]:
+    """(prompt tokens of a step, mean tokens that one of them attends to)."""
+    tokens = sum(piece for _, piece in pieces)
+    return float(tokens), sum((live.done + piece / 2) * piece for live, piece in pieces) / tokens if tokens else 0.0
 
 
 def _arrive(engine: _Engine, arriving: deque[tuple[int, Request]], now: float, came: list[float], users: int) -> None:
@@ -207,15 +230,12 @@ def simulate(policy: Policy, times: StepTime, requests: Sequence[Request], users
         _arrive(engine, arriving, now, came, users)
         engine.admit()
         pieces = engine.chunks()
-        decoding = list(engine.decodes) if policy.mixed or not pieces else []
+        decoding = len(engine.decodes) if policy.mixed or not pieces else 0
         if not pieces and not decoding:
             now = arriving[0][1].arrival
             continue
-        tokens = sum(piece for _, piece in pieces)
-        seen = sum((live.done + piece / 2) * piece for live, piece in pieces) / tokens if tokens else 0.0
-        context = sum(live.want + live.since for live in decoding) / len(decoding) if decoding else 0.0
-        time = times(policy.padded(len(decoding)), context, float(tokens), seen)
-        now, busy, decoded, steps = now + time, busy + time, decoded + len(decoding) * time, steps + 1
+        time = times(policy.padded(decoding), engine.context if decoding else 0.0, *_carried(pieces))
+        now, busy, decoded, steps = now + time, busy + time, decoded + decoding * time, steps + 1
         _advance(engine, pieces, decoding, now, first, last)
         engine.preempt()
     ttft = tuple(one - before for one, before in zip(first, came, strict=True))
@@ -223,6 +243,31 @@ def simulate(policy: Policy, times: StepTime, requests: Sequence[Request], users
         (end - one) / (r.osl - 1) if r.osl > 1 else 0.0 for one, end, r in zip(first, last, requests, strict=True)
     )
     return Run(ttft, tpot, now, steps, engine.preemptions, busy, decoded / busy if busy else 0.0)
+
+
+def pipeline(policy: Policy, times: StepTime, requests: Sequence[Request], stages: int) -> tuple[float, ...]:
+    """Times to the first token of prompts in a pipeline that computes nothing else: as many steps are under way as it
+    has stages, each takes what waits when it begins, and none overtakes another. times: of one stage."""
+    engine, arriving = _Engine(policy, times), deque(enumerate(requests))
+    free, ends, found = [0.0] * stages, deque[float](maxlen=stages), [0.0] * len(requests)
+    now = 0.0
+    while arriving or engine.prompts:
+        now = max(now, ends[0] if len(ends) == stages else 0.0)
+        now = now if engine.prompts else max(now, arriving[0][1].arrival)
+        while arriving and arriving[0][1].arrival <= now:
+            index, request = arriving.popleft()
+            engine.prompts.append(_Live(request, index, request.isl))
+        pieces = engine.chunks()
+        time, out = times(0, 0.0, *_carried(pieces)), now
+        for stage in range(stages):
+            free[stage] = out = max(out, free[stage]) + time
+        ends.append(out)
+        for live, piece in pieces:
+            live.done += piece
+            if live.done >= live.want:
+                engine.prompts.remove(live)
+                found[live.index] = out - live.request.arrival
+    return tuple(found)
 
 
 def poisson(lengths: Sequence[tuple[int, int]], rate: float, variation: float = 1.0, seed: int = 0) -> list[Request]:

@@ -41,9 +41,8 @@ def test_no_deployment_that_was_counted_does_better(plan):
     limits, traffic = plan.limits, plan.traffic
     every = aggregated(plan.curves, 8, limits, traffic)
     assert len(every) == plan.tried["aggregated"]
-    apart, pairs = disaggregated(
-        [c for c in plan.curves if c.job.engine.token_budget == 8192], 8, limits, traffic, plan.workload.isl.values
-    )
+    own = [c for c in plan.curves if c.job.engine.token_budget == 8192 or c.layout.pp > 1]
+    apart, pairs = disaggregated(own, 8, limits, traffic, plan.workload.isl.values)
     assert pairs == plan.tried["disaggregated"]
     assert min(one.gpus for one in [*every, *apart] if one.feasible) == plan.best.gpus
 
@@ -184,14 +183,14 @@ def test_curves_say_what_the_estimate_says(text, batch):
     one = curve(job, layout, fixed_workload(1000, 200))
     given = steady(job, layout, 1000, 200, batch)
     if layout.pp == 1:  # a pipeline's prompts overlap in plans
-        assert one.at(one.mixed_rate(), batch) == pytest.approx(float(given.rate), rel=0.06)
+        assert one.at(one.mixed_rate, batch) == pytest.approx(float(given.rate), rel=0.06)
     assert one.at(one.step, batch) == pytest.approx(sum(map(float, given.decode.values())), rel=0.06)
 
 
 def test_what_a_batch_cannot_meet_a_larger_one_is_not_trusted_with(plan):
     for one in plan.curves:
-        for values in (one.mixed_tpot_percentile(0.99), one.decode_tpot_percentile(0.99)):
-            assert (values[1:] >= values[:-1]).all()
+        values = one.decode_tpot_percentile(0.99)
+        assert (values[1:] >= values[:-1]).all()
 
 
 def test_objective_and_kind():

@@ -6,6 +6,7 @@ import numpy
 import pytest
 
 from perfplan.serving.queues import FULL, Service, attained, mean_wait, response_percentile
+from perfplan.serving.simulate import poisson
 from perfplan.validation.distserve import instances, pairs, placements
 
 TWO = Service(numpy.array([0.1, 0.7]), numpy.array([0.5, 0.5]), numpy.array([0.1, 0.7]))
@@ -38,6 +39,19 @@ def test_columns_agree_with_numbers_and_full_queues_meet_nothing():
     found = attained(TWO, rates, 1.0)
     assert found.tolist() == [pytest.approx(float(attained(TWO, r, 1.0))) for r in rates]
     assert found[0] > found[1] > found[2] == 0
+
+
+@pytest.mark.parametrize("variation, load", [(0.25, 0.6), (1.0, 0.3), (4.0, 0.3), (4.0, 0.6), (169.0, 0.3), (169, 0.6)])
+def test_irregular_arrivals_wait_as_simulated(variation, load):
+    """Bursts of two phases: GI/M/1, whose wait the formula for many servers gets right with the variation found."""
+    chance, free, found = random.Random(4), 0.0, []
+    for request in poisson([(1, 1)] * 200_000, load, variation, seed=7):
+        begin = max(request.arrival, free)
+        free = begin + chance.expovariate(1.0)
+        found.append(begin - request.arrival)
+    served = Service(exponential := -numpy.log1p(-(numpy.arange(2000) + 0.5) / 2000), numpy.full(2000, 1 / 2000),
+                     exponential)
+    assert float(mean_wait(served, load, 1, variation)) == pytest.approx(sum(found) / len(found), rel=0.12)
 
 
 def test_percentile_of_a_service_alone():

@@ -6,7 +6,7 @@ import pytest
 
 from perfplan.errors import OutOfRange
 from perfplan.formulas.queueing import general_wait
-from perfplan.serving.simulate import Policy, Request, poisson, simulate
+from perfplan.serving.simulate import Policy, Request, pipeline, poisson, simulate
 
 PLAIN = Policy(max_batch=64, token_budget=1000, room=1e9)
 
@@ -86,6 +86,21 @@ def test_a_batch_in_steady_state_follows_from_little():
     batch = rate * osl * a / (1 - rate * osl * b)
     assert run.batch == pytest.approx(batch, rel=0.06)
     assert run.mean("tpot", skip=0.1) == pytest.approx(a + b * batch, rel=0.06)
+
+
+def test_a_pipeline_by_hand():
+    """Two stages of one second: the third prompt begins when the first has left; a long one holds up the next."""
+    even = pipeline(Policy(8, 100, 1e9), second, [Request(0.0, 100, 1)] * 3, 2)
+    assert even == (2.0, 3.0, 4.0)
+    uneven = [Request(0.0, 100, 1), Request(0.5, 10, 1)]
+    slow = pipeline(Policy(8, 100, 1e9), lambda n, c, tokens, seen: tokens / 10, uneven, 2)
+    assert slow == (20.0, 20.5)
+
+
+def test_one_stage_is_the_engine_that_only_computes_prompts():
+    times = lambda n, c, tokens, seen: 0.01 + tokens * 1e-4 + seen * 1e-5  # noqa: E731
+    coming = poisson([(random.Random(i).randint(10, 3000), 1) for i in range(300)], 4.0, seed=3)
+    assert pipeline(PLAIN, times, coming, 1) == pytest.approx(simulate(PLAIN, times, coming).ttft)
 
 
 def test_the_same_input_gives_the_same_run():

@@ -2,18 +2,20 @@
 
 import math
 
+import numpy
 import pytest
 
 from perfplan.catalog import Catalog
+from perfplan.catalog.workloads import fixed_workload
 from perfplan.errors import Infeasible
 from perfplan.formulas.queueing import general_wait
 from perfplan.formulas.serving import burst_wait
-from perfplan.serving.curves import curve
+from perfplan.serving.curves import curve, with_budget
 from perfplan.serving.deploy import deployment, serving_job
 from perfplan.serving.estimate import at_rate
 from perfplan.serving.layout import ServingLayout
 from perfplan.serving.plan import clipped
-from perfplan.serving.pools import Limits, Traffic, aggregated, operating
+from perfplan.serving.pools import Candidate, Limits, Traffic, aggregated, operating
 from perfplan.serving.replay import replay
 from perfplan.serving.simulate import Policy, Request, poisson, simulate
 from perfplan.serving.spread import closed_first_tokens, closed_tokens, open_first_tokens, open_tokens
@@ -115,15 +117,64 @@ def test_an_open_loop_obeys_little_s_law():
     assert found.in_flight == pytest.approx(8.0 * 199 * found.tpot, rel=0.06)
 
 
-@pytest.mark.parametrize("load", [0.3, 0.6])
+WORKLOADS = {  # largest errors of TTFT and TPOT against the simulation
+    "azure-conv": (0.16, 0.14), "azure-code": (0.34, 0.25), "sharegpt": (0.16, 0.36), "2000/200": (0.12, 0.15)}
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("load", [0.5, 0.75])
 @pytest.mark.parametrize("share", [0.9, 0.99])
-def test_tokens_of_a_workload_are_as_late_as_simulated(load, share):
-    """Outputs of different length: short ones meet few prompts, each of which weighs more."""
+def test_requests_of_a_workload_are_as_late_as_simulated(name, load, share):
+    """Outputs of different length: short ones meet few prompts, each of which weighs more, and those of the own step
+    most of all."""
+    found = fixed_workload(2000, 200) if name[0] == "2" else Catalog().workload(name)
+    workload = clipped(found, JOB.model.max_position)
+    one = curve(JOB, ServingLayout(), workload)
+    rate, limits = load * float(one.mixed_rate[-1]), Limits(100.0, 10.0, share)
+    deployed = aggregated([one], 1, limits, Traffic(rate))[0]
+    runs = [replay(deployed, workload, rate, limits, requests=6000, seed=seed) for seed in (0, 1)]
+    point = operating(deployed, rate, share)
+    first, each = WORKLOADS[name]
+    assert point.ttft_percentile == pytest.approx(sum(run.ttft for run in runs) / 2, rel=first)
+    assert point.tpot_percentile == pytest.approx(sum(run.tpot for run in runs) / 2, rel=each)
+    assert one.stays[0] <= one.stays[-1] * 1.0001 and len(one.stays) == 6
+
+
+@pytest.mark.parametrize("layout, counts", [("tp1", 4), ("tp2", 2)])
+def test_replicas_that_share_arrivals_are_as_late_as_simulated(layout, counts):
+    """A request goes to the replica that is free first, so prompts come more evenly than at one replica."""
     workload = clipped(Catalog().workload("azure-conv"), JOB.model.max_position)
-    found = curve(JOB, ServingLayout(), workload)
-    rate = load * float(found.mixed_rate()[-1])
-    limits = Limits(100.0, 10.0, share)
-    one = aggregated([found], 1, limits, Traffic(rate))[0]
-    run = replay(one, workload, rate, limits, requests=3000)
-    assert operating(one, rate, share).tpot_percentile == pytest.approx(run.tpot, rel=0.1)
-    assert found.stays[0] < found.stays[-1] and len(found.stays) == 6
+    one = curve(JOB, ServingLayout.parse(layout), workload)
+    rate, limits = 0.7 * counts * float(one.mixed_rate[-1]), Limits(100.0, 10.0, 0.99)
+    deployed = aggregated([one], counts * one.gpus, limits, Traffic(rate))[-1]
+    run, point = replay(deployed, workload, rate, limits, requests=8000), operating(deployed, rate, 0.99)
+    assert deployed.decodes == counts
+    assert point.ttft_percentile == pytest.approx(run.ttft, rel=0.12)
+    assert point.tpot_percentile == pytest.approx(run.tpot, rel=0.1)
+
+
+def test_an_engine_that_does_not_mix_as_simulated():
+    job = serving_job("llama-3.1-8b", "dgx-h100", Catalog(), engine="sglang")
+    assert not job.engine.mixed
+    workload = clipped(Catalog().workload("azure-conv"), job.model.max_position)
+    one = curve(job, ServingLayout(), workload)
+    rate, limits = 0.6 * float(one.mixed_rate[-1]), Limits(100.0, 10.0, 0.9)
+    deployed = aggregated([one], 1, limits, Traffic(rate))[0]
+    run, point = replay(deployed, workload, rate, limits, requests=8000), operating(deployed, rate, 0.9)
+    assert point.ttft_percentile == pytest.approx(run.ttft, rel=0.1)
+    assert point.tpot_percentile == pytest.approx(run.tpot, rel=0.1)
+
+
+@pytest.mark.parametrize("layout, budget, error",
+                         [("tp2", 8192, 0.12), ("tp1 pp4", 8192, 0.3), ("tp1 pp4", 2048, 0.2)])
+@pytest.mark.parametrize("load", [0.5, 0.7])
+def test_prefill_pools_are_as_late_as_simulated(layout, budget, error, load):
+    """A pipeline's prompts travel with full steps, which a small budget keeps short."""
+    job = with_budget(serving_job("llama-3.1-70b", "dgx-h100", Catalog(), engine="vllm"), budget)
+    workload = clipped(Catalog().workload("azure-conv"), job.model.max_position)
+    prefill, decode = (curve(job, ServingLayout.parse(text), workload) for text in (layout, "tp4"))
+    rates, _ = prefill.prefill_at(numpy.array([load]), 2)
+    one = Candidate("disaggregated", prefill, 2, decode, 1, 100.0, 1.0, "", 1.0)
+    run = replay(one, workload, float(rates[0]), Limits(100.0, 10.0, 0.9), requests=6000)
+    point = operating(one, float(rates[0]), 0.9)
+    assert point.ttft_percentile == pytest.approx(run.ttft, rel=error)
