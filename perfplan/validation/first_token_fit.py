@@ -72,9 +72,9 @@ def _columns(runs: Sequence[Run], little: Pricer, much: Pricer) -> tuple[_Column
             most.append([float(full.waits[name]) if name == "ahead" else np.inf for name in PARTS])
             rest.append(float(steady.ttft) - sum(units[-1]))
             kept.append(run)
-    per, ends = np.array(list(_ends(AHEAD[0]).values())), (len(kept), len(PARTS))
+    per, shape = np.array(list(_ends(AHEAD[0]).values())), (len(kept), len(PARTS))
     measured = 1e-3 * np.array([run.value for run in kept])
-    return _Columns(np.reshape(units, ends) / per, np.reshape(most, ends), np.array(rest), measured), kept
+    return _Columns(np.reshape(units, shape) / per, np.reshape(most, shape), np.array(rest), measured), kept
 
 
 def _fit(columns: _Columns, counts: Array, centre: Array, spread: Array) -> Array:
@@ -87,9 +87,7 @@ def _fit(columns: _Columns, counts: Array, centre: Array, spread: Array) -> Arra
         return float(counts @ np.log1p(residual**2) + pull @ pull), slope @ (parts * growing) + 2 * pull / spread
 
     limits = [(np.log(low), np.log(high)) for _, low, high, *_ in CONSTANTS.values()]
-    wave = np.where(np.array(list(CONSTANTS)) == "burst", 0.0, centre)  # a loop in step is another valley
-    found = [minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits) for start in (centre, wave)]
-    best: Array = min(found, key=lambda one: float(one.fun)).x
+    best: Array = minimize(loss, centre, jac=True, method="L-BFGS-B", bounds=limits).x
     return best
 
 
