@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perfplan.catalog import Catalog
 from perfplan.catalog.files import packaged_root
@@ -70,6 +71,13 @@ def framework_text(text: str, step: Step, mine: Mapping[str, float]) -> str:
     return replaced(text, ["overlap"], f"{{{', '.join(f'{axis}: {share:.3g}' for axis, share in overlap.items())}}}")
 
 
+def report(steps: Sequence[Step], errors: NDArray[np.float64]) -> None:
+    """Print the errors per slice."""
+    for name in sorted({step.slice for step in steps}):
+        mine = errors[[step.slice == name for step in steps]]
+        print(f"{name}: n {len(mine)}, MAPE {mine.mean():.1%}, median {np.median(mine):.1%}", file=sys.stderr)
+
+
 def main() -> None:
     """Fit, write, and say how well the constants fit."""
     steps = steps_of(read_rows(dev_measurements()), Catalog())
@@ -82,10 +90,7 @@ def main() -> None:
                     and (owner := owner_of(free, step.job)) is not None}  # fmt: skip
             path: Path = packaged_root() / f"{of}s" / f"{name}.yaml"
             path.write_text(edited(path.read_text(encoding="utf-8"), step, mine), encoding="utf-8")
-    errors = np.abs(predicted(steps, constants) / np.array([step.time for step in steps]) - 1)
-    for name in sorted({step.slice for step in steps}):
-        mine_ = [error for error, step in zip(errors, steps, strict=True) if step.slice == name]
-        print(f"{name}: n {len(mine_)}, MAPE {np.mean(mine_):.1%}, median {np.median(mine_):.1%}", file=sys.stderr)
+    report(steps, np.abs(predicted(steps, constants) / np.array([step.time for step in steps]) - 1))
 
 
 if __name__ == "__main__":
