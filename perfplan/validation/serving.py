@@ -70,6 +70,13 @@ class Pricer:
     def _read_engine(self, name: str, release: str, family: str, chip: str) -> Engine:
         return self.catalog.engine(name, release, family, chip)
 
+    def read_as(self, run: Run) -> tuple[str, ...]:
+        """What the run is priced as where that is not what it says."""
+        named, engine = self.named(run), self.job(run).engine
+        pairs = [(run.hardware, named.hardware), (run.model, named.model), (named.engine, engine.id.partition("-")[0])]
+        lacking = [note for note in engine.notes if note.startswith(f"release {run.release} ")]
+        return (*(f"{said} read as {meant}" for said, meant in pairs if said != meant), *lacking)
+
     def _machine(self, name: str) -> Cluster:
         """The usual cluster of an accelerator; one without a cluster stands alone in a PCIe host."""
         chip = self.catalog.accelerator(name)
@@ -222,7 +229,8 @@ def _outcome(run: Run, pricer: Pricer, usual: float) -> Outcome:
         return replace(one, unsupported=str(error))
     if not 0 < predicted < inf:
         return replace(one, unsupported="the model gives no finite figure")
-    return replace(one, predicted=predicted, ratio=predicted / run.value, null_ratio=usual / run.value)
+    return replace(one, predicted=predicted, ratio=predicted / run.value, null_ratio=usual / run.value,
+                   assumptions=run.assumed + pricer.read_as(run))
 
 
 def outcomes(runs: Sequence[Run], pricer: Pricer) -> list[Outcome]:

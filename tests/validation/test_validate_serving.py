@@ -128,6 +128,17 @@ def test_two_engines_are_called_atom(tmp_path):
     assert [Pricer(CATALOG).job(run).engine.id for run in of.values()] == ["vllm", "qserve"]
 
 
+def test_what_a_row_is_read_as_is_told(tmp_path):
+    path = tmp_path / "told.csv"
+    path.write_text(HEAD + row("Qwen3-32B", "NVIDIA H100 80GB HBM3", "atom", "fp8", 4, 4) + "\n"
+                    + row(engine="vllm").replace("vllm,,", "vllm,9.9,") + "\n")
+    strange, later = outcomes(read_runs(path), Pricer(CATALOG))[::2]
+    assert strange.assumptions == ("NVIDIA H100 80GB HBM3 read as h100-sxm", "Qwen3-32B read as qwen3-32b",
+                                   "atom read as qserve")
+    assert later.assumptions == (
+        "release 9.9 of vLLM has no constants of its own; those of the engine are used",)
+
+
 def test_names_that_nobody_knows_are_listed(tmp_path):
     rows = row(chip="H100 of a new kind"), row(chip=""), row(model=""), row("no-model-7b"), row(dtype="fp5")
     found = outcomes(read_runs(write(tmp_path, *rows)), Pricer(CATALOG))
