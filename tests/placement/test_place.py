@@ -66,7 +66,7 @@ def test_experts_within_a_memory_budget_are_what_brute_force_finds(small, room, 
     routing = replace(routing, loads=routing.loads * np.array([[8.0, 1, 1, 1], [1, 1, 1, 4]]))
     problem = Problem(routing, 2, 2, capacity=room, **changes)
     best = min(problem.objective(np.array(row).reshape(2, 4)) for row in product(range(2), repeat=8))
-    found = place(problem)
+    found = place(problem, rounds=100)
     assert found.score.objective == pytest.approx(best) and found.certificate.bound <= best + 1e-12
     assert problem.held(found.placed).max() <= room
     if problem.load:  # without, the linear relaxation of traffic alone takes HiGHS long
