@@ -79,7 +79,7 @@ def _entry(catalog: Catalog, name: str, facts: NewAccelerator, source: str) -> d
     entry: dict[str, Any] = {"id": name, "name": name, "vendor": relative.vendor, "family": relative.family,
              "memory": facts.memory, "memory_bandwidth": facts.bandwidth, "peak": peaks, "borrow": relative.id,
              "same_constants": same, "default_cluster": relative.default_cluster,
-             "sources": {fact: source for fact in ("memory", "memory_bandwidth", *(f"peak.{one}" for one in peaks))}}
+             "sources": dict.fromkeys(("memory", "memory_bandwidth", *(f"peak.{one}" for one in peaks)), source)}
     for fact in (one for one in ("units", "l2") if one in raw):  # of the relative, which decode attention needs
         entry[fact], entry["sources"][fact] = raw[fact], f"taken to be that of {relative.id}"
     return {key: value for key, value in entry.items() if value}

@@ -336,8 +336,7 @@ def _recipe(catalog: Catalog, facts: Facts, table: Launcher) -> Recipe:
                          wire={**recipe.wire, "dp_gather": 2.0})
     recipe = replace(recipe, moments=sum(_moment(facts, name) for name in ("first_moment", "second_moment")))
     ends = (_int(facts, "first_bf16", 1), _int(facts, "last_bf16", 1)) if facts.get("ends_bf16") else (0, 0)
-    recipe = replace(recipe, bf16_layers=ends)
-    return recipe
+    return replace(recipe, bf16_layers=ends)
 
 
 def _moment(facts: Facts, name: str) -> float:

@@ -179,7 +179,7 @@ def _sharded(job: Job, net: Network, layout: Layout, kind: LayerKind, sharing: S
     if groups[0].weights == 1 and groups[0].gradients == 1:
         return None
     sizes = layer_parameters(job, kind, layout.tp, layout.ep, layout.etp)
-    held = [(1, at, size, size) for at, size in zip(shards(job, net, groups), sizes, strict=False)]
+    held = [(1, at, size, size) for at, size in zip(shards(net, groups), sizes, strict=False)]
     times = gather_and_reduce(job, layout, held)
     far = float(net.path(Group(groups[0].ranks, groups[0].stride)).domains) > 1
     shares = {"scale-up": 1.0, "sm": sharing.communication_sms, **({"scale-out": 1.0} if far else {})}

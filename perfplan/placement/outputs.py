@@ -15,10 +15,10 @@ __all__ = ["FORMS", "physical", "slots", "written", "written_placement"]
 FORMS = ("csv", "sglang", "vllm", "exflow")
 
 
-def slots(placed: Whole, gpus: int) -> Whole:
+def slots(placed: Whole) -> Whole:
     """Experts by slot [layer, slot], the slots of a GPU side by side.
 
-    >>> slots(np.array([[1, 0, 1, 0]]), 2).tolist()
+    >>> slots(np.array([[1, 0, 1, 0]])).tolist()
     [[1, 3, 0, 2]]
     """
     return np.argsort(placed, axis=1, kind="stable").astype(np.int64)
@@ -56,7 +56,7 @@ def written_placement(form: str, placed: Whole, gpus: int, layers: Sequence[int]
         raise Unsupported(
             f"GPUs hold different numbers of experts, for which the form {form} has no place; use --form csv or exflow"
         )
-    return written(form, slots(placed, gpus), gpus, layers, all_layers)
+    return written(form, slots(placed), gpus, layers, all_layers)
 
 
 def written(form: str, table: Whole, gpus: int, layers: Sequence[int], all_layers: int) -> str:

@@ -63,7 +63,7 @@ def solved_layer(
     bound = max(answer.bound, 1.0) * scale
     if not answer.found:
         return start, bound, False
-    table = _table(where, answer.values, len(loads), gpus, size)
+    table = _table(where, answer.values, gpus, size)
     if even:
         shares = 1.0 / np.bincount(table, minlength=len(loads))[table]
     else:
@@ -73,7 +73,7 @@ def solved_layer(
     return best, min(bound, reached), answer.status == "optimal"
 
 
-def _model(name: str, gpus: int) -> tuple[Any, Any]:
+def _model(name: str) -> tuple[Any, Any]:
     import pulp
 
     model = pulp.LpProblem(name, pulp.LpMinimize)
@@ -87,7 +87,7 @@ def _even(
 ) -> tuple[Any, Mapping[Any, Any]]:
     import pulp
 
-    model, fullest = _model("equal_split", gpus)
+    model, fullest = _model("equal_split")
     counts, experts = range(1, most + 1), range(len(loads))
     u = {(e, c): model.add_variable(f"u_{e}_{c}", cat=pulp.LpBinary) for e in experts for c in counts}
     n = {
@@ -113,7 +113,7 @@ def _uneven(
 ) -> tuple[Any, Mapping[Any, Any]]:
     import pulp
 
-    model, fullest = _model("unequal_split", gpus)
+    model, fullest = _model("unequal_split")
     pairs = [(e, g) for e in range(len(loads)) for g in range(gpus)]
     y = {(e, g): model.add_variable(f"y_{e}_{g}", cat=pulp.LpBinary) for e, g in pairs}
     f = {(e, g): model.add_variable(f"f_{e}_{g}", 0) for e, g in pairs}
@@ -173,9 +173,7 @@ def _start(where: Mapping[Any, Any], start: tuple[Whole, Array], loads: Array, g
     return names
 
 
-def _table(
-    where: Mapping[Any, Any], values: Mapping[str, float], experts: int, gpus: int, size: int
-) -> Whole:
+def _table(where: Mapping[Any, Any], values: Mapping[str, float], gpus: int, size: int) -> Whole:
     """Experts by slot; slots that an unequal split leaves over repeat the first expert of their GPU."""
     held: list[list[int]] = [[] for _ in range(gpus)]
     for key, variable in where.items():

@@ -30,7 +30,7 @@ TREE_COLUMNS = (
     Column("repeated"),
 )
 PLAIN_NAMES = {"step_time": "T_step", "step": "T_step", "memory": "M_stage"}
-RATES = {name: "R_tokens" for name in ("tokens_per_s_per_gpu", "tokens_per_s", "throughput")} | {"mfu": "MFU"}
+RATES = dict.fromkeys(("tokens_per_s_per_gpu", "tokens_per_s", "throughput"), "R_tokens") | {"mfu": "MFU"}
 
 
 def explained(quantity: str, make: Callable[[], Estimate], depth: int) -> list[Row]:

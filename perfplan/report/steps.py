@@ -60,7 +60,7 @@ def step_text(found: StepCalibration, saved: str | None) -> str:
 
 def step_document(found: StepCalibration, date: str) -> dict[str, Any]:
     """Everything as one object for JSON."""
-    return {"date": date} | {name: value for name, value in asdict(found).items()}
+    return {"date": date} | asdict(found)
 
 
 def write_entries(found: StepCalibration, folder: str) -> None:

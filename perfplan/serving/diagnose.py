@@ -289,7 +289,7 @@ def diagnose(
     if per_user:
         flying = float(in_flight(rate / osl, osl / rate_measured(per_user, 1, None, "--per-user")))
     causes = list(_causes(job, catalog, layout, isl, osl, concurrency, rate, found, estimate, room, flying))
-    told = _told(job, layout, bound, estimate, expected, peak, kv, causes, isl, osl, concurrency)
+    told = _told(job, layout, bound, estimate, expected, peak, kv, causes, concurrency)
     return Diagnosis(
         job,
         layout,
@@ -316,8 +316,6 @@ def _told(
     peak: str,
     kv: str,
     causes: Sequence[Cause],
-    isl: int,
-    osl: int,
     concurrency: int | None,
 ) -> Iterator[Cause]:
     """Mistakes in what the user reckoned with."""

@@ -143,7 +143,7 @@ class Network:
         walked = [name for name in names if name not in IN_NETWORK]
         tuner = self.cluster.library.tuner
         if len(walked) < 2 or not all(name in tuner for name in walked):
-            return {name: True for name in walked[:1]} | switched
+            return dict.fromkeys(walked[:1], True) | switched
         bus = self.inner_bandwidth(group, maximum(group.ranks / domains, 1.0))
         hops = {
             "ring": (2 * (group.ranks - domains), 2 * (domains - 1)),

@@ -46,7 +46,7 @@ class Shards:
     inside: Any
 
 
-def shards(job: Job, net: Network, groups: Sequence[Replicas]) -> list[Shards]:
+def shards(net: Network, groups: Sequence[Replicas]) -> list[Shards]:
     """The paths of each class of parameters."""
     found = []
     for name, g in zip(CLASSES, groups, strict=False):

@@ -218,7 +218,7 @@ def step_time(job: Job, net: Network, layout: Layout, pieces: Pieces, split: Seq
     micro_batches = job.global_batch / (layout.mbs * layout.dp)
     groups = replicas(job, layout)
     sharded = _any(maximum(groups[0].weights, groups[0].gradients) > 1)
-    rows = shards(job, net, groups) if sharded else []
+    rows = shards(net, groups) if sharded else []
     busiest: dict[str, Any] = {}
     windows: dict[str, Any] = {}
     busy: Any = 0.0
@@ -250,7 +250,7 @@ def stage_parts(job: Job, net: Network, layout: Layout, pieces: Pieces, stage: S
     """Parts of the time of one micro-batch on one stage, forward and backward together [s]."""
     groups = replicas(job, layout)
     sharded = _any(maximum(groups[0].weights, groups[0].gradients) > 1)
-    return _stage_times(job, layout, pieces, stage, shards(job, net, groups) if sharded else [])[0]
+    return _stage_times(job, layout, pieces, stage, shards(net, groups) if sharded else [])[0]
 
 
 def stage_reduction(job: Job, net: Network, layout: Layout, pieces: Pieces, stage: Stage) -> tuple[Any, Any]:

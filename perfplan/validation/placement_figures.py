@@ -111,5 +111,3 @@ def placement_prices(catalog: Catalog) -> Prices:
         "fsmoe_agreeing": _agreeing,
     }
     return found
-
-

@@ -22,7 +22,7 @@ LARGE = (
     "deepseek-v3",
     {"cluster": "gb200-nvl72", "gpus": 1152, "global_batch": 2304, "seq_len": 4096, "precision": "fp8"},
 )
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 INSTALLED = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | ONE_THREAD
 """As users run it: modules are compiled when they are installed, here by the run that warms up."""
 

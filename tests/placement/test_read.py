@@ -71,9 +71,9 @@ def test_bad_files_are_one_sentence(tmp_path, name, text, words):
 @pytest.mark.parametrize("layers, all_layers", [([0, 1], 2), ([1, 3], 4)])
 def test_a_placement_written_is_read_again(tmp_path, form, suffix, layers, all_layers):
     placed, path = np.array([[0, 1, 1, 0], [1, 0, 0, 1]]), tmp_path / f"placed.{suffix}"
-    path.write_text(written(form, slots(placed, 2), 2, layers, all_layers))
+    path.write_text(written(form, slots(placed), 2, layers, all_layers))
     assert (read_placement(path, layers, 4, 2) == placed).all()
-    assert (read_slots(path, layers, 4, 2) == slots(placed, 2)).all()
+    assert (read_slots(path, layers, 4, 2) == slots(placed)).all()
 
 
 def test_arrays_and_published_placements_are_read(tmp_path):
@@ -105,7 +105,7 @@ def test_bad_placements_are_one_sentence(tmp_path, name, text, words):
 
 
 def test_forms_of_engines():
-    table = slots(np.array([[0, 1, 1, 0]]), 2)
+    table = slots(np.array([[0, 1, 1, 0]]))
     devices = json.loads(written("vllm", table, 2, [3], 4))
     assert devices["moe_layer_count"] == 1 and devices["layer_list"][0]["layer_id"] == 0  # counts routed layers
     assert devices["layer_list"][0]["device_list"][1] == {"device_id": 1, "device_expert": [1, 2]}

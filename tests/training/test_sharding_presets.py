@@ -58,7 +58,7 @@ def test_quantised_collectives_change_traffic_not_memory():
 
 def test_the_backward_gather_stays_inside_the_node():
     task = job(gpus=64, batch=128, seq=2048)
-    (dense,) = shards(task, Network(task.cluster, 64), replicas(task, Layout.parse("dp64 zeropp8")))
+    (dense,) = shards(Network(task.cluster, 64), replicas(task, Layout.parse("dp64 zeropp8")))
     assert (dense.forward.group.ranks, dense.forward.domains) == (64, 8)
     assert (dense.backward.group.ranks, dense.backward.domains) == (8, 1)
     assert (dense.near.group.ranks, dense.near.domains) == (8, 1)
