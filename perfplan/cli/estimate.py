@@ -91,8 +91,9 @@ def serve(
     from perfplan.serving.reuse import reuse_of
     from perfplan.serving.words import rate_of, tokens
 
-    known_framework(launch, catalog, "serving")
+    mine = known_framework(launch, catalog, "serving")
     read = served_line(line, model, catalog)
+    engine = engine or ("" if read else mine)
     prompt, output_tokens = tokens(isl, "--isl"), tokens(osl, "--osl")
     job, parsed = served_job(
         model, cluster, layout, read, catalog, length=prompt + output_tokens, engine=engine, weights=weights, kv=kv,

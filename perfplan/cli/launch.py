@@ -53,12 +53,11 @@ def line_document(read: Launched | Served | None) -> dict[str, Any]:
     return {"launch_line": read_document(read)}
 
 
-def known_framework(framework: str, catalog: Catalog, phase: str = "training") -> None:
-    """Raise before any work if --launch names a framework that has no table."""
+def known_framework(framework: str, catalog: Catalog, phase: str = "training") -> str:
+    """The serving engine, if any, that --launch writes the settings of; raises before any work if it has no table."""
     from perfplan.export.launchers import launcher
 
-    if framework:
-        launcher(catalog, framework, phase)
+    return launcher(catalog, framework, phase).engine if framework else ""
 
 
 def flags_for(estimate: Estimate, framework: str, catalog: Catalog) -> Shown:

@@ -187,8 +187,9 @@ def serve(
 
     if seed and not simulate:
         raise OutOfRange(f"--seed {seed} changes nothing without --simulate; give both")
-    known_framework(launch, catalog, "serving")
+    mine = known_framework(launch, catalog, "serving")
     read = served_line(line, model, catalog)
+    engine = engine or ("" if read else mine)
     plan = plan_serve(
         model,
         cluster=cluster,

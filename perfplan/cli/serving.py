@@ -20,8 +20,8 @@ Engine = Annotated[
 EngineOrLine = Annotated[
     str,
     typer.Option("--engine", metavar="ID[-RELEASE]", show_default=False,
-                 help=f"Serving engine of the catalog, such as vllm-0.12; the engine of --from, or {ENGINE},"
-                      " unless given."),
+                 help=f"Serving engine of the catalog, such as vllm-0.12; unless given, that of"
+                      f" the launch line read or written, else {ENGINE}."),
 ]
 Weights = Annotated[
     str,

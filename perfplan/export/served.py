@@ -8,7 +8,7 @@ from typing import Any
 
 from perfplan.catalog import Catalog
 from perfplan.catalog.specs import Engine, Model, Moe
-from perfplan.errors import BadLayout, SpecError
+from perfplan.errors import BadLayout, SpecError, UnknownName
 from perfplan.export.launchers import Facts, Flag, Launcher, launcher
 from perfplan.export.line import Line, read_line
 from perfplan.placement.skew import skewed
@@ -142,7 +142,7 @@ def served(catalog: Catalog, name: str, text: str, *, model: str = "") -> Served
     line = read_line(table, text)
     named, words = _named(table, line)
     line = replace(line, words=words)
-    spec = _spec(catalog, table, named, model)
+    spec, taken = _spec(catalog, table, named, model)
     routed = any(isinstance(kind.ffn, Moe) for kind in spec.kinds)
     layout, remarks = _layout(table, line.facts, routed)
     weights, more = _weights(table, line.facts, spec, named)
@@ -158,7 +158,7 @@ def served(catalog: Catalog, name: str, text: str, *, model: str = "") -> Served
                             f" of {layout.adp} attention ranks; raise it")
     return Served(table, line, model or named, layout, weights, str(facts.get("kv", "")), _fraction(table, facts),
                   own or None, budget or None, _count(facts, "length", _count(facts, "longest")),
-                  str(facts.get("role", "")), (*remarks, *more, *unread))
+                  str(facts.get("role", "")), (*taken, *remarks, *more, *unread))
 
 
 def _count(facts: Facts, name: str, otherwise: int = 0) -> int:
@@ -183,15 +183,20 @@ def _named(table: Launcher, line: Line) -> tuple[str, tuple[str, ...]]:
     return (flagged, before + after) if flagged else (after[0] if after else "", before + after[1:])
 
 
-def _spec(catalog: Catalog, table: Launcher, named: str, given: str) -> Model:
+def _spec(catalog: Catalog, table: Launcher, named: str, given: str) -> tuple[Model, tuple[str, ...]]:
+    """(the model, caveats): MODEL stands for what the line names and nobody knows here, such as a server's folder."""
     if not named and not given:
         raise SpecError(f"the {table.id} line names no model; write it into the line or give MODEL")
     if named.startswith("$"):
         raise SpecError(f"the {table.id} line has the shell variable {named} for its model; write its value")
     spec = catalog.model(given or named)
-    if given and named and catalog.model(named) != spec:
+    try:
+        same = not (given and named) or catalog.model(named) == spec
+    except UnknownName:
+        return spec, (f"the {table.id} line serves {named}, which is taken to be {given}",)
+    if not same:
         raise SpecError(f"MODEL {given} contradicts the {table.id} line, which serves {named}; drop one")
-    return spec
+    return spec, ()
 
 
 def _weights(table: Launcher, facts: Facts, spec: Model, named: str) -> tuple[str, list[str]]:

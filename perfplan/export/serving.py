@@ -10,11 +10,15 @@ from perfplan.catalog.specs import Moe
 from perfplan.export.flags import LaunchFlags, placed_flags, written
 from perfplan.export.launchers import Fact, launcher
 from perfplan.serving.deploy import Deployment
+from perfplan.serving.formats import number_format
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout
 from perfplan.serving.plan import ServePlan
 
 __all__ = ["deployment_flags", "plan_flags", "serving_flags"]
+
+ON_LOADING = ("fp8",)
+"""Formats to which engines quantise a 16-bit checkpoint as they load it; for others they need one that has them."""
 
 
 def _facts(job: ServingJob, layout: ServingLayout, sequences: int, length: int, role: str) -> dict[str, Fact]:
@@ -33,6 +37,7 @@ def _facts(job: ServingJob, layout: ServingLayout, sequences: int, length: int, 
         facts |= {"experts_apart": True} if layout.ep == layout.width else {}
         facts |= {"experts_in_between": True} if 1 < layout.ep < layout.width else {}
     facts |= {"kv": job.kv} if job.kv != "bf16" else {}
+    facts |= {"quantization": job.weights.id} if job.weights != number_format(job.model.dtype) else {}
     facts |= {"memory_fraction": f"{job.engine.memory_fraction:g}"}
     facts |= {"drafts": job.drafts} if job.drafts else {}
     return facts | ({"role": role} if role else {})
@@ -53,10 +58,13 @@ def serving_flags(catalog: Catalog, name: str, job: ServingJob, layout: ServingL
     own = job.engine.id.startswith(table.engine)
     if not own:
         facts.pop("memory_fraction")
+    loads = "quantization" in rows and facts.get("quantization") in ON_LOADING
+    form = "" if loads else facts.pop("quantization", "")
     placed = placed_flags(table, facts)
     said = {row.fact for row, _ in placed} | {*table.implied}
     unmapped += [f"{fact} {facts[fact]}" for fact in facts if fact not in said]
     notes = [f"start {layout.dp} such instances behind a router"] if layout.dp > 1 else []
+    notes += [f"serve a checkpoint with weights in {form}, as they are priced"] if form else []
     notes += [] if own else [f"the figures are those of {job.engine.id}, not of {table.name}"]
     return LaunchFlags(table, facts, written(table, placed), tuple(unmapped), tuple(notes))
 

@@ -65,8 +65,7 @@ def diagnosis_text(one: Diagnosis) -> str:
             paragraph(_verdict(one)),
             "",
             body,
-            "",
-            table(diagnosis_rows(one), CAUSE_COLUMNS),
+            *(["", table(rows, CAUSE_COLUMNS)] if (rows := diagnosis_rows(one)) else []),
             *([""] if notes else []),
             *notes,
         ]

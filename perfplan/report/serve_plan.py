@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -148,7 +149,7 @@ def _details(plan: ServePlan) -> str:
         joules = energy_used(power, one.gpus, 1e6 / (row["tokens_per_s_per_gpu"] * one.gpus), cluster.pue)
         words.append(f"{show(float(joules), 'J')} per M output tokens at full board power")
     budget = one.prefill.job.engine.token_budget
-    limit = f"set the batch limit to {max(1, int(one.batch))} per attention rank, the token budget to {budget}"
+    limit = f"set the batch limit to {math.ceil(one.batch)} per attention rank, the token budget to {budget}"
     return "; ".join([*words, f"{limit}, the cache to {one.decode.job.kv}"])
 
 

@@ -118,6 +118,13 @@ def test_bad_lines_are_one_sentence(engine, line, options, says, capsys):
     assert says in said.err.splitlines()[-1] and "defect" not in said.err and not said.out
 
 
+def test_model_stands_for_a_folder_of_the_server(capsys):
+    line = "vllm serve /data/models/mine -tp 2"
+    assert run(["estimate", "serve", "llama-3.1-8b", *LOAD, "--from", "vllm", line]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "serves /data/models/mine, which is taken to be llama-3.1-8b" in out and "llama-3.1-8b in bf16" in out
+
+
 def test_without_a_line_model_and_layout_are_needed(capsys):
     assert run(["estimate", "serve", "llama-3.1-8b", *LOAD]) == 2
     assert "--layout" in capsys.readouterr().err

@@ -53,6 +53,14 @@ def test_formats_replicas_and_drafts_are_said():
     assert "memory-utilization" not in other.text and "sglang" in other.notes[0]
 
 
+def test_weights_unlike_the_checkpoint_are_said():
+    assert "--quantization fp8" in flags("vllm", "tp4", "llama-3.1-70b", weights="fp8").text
+    assert "quantization" not in flags("vllm", "tp4", "llama-3.1-70b").text
+    assert "quantization" not in flags("vllm", "tp8").text, "published in fp8"
+    found = flags("vllm", "tp4", "llama-3.1-70b", weights="awq")
+    assert found.notes == ("serve a checkpoint with weights in int4, as they are priced",) and not found.unmapped
+
+
 def test_tables_keep_to_their_phase():
     with pytest.raises(Unsupported, match="choose from sglang, tensorrt-llm, vllm"):
         launcher(CATALOG, "megatron-lm", "serving")
@@ -65,6 +73,9 @@ def test_the_command_line_adds_them(capsys):
     assert run(["estimate", "serve", "llama-3.1-8b", *load, "--layout", "tp1", "--concurrency", "16",
                 "--engine", "vllm", "--launch", "vllm"]) == 0
     assert "--max-num-seqs 16" in capsys.readouterr().out
+    assert run(["estimate", "serve", "llama-3.1-8b", *load, "--layout", "tp1", "--launch", "sglang"]) == 0
+    said = capsys.readouterr().out
+    assert "SGLang, 1000 + 200" in said and "not of SGLang" not in said, "the engine that is launched is priced"
     assert run(["plan", "serve", "llama-3.1-8b", *load, "--gpus", "4", "--rate", "2/s", "--kind", "disaggregated",
                 "--launch", "sglang", "--json"]) == 0
     pools = json.loads(capsys.readouterr().out)["launch"]
