@@ -15,7 +15,7 @@ from perfplan.report.text import paragraph, table
 from perfplan.report.training import gap_sentence
 from perfplan.serving.job import assumed
 from perfplan.serving.plan import Flip, FrontPoint, ServePlan
-from perfplan.serving.pools import Candidate, Limits, Operating
+from perfplan.serving.pools import Candidate, Limits, Operating, knee
 from perfplan.serving.replay import Replayed
 from perfplan.units import show
 
@@ -148,6 +148,9 @@ def _details(plan: ServePlan) -> str:
         power = chip.tdp + cluster.overhead_power
         joules = energy_used(power, one.gpus, 1e6 / (row["tokens_per_s_per_gpu"] * one.gpus), cluster.pue)
         words.append(f"{show(float(joules), 'J')} per M output tokens at full board power")
+    if one.kind == "disaggregated":
+        first, second = one.prefills * one.prefill.gpus, one.decodes * one.decode.gpus
+        words.append(f"{first} accelerators for prompts to {second} for decodes")
     budget = one.prefill.job.engine.token_budget
     limit = f"set the batch limit to {math.ceil(one.batch)} per attention rank, the token budget to {budget}"
     return "; ".join([*words, f"{limit}, the cache to {one.decode.job.kv}"])
@@ -168,6 +171,19 @@ def _other(plan: ServePlan) -> str:
     return (
         f"why not {other.kind}: it needs {other.gpus} accelerators where {best.gpus} do, and meets the limits at"
         f" {show(ratio, '1')} times the rate per accelerator ({other.layout}); {other.limit} ends it"
+    )
+
+
+def _users(plan: ServePlan) -> str:
+    """Where the users of the best deployment begin to wait for each other."""
+    if not plan.traffic.users:
+        return ""
+    found = knee(plan.best, plan.traffic)
+    return (
+        f"users: a request takes {show(found.alone, 's')} alone and the deployment gives {show(1 / found.turn, '1')}"
+        f" requests/s at most, so users wait for each other from {show(found.users, '1')} on (the knee of the closed"
+        f" loop), each beyond adding {show(found.turn, 's')}; {plan.traffic.users:g} cannot be answered faster"
+        f" than within {show(found.least, 's')} on average"
     )
 
 
@@ -236,7 +252,8 @@ def _other_lengths(plan: ServePlan) -> str:
 def serve_text(plan: ServePlan, runs: Sequence[Replayed] = ()) -> str:
     """The plan for people: the table, what binds, why not the other kind, and what other lengths would change."""
     blocks = [_headline(plan), "", table(serve_rows(plan, runs), columns(bool(runs))), ""]
-    blocks += [paragraph(text) for text in (_details(plan), _baseline(plan), _other(plan), _proof(plan)) if text]
+    blocks += [paragraph(text) for text in (_details(plan), _users(plan), _baseline(plan), _other(plan), _proof(plan))
+               if text]
     if runs:
         blocks.append(paragraph(_simulated(plan, runs)))
     blocks += ["", *_gaps(plan)]
@@ -288,6 +305,7 @@ def serve_document(plan: ServePlan, runs: Sequence[Replayed] = (), points: Seque
         "osl_mean": plan.workload.osl.mean,
         "rate_per_s": plan.traffic.rate or None,
         "users": plan.traffic.users or None,
+        "knee": asdict(knee(plan.best, plan.traffic)) if plan.traffic.users else None,
         "ttft_s": plan.limits.ttft,
         "tpot_s": plan.limits.tpot,
         "tpot_planned_s": plan.limits.planned,

@@ -11,23 +11,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from perfplan.formulas.core import minimum
+from perfplan.formulas.queueing import closed_loop_response_bound, closed_loop_users_at_knee
 from perfplan.formulas.serving_bounds import exposed_kv_transfer
 from perfplan.serving.curves import Curve
 from perfplan.serving.layout import ServingLayout
 from perfplan.serving.memory import sequence_cache
 from perfplan.serving.mixing import Replicas, first_tokens, one_rank, quantile, tokens
-from perfplan.serving.queues import attained, mean_wait
+from perfplan.serving.queues import FULL, attained, mean_wait
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
     "Candidate",
+    "Knee",
     "Limits",
     "Operating",
     "Traffic",
     "aggregated",
     "disaggregated",
+    "knee",
     "link_bandwidth",
     "mixed_goodput",
     "moved",
@@ -103,6 +106,18 @@ class Candidate:
         if self.kind == "aggregated":
             return decode
         return f"{self.prefills} x {self.prefill.layout} prefill + {decode} decode"
+
+
+@dataclass(frozen=True)
+class Knee:
+    """Asymptotes of a closed loop of users. alone: time of a request on an empty machine [s]; turn: of it at the
+    busiest resource, the inverse of the highest rate [s]; users: at the knee, beyond which everyone waits [1]; least:
+    response that no schedule betters with the users asked for [s]."""
+
+    alone: float
+    turn: float
+    users: float
+    least: float
 
 
 @dataclass(frozen=True)
@@ -405,6 +420,22 @@ def moved(
     smooth = decode.decode_tpot_percentile(limits.share) <= limits.planned
     second = float(decode.decode_rate()[smooth].max()) if smooth.any() else 0.0
     return min(float(first[one.prefills - 1]), one.decodes * second)
+
+
+def knee(one: Candidate, traffic: Traffic) -> Knee:
+    """Where users of a deployment begin to wait for each other."""
+    import numpy
+
+    first = one.prefill.prefill_service().response + float((one.prefill.weights * one.transfer).sum())
+    alone = float(first) + one.decode.steps * float(one.decode.step[0])
+    if one.kind == "aggregated":
+        most = one.decodes * float(one.decode.mixed_rate.max())
+    else:
+        rates, _ = one.prefill.prefill_at(numpy.array([FULL]), one.prefills * one.prefill.layout.adp)
+        most = min(float(rates[0]), one.decodes * float(one.decode.decode_rate().max()))
+    users = float(closed_loop_users_at_knee(traffic.think, alone, 1 / most))
+    least = float(closed_loop_response_bound(traffic.users, traffic.think, alone, 1 / most))
+    return Knee(alone, 1 / most, users, least)
 
 
 def operating(one: Candidate, rate: float, share: float, arrivals: float = 1.0) -> Operating:
