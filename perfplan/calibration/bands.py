@@ -191,14 +191,11 @@ class Bands:
                 return found.widen(factor * (self.widening["borrowed"] if borrowed else 1.0))
         raise MissingField(f"no {'paired ' if paired else ''}error band for {asked[0]}, {asked[1]} or {asked[2]}")
 
-    def excess(self, phase: str, moe: bool) -> float:
-        """Share by which one measurement in ten exceeds its prediction [1], in `phase/dense|moe` of all families (one
-        may have been measured with a single model), else in `phase`; never below 0."""
-        _, kind, whole = _slices(phase, moe, "")
-        found = self.absolute.get(kind, self.absolute.get(whole))
-        if found is None:
-            raise MissingField(f"no error band for {kind} or {whole}")
-        return max(math.expm1(found.high), 0.0)
+    def excess(self, phase: str) -> float:
+        """Share by which one measurement in ten of a phase exceeds its prediction, never below 0 [1]."""
+        if phase not in self.absolute:
+            raise MissingField(f"no error band for {phase}")
+        return max(math.expm1(self.absolute[phase].high), 0.0)
 
 
 def _read(name: str, entry: Mapping[str, Any]) -> Band:

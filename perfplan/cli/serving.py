@@ -93,7 +93,7 @@ Margin = Annotated[
     float | None,
     typer.Option("--margin", metavar="X", show_default=False,
                  help="Share by which TPOT is planned below its limit; unless given, that by which one in ten measured"
-                      " deployments of the kind exceeds its prediction.")
+                      " deployments exceeds its prediction.")
 ]
 
 

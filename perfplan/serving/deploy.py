@@ -226,19 +226,15 @@ def _bands(job: ServingJob, steady: price.Steady, bands: Bands | None
     return each.around(tpot), first.around(ttft), (each.caveat,) if each.caveat else ()
 
 
-def _routed(job: ServingJob) -> bool:
-    """Whether the model has routed experts."""
-    return any(isinstance(kind.ffn, Moe) for kind in job.model.kinds)
-
-
 def bands_of(job: ServingJob, bands: Bands) -> tuple[Band, Band]:
     """Error bands of TPOT and TTFT, from the residuals of measured deployments of the job's kind."""
-    chip, moe = job.cluster.accelerator, _routed(job)
+    chip = job.cluster.accelerator
+    moe = any(isinstance(kind.ffn, Moe) for kind in job.model.kinds)
     borrowed = any(kernel.borrowed for kernel in chip.kernels.get("gemm", {}).values())
     return (bands.find("serving", moe, chip.family, borrowed=borrowed),
             bands.find("first-token", moe, chip.family, borrowed=borrowed))
 
 
-def tpot_margin(job: ServingJob, bands: Bands) -> float:
-    """Share by which a predicted TPOT stays below a limit that nine of ten deployments of the kind shall keep [1]."""
-    return bands.excess("serving", _routed(job))
+def tpot_margin(bands: Bands) -> float:
+    """Share by which a predicted TPOT stays below a limit that nine of ten deployments shall keep [1]."""
+    return bands.excess("serving")

@@ -69,8 +69,8 @@ def plan_by_name(
 ) -> ServePlan:
     """The best deployments by names. arrivals: coefficient of variation of the times between arrivals, the
     workload's own unless given; times may be texts such as "40 ms", the rate such as "12/s"; kv: formats of the
-    cache to choose from; margin: share by which TPOT is planned below its limit, by the error of predictions of this
-    kind unless given."""
+    cache to choose from; margin: share by which TPOT is planned below its limit, by the error of predictions unless
+    given."""
     population = load_workload(catalog, workload, isl, osl)
     first = kv[0] if kv else ""
     reuse = reuse_of(prefix_hit, prefixes, host_hit, host_memory, host_bandwidth)
@@ -85,7 +85,7 @@ def plan_by_name(
         raise OutOfRange(f"--think {think} changes nothing without --concurrency; give both")
     varied = population.arrivals if arrivals is None else arrivals**2
     bands = catalog.bands()
-    less = tpot_margin(job, bands) if margin is None else margin
+    less = tpot_margin(bands) if margin is None else margin
     traffic = Traffic(asked, float(concurrency or 0.0), think_time, varied)
     limits = Limits(_seconds(ttft, "--ttft"), _seconds(tpot, "--tpot"), percentile / 100, less)
     found = plan(

@@ -255,10 +255,9 @@ class ServingValidation(Validation):
 
 def with_choices(runs: Sequence[Run], found: Sequence[Outcome], catalog: Catalog) -> ServingValidation:
     """Scores of outcomes, one per run in the same order, and the choices among them, made with the planner's margin."""
-    pricer, bands = Pricer(catalog), catalog.bands()
     scores, priced = summary(found), list(zip(runs, found, strict=True))
     choices = tuple(one for one in (
-        width_choice(priced), ceiling_choice(priced, lambda run: tpot_margin(pricer.job(run), bands))) if one.groups)
+        width_choice(priced), ceiling_choice(priced, tpot_margin(catalog.bands()))) if one.groups)
     return ServingValidation(scores.overall, scores.slices, scores.outcomes, choices)
 
 

@@ -7,7 +7,7 @@ Under a ceiling a run is chosen as `plan serve` does: its predicted TPOT has to 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -62,10 +62,8 @@ def _rate(run: Run, ttft: float, tpot: float) -> float:
     return 1e3 * batch * osl / (ttft + (osl - 1) * tpot)
 
 
-def _paired(priced: Priced, margin: Callable[[Run], float]
-            ) -> Mapping[Hashable, list[tuple[float, float, float, float]]]:
-    """Group -> (predicted TPOT with its margin, predicted rate, measured TPOT, measured rate) of its runs that have
-    both latencies."""
+def _paired(priced: Priced) -> Mapping[Hashable, list[tuple[float, float, float, float]]]:
+    """Group -> (predicted TPOT, predicted rate, measured TPOT, measured rate) of its runs that have both latencies."""
     rows: dict[str, dict[str, tuple[Run, Outcome]]] = defaultdict(dict)
     for run, one in priced:
         if run.metric in ("ttft_ms", "tpot_ms") and one.predicted:
@@ -76,18 +74,17 @@ def _paired(priced: Priced, margin: Callable[[Run], float]
             (run, first), (_, each) = both["ttft_ms"], both["tpot_ms"]
             ttft, tpot = first.predicted or 0.0, each.predicted or 0.0
             key = (run.model, run.hardware, run.engine, run.release, run.weights, run.isl, run.osl)
-            groups[key].append((tpot * (1 + margin(run)), _rate(run, ttft, tpot), each.measured,
-                                _rate(run, first.measured, each.measured)))
+            groups[key].append((tpot, _rate(run, ttft, tpot), each.measured, _rate(run, first.measured, each.measured)))
     return groups
 
 
-def ceiling_choice(priced: Priced, margin: Callable[[Run], float]) -> Choice:
+def ceiling_choice(priced: Priced, margin: float) -> Choice:
     """The run with the most tokens per second whose TPOT stays below a ceiling, of one job in several layouts. margin:
     share by which a prediction has to stay below it [1]."""
     regrets, broken, refused = [], [], 0
-    for members in _paired(priced, margin).values():
+    for members in _paired(priced).values():
         for ceiling in CEILINGS:
-            allowed = [m for m in members if m[0] <= ceiling]
+            allowed = [m for m in members if m[0] * (1 + margin) <= ceiling]
             possible = [m[3] for m in members if m[2] <= ceiling]
             if len(members) < 2 or not possible:
                 continue

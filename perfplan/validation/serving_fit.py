@@ -57,7 +57,7 @@ CONSTANTS = {
     "step": Constant(5e-4, 5e-5, 1e-2, 3, 5, 5),
     "sequence": Constant(6e-6, 1e-7, 1e-4, 2, 1, 1),
     "overhead": Constant(0.8, 0.1, 3.0, 2, 1, 3),
-    "launch": Constant(4e-4, 1e-6, 2e-3, 1, 1, 3),
+    "launch": Constant(6e-4, 1e-6, 2e-3, 1, 1, 3),
     "compute": Constant(0.92, 0.5, 1.5, 2, 3, 3),
     "together": Constant(0.15, 0.01, 1.0, 10, 10, 0.3),
     "gather": Constant(1.0, 0.3, 20.0, 0.5, 3, 30),

@@ -94,13 +94,12 @@ def test_borrowed_constants_widen_any_band():
     assert "borrowed" in exact.find("training", False, "tpu", borrowed=True).caveat
 
 
-def test_the_excess_of_a_kind_knows_no_family():
-    bands = bands_from({"widening": WIDENING, "bands": {
-        "training/dense": ENTRY, "training/dense/ampere": ENTRY | {"high": 2.0}, "training": ENTRY | {"high": -0.1}}})
-    assert bands.excess("training", moe=False) == pytest.approx(math.expm1(0.2))
-    assert bands.excess("training", moe=True) == 0, "a limit is never exceeded on purpose"
-    with pytest.raises(MissingField, match="no error band for serving/dense or serving"):
-        bands.excess("serving", moe=False)
+def test_the_excess_of_a_phase():
+    table = bands_from({"widening": WIDENING, "bands": {"serving": ENTRY, "training": ENTRY | {"high": -0.05}}})
+    assert table.excess("serving") == pytest.approx(math.expm1(0.2))
+    assert table.excess("training") == 0, "a limit is never exceeded on purpose"
+    with pytest.raises(MissingField, match="no error band for first-token"):
+        table.excess("first-token")
 
 
 def test_missing_slice_is_an_error_not_a_default():
