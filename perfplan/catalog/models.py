@@ -45,8 +45,7 @@ def model_from_yaml(data: Any, where: str) -> Model:
     published = mapping(data, "published", where) if "published" in data else {}
     known_keys(published, ("total", "active"), f"{where}, published")
     model = Model(
-        id=text(data, "id", where), name=text(data, "name", where), hf_name=str(data.get("hf_name", "")),
-        dtype=str(data.get("dtype", "bf16")),
+        id=text(data, "id", where), name=text(data, "name", where), dtype=str(data.get("dtype", "bf16")),
         hidden=count(required(data, "hidden", where), f"{where}, hidden"),
         vocab=count(required(data, "vocab", where), f"{where}, vocab"),
         tied=flag(required(data, "tied", where), f"{where}, tied"),

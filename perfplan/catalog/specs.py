@@ -282,7 +282,6 @@ class Model:
     mtp_layers: int = 0
     mtp_shared: bool = False
     mtp_block: tuple[int, ...] = ()
-    hf_name: str = ""
     dtype: str = "bf16"  # number format of the published weights
     residual_streams: int = 1  # > 1: hyper-connections (DeepSeek-V4)
     published_params: float | None = None

@@ -36,6 +36,17 @@ def test_count_is_within_one_percent_or_a_note_says_why(path):
         assert float(stated[1]) == pytest.approx(100 * error, abs=0.1)
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_active_parameters_are_the_published_ones_with_or_without_the_vocabulary(path):
+    model = model_from_yaml(yaml.safe_load(path.read_text()), str(path))
+    if model.published_active is None:
+        return
+    count = parameters(model)
+    vocabulary = count.by_part["embedding"] + count.by_part.get("head", 0)
+    rounding = max(0.5e9, 0.03 * model.published_active)  # as in "A3B"
+    assert count.active - vocabulary - rounding <= model.published_active <= count.active + rounding
+
+
 def test_every_part_of_the_count_adds_up():
     for path in FILES:
         model = model_from_yaml(yaml.safe_load(path.read_text()), str(path))
