@@ -9,7 +9,7 @@ __all__ = ["accelerator_named", "model_named", "release_named"]
 
 _TRADE = re.compile(
     "nvidia|amd|intel|google|apple|cloud|geforce|radeon|instinct|tesla|quadro|graphics|gpus?|tensor|core|server|workstation"
-    "|edition|generation|blackwell|hopper|ampere|superchip|developer|kit|platinum|gold|xeon|module|chips?"
+    "|ac|edition|generation|blackwell|hopper|ampere|superchip|developer|kit|platinum|gold|xeon|module|chips?"
     r"|\d+(g|gb|gib|w)|(sxm|pcie|gen|hbm|nvl|oam|x)\d*e?|\d+x|gddr\d+x?")  # makers, series, sizes, sockets
 _VARIANT = re.compile(
     "instruct|chat|it|hf|base|thinking|preview|turbo|dynamic|static|quantized|kv|fp8|fp4|nvfp4|mxfp4|awq|gptq|int[48]|bf16"
@@ -28,7 +28,8 @@ def accelerator_named(name: str, known: Iterable[str]) -> str | None:
     True
     """
     text = re.sub(r"\b(sxm|pcie)\d?\b", r"\1", name.lower().replace("+", "plus"))
-    words = [re.sub(r"^\d+x(?=[a-z])", "", word) for word in re.findall(r"[a-z0-9]+", text)]
+    text = re.sub(r"^\s*\d+\s*x\s*|(?<=\d)\s+(?=gi?b\b)", "", text)  # "8x H100", "80 GB"
+    words = re.findall(r"[a-z0-9]+", text)
     heard = {*words, *("".join(pair) for pair in zip(words, words[1:], strict=False))}
 
     def rest(parts: set[str]) -> list[str]:

@@ -81,7 +81,8 @@ def test_every_accelerator_of_the_catalog_has_a_price(tmp_path):
 @pytest.mark.parametrize(("field", "spelt", "known"), [
     ("hardware_id", "NVIDIA H100 80GB HBM3", "h100-sxm"), ("hardware_id", "H200 SXM 141GB", "h200-sxm"),
     ("hardware_id", "A100 80GB PCIe", "a100-pcie-80gb"), ("hardware_id", "AMD Instinct MI300X", "mi300x"),
-    ("hardware_id", "Gaudi 3", "gaudi3"), ("hardware_id", "NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada"),
+    ("hardware_id", "8 x H100 SXM5 80 GB", "h100-sxm"), ("hardware_id", "Gaudi 3", "gaudi3"),
+    ("hardware_id", "NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada"),
     ("model_id", "Llama-3.1-8B-Instruct", "llama-3.1-8b"), ("model_id", "meta-llama/Llama-3.1-8B", "llama-3.1-8b"),
     ("engine", "TensorRT-LLM", "trtllm"), ("engine_version", "v1.0.0rc3", "1.0.0rc3"),
     ("engine_version", "release:1.0.0rc3", "1.0.0rc3"), ("weight_dtype", "FP8_E4M3", "fp8"),
