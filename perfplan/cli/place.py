@@ -52,7 +52,12 @@ Tokens = Annotated[
         "--tokens", metavar="T", show_default=False, help="Tokens a GPU in a step; 8192 in prefill and 128 in decode."
     ),
 ]
-Context = Annotated[int, typer.Option("--context", metavar="S", help="Tokens cached per sequence in decode.")]
+Context = Annotated[
+    int | None,
+    typer.Option(
+        "--context", metavar="S", show_default=False, help="Tokens cached per sequence in decode; 4096 unless given."
+    ),
+]
 Form = Annotated[
     str,
     typer.Option(
@@ -78,7 +83,7 @@ TimeLimit = Annotated[
 def _stage(
     phase: Phase = "prefill",
     tokens: Tokens = None,
-    context: Context = 4096,
+    context: Context = None,
     engine: serving.Engine = serving.ENGINE,
     weights: serving.Weights = "",
     dispatcher: Dispatcher = "",
@@ -179,7 +184,6 @@ def place(
     from perfplan.placement.outputs import written_placement
     from perfplan.placement.step import routed_layers, step_of
     from perfplan.placement.study import Request, experts_within, fetch, study
-    from perfplan.report.files import write as write_file
     from perfplan.report.placement import OPTION_COLUMNS, option_rows, study_document, study_text
 
     step = step_of(model, cluster, ep, catalog, **stage)
@@ -198,8 +202,6 @@ def place(
     )
     found = study(step, fetch(step.job, trace, synthetic), request)
     path, form = file
-    if path:
-        layers = routed_layers(step.job)
-        text = written_placement(form or "csv", found.best.placed, ep, layers, len(step.job.model.layers))
-        write_file(path, text)
-    output.emit(study_text(found), option_rows(found), OPTION_COLUMNS, study_document(found))
+    layers, number = routed_layers(step.job), len(step.job.model.layers)
+    files = {path: written_placement(form or "csv", found.best.placed, ep, layers, number)} if path else {}
+    output.emit(study_text(found), option_rows(found), OPTION_COLUMNS, study_document(found), files)

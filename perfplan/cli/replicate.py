@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -86,7 +86,6 @@ def replicate(
     from perfplan.placement.replicated import asked, choose, replicated, solver_seconds, sweep
     from perfplan.placement.step import routed_layers, step_of
     from perfplan.placement.study import fetch
-    from perfplan.report.files import write as write_file
     from perfplan.report.placement import (
         CHOICE_COLUMNS,
         SWEEP_COLUMNS,
@@ -102,6 +101,11 @@ def replicate(
     wanted, given = asked(step, redundant, evaluate)
     seconds, (path, form) = solver_seconds(certify, time_limit), file
     job, routing = step.job, fetch(step.job, loads, synthetic)
+
+    def files(slots: Any) -> dict[str, str]:
+        layers, number = routed_layers(job), len(job.model.layers)
+        return {path: written(form or "sglang", slots, ep, layers, number)} if path else {}
+
     if len(wanted) > 1:
         if policy or groups > 1 or certify:
             raise Unsupported(
@@ -109,13 +113,10 @@ def replicate(
                 " --certify"
             )
         swept = sweep(step, routing, wanted)
-        if path:
-            table = swept.knee.choice.plan.slots
-            write_file(path, written(form or "sglang", table, ep, routed_layers(job), len(job.model.layers)))
-        output.emit(sweep_text(swept), sweep_rows(swept), SWEEP_COLUMNS, sweep_document(swept))
+        output.emit(sweep_text(swept), sweep_rows(swept), SWEEP_COLUMNS, sweep_document(swept),
+                    files(swept.knee.choice.plan.slots))
         return
     found = replicated(step, routing, wanted[0], groups, given, seconds)
     chosen = choose(found, policy or (given[0] if given else ""))
-    if path:
-        write_file(path, written(form or "sglang", chosen.plan.slots, ep, routed_layers(job), len(job.model.layers)))
-    output.emit(replicated_text(found, chosen), choice_rows(found), CHOICE_COLUMNS, replicated_document(found, chosen))
+    output.emit(replicated_text(found, chosen), choice_rows(found), CHOICE_COLUMNS, replicated_document(found, chosen),
+                files(chosen.plan.slots))

@@ -59,13 +59,17 @@ def dispatching(job: ServingJob, catalog: Catalog, text: str) -> ServingJob:
 
 
 def step_of(
-    model: str, cluster: str, ep: int, catalog: Catalog, *, phase: str, tokens: int | None, context: int, engine: str,
-    weights: str, dispatcher: str,
+    model: str, cluster: str, ep: int, catalog: Catalog, *, phase: str, tokens: int | None, context: int | None,
+    engine: str, weights: str, dispatcher: str,
 ) -> Step:
-    """The step that a placement is priced by, from catalog ids. tokens: per GPU, by phase unless given."""
+    """The step that a placement is priced by, from catalog ids. tokens: per GPU, by phase unless given; context: 4096
+    in decode unless given."""
+    if context is not None and phase == "prefill":
+        raise OutOfRange(f"a context of {context} changes nothing in prefill; give --phase decode")
     job = dispatching(serving_job(model, cluster, catalog, engine=engine, weights=weights), catalog, dispatcher)
     refuse_unused(catalog)
-    return Step(job, ep, phase, PHASES.get(phase, 1) if tokens is None else tokens, context)
+    return Step(job, ep, phase, PHASES.get(phase, 1) if tokens is None else tokens,
+                4096 if context is None else context)
 
 
 def routed_layers(job: ServingJob) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,18 +24,22 @@ class Output:
     json: bool = False
     save: str | None = None
 
-    def _paths(self) -> list[str]:
-        wanted = [path for path in (self.csv, self.save, STDOUT if self.json else None) if path is not None]
+    def _paths(self, beside: Iterable[str]) -> list[str]:
+        own = (self.csv, self.save, STDOUT if self.json else None)
+        wanted = [*beside, *(path for path in own if path is not None)]
         if len(set(wanted)) < len(wanted):
-            raise ExportError("two of --csv, --json and --save go to the same place; name a file of its own for each")
+            raise ExportError(f"two of {'--write, ' * bool(beside)}--csv, --json and --save go to the same place; name"
+                              " a file of its own for each")
         return wanted
 
-    def emit(self, text: str, rows: Iterable[Row], columns: Sequence[Column], document: Any = None) -> None:
+    def emit(self, text: str, rows: Iterable[Row], columns: Sequence[Column], document: Any = None,
+             beside: Mapping[str, str] | None = None) -> None:
         """Send a report out. text: for people; rows, columns: its main table; document: all of it, for JSON (the table
-        unless given)."""
-        paths, table = self._paths(), list(rows)
+        unless given); beside: path -> content of further files."""
+        more = dict(beside or {})
+        paths, table = self._paths(more), list(rows)
         everything = [dict(row) for row in table] if document is None else document
-        files = {} if STDOUT in paths else {STDOUT: text.rstrip("\n") + "\n"}
+        files = more if STDOUT in paths else {STDOUT: text.rstrip("\n") + "\n"} | more
         if self.csv is not None:
             files[self.csv] = to_csv(table, columns)
         for path in [self.save] * (self.save is not None) + [STDOUT] * self.json:

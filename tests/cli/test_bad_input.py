@@ -173,6 +173,8 @@ PLANNED = [*LENGTHS, "--gpus", "8", "--rate", "1/s"]
     [
         (["place", "mixtral-8x7b", "--cluster", "dgx-h100", "--ep", "4", "--synthetic", "seed=1", "--tokens", "0"],
          "give 1 to"),
+        (["place", "mixtral-8x7b", "--cluster", "dgx-h100", "--ep", "4", "--synthetic", "seed=1", "--context", "9"],
+         "--phase decode"),
         (["replicate", "mixtral-8x7b", "--cluster", "dgx-h100", "--ep", "4", "--redundant", "4", "--synthetic",
           "seed=1", "--tokens", "0"], "give 1 to"),
         (["fit", "nowhere.json", "--cluster", "dgx-h100", "--gpus", "8", "--context", "8k"], "check the path"),

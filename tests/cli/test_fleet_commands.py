@@ -1,4 +1,4 @@
-"""`provision` and `diagnose` on the command line."""
+"""`provision`, `diagnose` and `place` on the command line."""
 
 import json
 
@@ -36,3 +36,10 @@ def test_failures(capsys, command, status, words):
     assert run(command) == status
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and words in err
+
+
+def test_a_placement_that_is_written_is_told(capsys, tmp_path):
+    path = tmp_path / "placed.csv"
+    assert run(["place", "mixtral-8x7b", "--cluster", "dgx-h100", "--ep", "4", "--synthetic", "seed=1", "--method",
+                "search", "--rounds", "1", "--write", str(path)]) == 0
+    assert capsys.readouterr().err == f"wrote {path}\n" and path.read_text().startswith("layer,expert,gpu\n")
