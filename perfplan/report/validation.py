@@ -60,7 +60,7 @@ CHECK_COLUMNS = (
     Column("error", unit="%"),
     Column("tolerance"),
     Column("kind"),
-    Column("passed"),
+    Column("passed", "met"),
 )
 
 
