@@ -50,7 +50,8 @@ def measured_accelerator(
         chip = catalog.accelerator(name)
     except UnknownName as error:
         if not facts.given:
-            raise UnknownName(f"{str(error).rstrip('.')}; a new one needs its data sheet too: --peak 'bf16=800 TFLOP/s'"
+            known = str(error).rstrip(" .")
+            raise UnknownName(f"{known}; a new one needs its data sheet too: --peak 'bf16=800 TFLOP/s'"
                               " --bandwidth '4 TB/s' --memory '80 GiB' --like h100-sxm (whose links, and constants not"
                               " measured yet, it uses)") from None
         if facts.missing:
