@@ -401,6 +401,8 @@ class EngineFields(_Part):
     evenness: Number | None = None
     tables: Number | None = None
     compute: Annotated[float, Quantity("1", 1e-3, 2)] | None = None
+    quantised: Annotated[float, Quantity("1", 1e-3, 2)] | None = None
+    cached: Annotated[float, Quantity("1", 1e-3, 2)] | None = None
     burst: Fraction | None = None
     ahead: Number | None = None
     stream: Duration | None = None
@@ -448,6 +450,8 @@ class EngineFile(_File):
     evenness: Number = 1e6
     tables: Number = 1.0
     compute: Annotated[float, Quantity("1", 1e-3, 2)] = 1.0
+    quantised: Annotated[float, Quantity("1", 1e-3, 2)] = 1.0
+    cached: Annotated[float, Quantity("1", 1e-3, 2)] = 1.0
     burst: Fraction = 0.0
     ahead: Number = 0.0
     stream: Duration = 0.0

@@ -406,24 +406,26 @@ class Engine:
     [1]; eager: the same for prompts, launched one by one [1]; launch: least host time per layer of a step with prompts,
     which hides behind the device's [s]; gather: prompts that share a step, per request that one step lets in on average
     [1]; joined: prompt tokens of a closed loop that share a step where prompts are shorter [1]; together: share of the
-    requests of a closed loop whose prompts run one after another before any of them decodes [1];
-    reads: number format -> fraction of the memory bandwidth of its decode kernels, where they are its own;
-    unit_rate: most bytes per second that one unit of the chip draws in its decode kernels, 0 = no such limit [B/s];
-    products: fraction of the dense peak that decode attention on the vector units reaches, 0 = it uses the catalog's;
-    narrow: whether 16-bit products are accumulated in 16 bits, at half the rate of int8; per_watt: rate of products per
-    watt where the power of the chip limits them, 0 = it does not [FLOP/s]; unpack: rows of a product from which narrow
-    weights are first written out in 16 bits, 0 = never; first: time of a request before its prompt runs, for the server
-    and its tokens, that delays no other request [s]; routed: time of a layer with routed experts beyond its kernels
-    [s]; evenness: of the popularity of experts among the tokens of a step, see formulas.serving.touched_experts [1];
-    tables: share of the catalog's time for tables of experts [1]; gathers: whether the products of experts fetch their
-    rows themselves, so that none are permuted before; idle_experts: number format -> share of the experts without
-    tokens whose weights its kernels read all the same [1]; windows: whether caches and kernels use the sliding windows
-    of a model, else all layers keep and read everything; no_evict: whether a request is admitted only if the cache
-    holds it at its full length; compute: fraction of the matrix rate of the catalog's kernels that its prompts reach
-    [1]; throttled: whether the matrix units run at the clock that a long run sustains, as where all requests are queued
-    from the start, or at the full clock, for decodes leave them idle; burst: share of the requests of a closed loop
-    that arrive together [1]; ahead: steps with a neighbour's prompt that the prompt of a request in a closed loop waits
-    for [1]; stream: time that every user of a closed loop adds to first tokens, for all go through one server [s].
+    requests of a closed loop whose prompts run one after another before any of them decodes [1]; reads: number format
+    -> fraction of the memory bandwidth of its decode kernels, where they are its own; unit_rate: most bytes per second
+    that one unit of the chip draws in its decode kernels, 0 = no such limit [B/s]; products: fraction of the dense peak
+    that decode attention on the vector units reaches, 0 = it uses the catalog's; narrow: whether 16-bit products are
+    accumulated in 16 bits, at half the rate of int8; per_watt: rate of products per watt where the power of the chip
+    limits them, 0 = it does not [FLOP/s]; unpack: rows of a product from which narrow weights are first written out in
+    16 bits, 0 = never; first: time of a request before its prompt runs, for the server and its tokens, that delays no
+    other request [s]; routed: time of a layer with routed experts beyond its kernels [s]; evenness: of the popularity
+    of experts among the tokens of a step, see formulas.serving.touched_experts [1]; tables: share of the catalog's time
+    for tables of experts [1]; gathers: whether the products of experts fetch their rows themselves, so that none are
+    permuted before; idle_experts: number format -> share of the experts without tokens whose weights its kernels read
+    all the same [1]; windows: whether caches and kernels use the sliding windows of a model, else all layers keep and
+    read everything; no_evict: whether a request is admitted only if the cache holds it at its full length; compute:
+    fraction of the matrix rate of the catalog's kernels that its prompts reach [1]; quantised: the same once more where
+    products run in fewer than 16 bits [1]; cached: fraction of the memory rate of the catalog's decode attention that
+    is left beside other kernels, over pages and unequal lengths [1]; throttled: whether the matrix units run at the
+    clock that a long run sustains, as where all requests are queued from the start, or at the full clock, for decodes
+    leave them idle; burst: share of the requests of a closed loop that arrive together [1]; ahead: steps with a
+    neighbour's prompt that the prompt of a request in a closed loop waits for [1]; stream: time that every user of a
+    closed loop adds to first tokens, for all go through one server [s].
     """
 
     id: str
@@ -455,6 +457,8 @@ class Engine:
     throttled: bool = True
     evenness: float = 1e6
     tables: float = 1.0
+    quantised: float = 1.0
+    cached: float = 1.0
     gathers: bool = False
     reads: Mapping[str, float] = field(default_factory=dict)
     unit_rate: float = 0.0

@@ -106,13 +106,14 @@ def product(p: Pricing, part: str, m: Any, n: Any, k: Any) -> Any:
     traffic = compute.gemm_bytes(m, n, k, 1, form.inputs, form.weight, WIDE)
     memory = reading(p, form.id, constants.memory)
     over = compute.loop_overhead(k, constants.step, constants.overhead) * p.share
-    time = compute.kernel_time(flops, traffic, reached(p, constants, peak), peak, memory, p.bandwidth, over)
+    time = compute.kernel_time(flops, traffic, reached(p, constants, peak, form), peak, memory, p.bandwidth, over)
     return time + unpacked(p, form, m, n * k, memory)
 
 
-def reached(p: Pricing, constants: Kernel, peak: float) -> Any:
-    """Fraction of the peak that the engine's products reach."""
-    return minimum(constants.compute * p.job.engine.compute, power_limit(p) / peak)
+def reached(p: Pricing, constants: Kernel, peak: float, form: Format) -> Any:
+    """Fraction of the peak that the engine's products in a format reach."""
+    share = p.job.engine.compute * (p.job.engine.quantised if form.inputs < WIDE else 1.0)
+    return minimum(constants.compute * share, power_limit(p) / peak)
 
 
 def unpacked(p: Pricing, form: Format, rows: Any, weights: Any, memory: float) -> Any:
@@ -217,6 +218,7 @@ def decode_attention(p: Pricing, a: Attention) -> Any:
     if a.index_topk:
         read = minimum(read, a.index_topk)
     constants = decode_kernel(chip, kv, p.job.engine.kernel_names)
+    constants = replace(constants, memory=constants.memory * p.job.engine.cached)
     own = p.job.engine.products  # kernels on the vector units: their products hide behind the reads, or bind
     if own:
         constants = replace(constants, compute=1.0)
@@ -310,9 +312,9 @@ def routed_time(p: Pricing, moe: Moe, rows: Any, met: Any, here: Any, inner: Any
     moved = expert_moves(rows, tokens, *shape, form.inputs, WIDE)
     moved = moved - engine.gathers * rows * shape[0] * (WIDE + form.inputs)
     return engine.routed + experts_time(
-        expert_flops(rows, *shape), expert_flops(constants.half * used, *shape), reached(p, constants, peak), peak,
-        traffic, memory, p.bandwidth, moved, constants.around, here,
-        constants.each * engine.tables, constants.overhead * p.share)
+        expert_flops(rows, *shape), expert_flops(constants.half * used, *shape), reached(p, constants, peak, form),
+        peak, traffic, memory, p.bandwidth, moved, constants.around, here, constants.each * engine.tables,
+        constants.overhead * p.share)
 
 
 def host_read(p: Pricing, moe: Moe, met: Any, inner: Any) -> Any:

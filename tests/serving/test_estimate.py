@@ -174,3 +174,20 @@ def test_wide_accumulators_power_and_unpacking_only_slow_prompts_down():
     alone = [whole(decode_step(replace(j, engine=replace(j.engine, per_watt=x, unpack=y)), net, layout, 1.0, 100.0))
              for x, y in ((0.0, 0), (1e11, 32))]
     assert alone[0] == pytest.approx(alone[1]), "a decode waits for memory"
+
+
+def test_narrow_products_and_caches_have_their_own_share_of_the_isolated_rate():
+    layout = ServingLayout()
+
+    def ratio(weights, load, part, **changed):
+        j = job(weights=weights)
+        slow = replace(j, engine=replace(j.engine, **{name: value * getattr(j.engine, name)
+                                                      for name, value in changed.items()}))
+        plain, other = (step_parts(one, network(one, layout), layout, load)[part] for one in (j, slow))
+        return other / plain
+
+    prompt, decode = Load(prompt=8192, length=8192), Load(64, 16384)
+    assert ratio("fp8", prompt, "projections", quantised=0.5) == pytest.approx(2, rel=0.05)
+    assert ratio("bf16", prompt, "projections", quantised=0.5) == 1
+    assert ratio("bf16", decode, "attention", cached=0.5) == pytest.approx(2, rel=0.05)
+    assert ratio("bf16", decode, "projections", cached=0.5) == 1

