@@ -397,7 +397,7 @@ def plan_serve(
     return plan
 
 
-def simulate_serve(plan: ServePlan, *, count: int = 3, requests: int = 1500, seed: int = 0) -> list[Replayed]:
+def simulate_serve(plan: ServePlan, *, count: int = 3, requests: int = 0, seed: int = 0) -> list[Replayed]:
     """The first `count` deployments of a plan run through the event simulator at the rate that they have to serve."""
     from perfplan.serving.replay import replay
 

@@ -22,7 +22,7 @@ from perfplan.serving.estimate import fresh_tokens, loading_time, prompt_time
 from perfplan.serving.job import ServingJob
 from perfplan.serving.layout import ServingLayout, legal
 from perfplan.serving.memory import held_sequences, pool, sequence_cache
-from perfplan.serving.queues import Service, normal_quantile
+from perfplan.serving.queues import Service, burst_share, normal_quantile
 from perfplan.serving.step import decode_step, network, whole
 from perfplan.training.network import Network
 
@@ -87,8 +87,9 @@ class Curve:
     # ---------------------------------------------------------------- prompts and decodes on the same accelerators
     @cached_property
     def mixed_rate(self) -> np.ndarray:
-        """Requests per second of the instance at each batch when it computes the prompts too."""
-        added = self.prompt * self.beside / self.layout.adp
+        """Requests per second of the instance at each batch when it computes the prompts too; in a pipeline all decodes
+        wait for a step with prompts, through all stages."""
+        added = self.prompt * self.layout.pp * self.beside / self.layout.adp
         rate: np.ndarray = closed_rate(self.batch * self.layout.adp, added, self.steps, self.step)
         return rate
 
@@ -106,10 +107,10 @@ class Curve:
         """Time to the first token on an empty machine."""
         return Service(self.prompts + self.first + self.loading, self.weights, self.prompts / self.layout.pp)
 
-    def prefill_at(self, load: Any, servers: Any, sent: Any = 0.0) -> tuple[Any, Service]:
+    def prefill_at(self, load: Any, servers: Any, sent: Any = 0.0, arrivals: float = 1.0) -> tuple[Any, Service]:
         """(requests per second, time to the first token) of `servers` ranks that only compute prompts, at a
         utilisation; prompts that wait are computed together. sent: time of the cache to where it decodes, by length
-        [s]."""
+        [s]; arrivals: squared coefficient of variation of the times between arrivals."""
         import numpy
 
         pp, mean, alone = self.layout.pp, self.prompt, self.prompts / self.layout.pp
@@ -122,7 +123,8 @@ class Curve:
         times, late, more, some = self.prompts + self.first + self.loading + sent, 1 + met * load / (1 + load), 0.0, 0.0
         if pp > 1:
             full = pp * mean / float((self.weights * self.shares).sum()) * self.grouped[1][-1]
-            some = full_pipeline_share(load, pp, varied)
+            crowded = load * burst_share(arrivals, rate * mean * pp)
+            some = full_pipeline_share(numpy.minimum(crowded, 1.0), pp, varied)
             times = times + some[..., None] * numpy.maximum(full - self.prompts, 0.0)
             late, more = 1.0, some * full / (2 * pp)
         return rate, Service(times, self.weights, busy, late, more, some)

@@ -44,7 +44,8 @@ _ENDLESS = 1e6  # mean prompts of a step without a budget
 @dataclass(frozen=True, eq=False)
 class Ranks:
     """Replicas under a load, one row each, of one job and workload. like: any curve of them; prompts: time of each
-    alone on its rank, by length [s]; later: what follows until its token is out [s]; prompt: their mean [s]; least:
+    alone, by length, through all stages of a pipeline, for which every group of its decodes waits [s]; later: what
+    follows until its token is out [s]; prompt: their mean [s]; least:
     decode step of one sequence [s]; batch: decodes of a rank; rate: prompts of a rank [1/s]; step: decode step [s];
     beside: time that prompts add over their time alone; slope: what one more decode adds to a step [s]; servers: ranks
     of a row."""
@@ -63,7 +64,7 @@ class Ranks:
 
 
 def _later(curve: Curve) -> np.ndarray:
-    found: np.ndarray = curve.prompts * (1 - 1 / curve.layout.pp) + curve.first + curve.loading
+    found: np.ndarray = curve.first + curve.loading + 0 * curve.prompts
     return found
 
 
@@ -72,9 +73,8 @@ def one_rank(curve: Curve, batch: float, rate: float, servers: int) -> Ranks:
     import numpy
 
     step, beside, slope = (curve.at(column, batch) for column in (curve.step, curve.beside, curve.slope))
-    own = (curve.prompt, float(curve.step[0]), batch, rate, step, beside, slope, float(servers))
-    prompts = curve.prompts[None] / curve.layout.pp
-    return Ranks(curve, prompts, _later(curve)[None], *(numpy.array([value]) for value in own))
+    own = (curve.prompt * curve.layout.pp, float(curve.step[0]), batch, rate, step, beside, slope, float(servers))
+    return Ranks(curve, curve.prompts[None], _later(curve)[None], *(numpy.array([value]) for value in own))
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +102,7 @@ class Replicas:
     def _own(self) -> tuple[np.ndarray, ...]:
         import numpy
 
-        found = [[c.prompts / c.layout.pp, _later(c), c.prompt, c.step[0], c.layout.adp] for c in self.curves]
+        found = [[c.prompts, _later(c), c.prompt * c.layout.pp, c.step[0], c.layout.adp] for c in self.curves]
         return tuple(numpy.array(column)[self.which] for column in zip(*found, strict=True))
 
     def column(self, name: str, place: np.ndarray) -> np.ndarray:

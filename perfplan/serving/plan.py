@@ -22,6 +22,7 @@ from perfplan.serving.job import ServingJob, assumed, unmodelled
 from perfplan.serving.layout import ServingLayout, check
 from perfplan.serving.memory import weights
 from perfplan.serving.pools import Candidate, Limits, Operating, Traffic, aggregated, disaggregated, moved, operating
+from perfplan.serving.queues import burst_length
 from perfplan.units import show
 
 __all__ = ["OBJECTIVES", "KINDS", "Baseline", "Flip", "ServePlan", "beaten", "check_floors", "check_limits", "front",
@@ -30,6 +31,7 @@ __all__ = ["OBJECTIVES", "KINDS", "Baseline", "Flip", "ServePlan", "beaten", "ch
 OBJECTIVES = ("gpus", "goodput")
 KINDS = ("aggregated", "disaggregated")
 SMALL_BUDGET = 2048  # tokens per step, beside the engine's own
+_BURSTY = 4.0  # squared variation of arrivals beyond which a queue's tail is hard to know
 _NEAR = 0.82  # load beyond which a capacity 22 % too high would mean an endless queue
 _WIDEST = 10.0  # widest margin below a limit
 _TRIED = 8  # layouts of each kind that a change of the workload is tried on
@@ -356,7 +358,7 @@ def plan(
         len(every) - len(found),
         len(every),
         flips,
-        _caveats(job, workload, fitted, shown[0]),
+        _caveats(job, workload, fitted, shown[0], traffic),
         tuple(found),
     )
 
@@ -384,7 +386,7 @@ def _shown(ranked: Sequence[Candidate], top: int) -> list[Candidate]:
     return shown if other is None or other in shown else [*shown[: max(top - 1, 1)], other]
 
 
-def _caveats(job: ServingJob, given: Workload, used: Workload, best: Candidate) -> tuple[str, ...]:
+def _caveats(job: ServingJob, given: Workload, used: Workload, best: Candidate, traffic: Traffic) -> tuple[str, ...]:
     load = best.needed / best.goodput
     near = (
         (
@@ -394,12 +396,21 @@ def _caveats(job: ServingJob, given: Workload, used: Workload, best: Candidate) 
         if load > _NEAR
         else ()
     )
+    runs = (
+        (
+            f"arrivals come in runs of about {burst_length(traffic.arrivals):.0f} requests; against the simulation p90"
+            " TTFT is then known to a factor of two: --simulate",
+        )
+        if traffic.rate and traffic.arrivals > _BURSTY
+        else ()
+    )
     cut = (f"requests are cut to the {job.model.max_position} tokens of the model",) if used is not given else ()
     rank = min(best.needed, best.goodput) / (best.prefills * best.prefill.layout.adp)
     shared = reuse_notes(best.prefill.job, best.prefill.layout, used.isl.mean, used.osl.mean, rank)
     apart = ("the first token of a disaggregated deployment is counted when the cache has reached the decode pool",)
     return (
         *near,
+        *runs,
         *cut,
         *shared,
         *given.notes,

@@ -254,8 +254,9 @@ def _prefill_rates(
 
     sent = transfer_time(curve, receivers[:, None, None, None], gpus, sizes)
     servers = numpy.arange(1, gpus // curve.gpus + 1)[:, None] * curve.layout.adp
-    rates, service = curve.prefill_at(numpy.linspace(0.04, 0.995, LOADS), servers, sent)
-    met = attained(service, rates, limits.ttft, servers, traffic.arrivals if traffic.rate else 1.0)
+    arrivals = traffic.arrivals if traffic.rate else 1.0
+    rates, service = curve.prefill_at(numpy.linspace(0.04, 0.995, LOADS), servers, sent, arrivals)
+    met = attained(service, rates, limits.ttft, servers, arrivals)
     best: np.ndarray = (rates * (met >= limits.share)).max(axis=-1)
     return best
 
@@ -394,7 +395,7 @@ def prefill_goodput(curve: Curve, count: int, gpus: int, limits: Limits, traffic
     import numpy
 
     sent, servers = transfer_time(curve, curve.gpus, gpus, sizes), count * curve.layout.adp
-    rates, service = curve.prefill_at(numpy.linspace(0.02, 0.995, 2 * LOADS), servers, sent)
+    rates, service = curve.prefill_at(numpy.linspace(0.02, 0.995, 2 * LOADS), servers, sent, traffic.arrivals)
     met = attained(service, rates, limits.ttft, servers, traffic.arrivals)
     return float((rates * (met >= limits.share)).max())
 
@@ -449,7 +450,8 @@ def operating(one: Candidate, rate: float, share: float, arrivals: float = 1.0) 
         first, each = first_tokens(rank, arrivals), tokens(rank, arrivals)
         late = quantile(first.met, share), quantile(each.met, share)
         return Operating(rate, float(first.mean[0]), late[0], float(each.mean[0]), late[1], batch, load)
-    _, service = one.prefill.prefill_at(one.prefill.prefill_load(rate, servers), servers, one.transfer)
+    used = one.prefill.prefill_load(rate, servers)
+    _, service = one.prefill.prefill_at(used, servers, one.transfer, arrivals)
     mean = float((service.response + mean_wait(service, rate, servers, arrivals))[0])
     ttft = quantile(lambda limit: attained(service, rate, limit, servers, arrivals), share)
     tpot = curve.at(curve.step, batch), curve.at(curve.decode_tpot_percentile(share), batch)

@@ -17,8 +17,8 @@ from perfplan.formulas.queueing import multi_server_wait, server_utilisation, wa
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["FULL", "Service", "attained", "burst_share", "lognormal_quantile", "mean_wait", "normal_quantile",
-           "renewal_variation", "response_percentile"]
+__all__ = ["FULL", "Service", "attained", "burst_length", "burst_share", "lognormal_quantile", "mean_wait",
+           "normal_quantile", "renewal_variation", "response_percentile"]
 
 FULL = 0.999
 """Utilisation above which a queue counts as never ending."""
@@ -123,6 +123,15 @@ def burst_share(arrivals: float, requests: Any) -> Any:
         return 1.0 + 0 * requests
     rare = _rare(arrivals)
     return 1 + (1 - 2 * rare) / (1 + requests * rare)
+
+
+def burst_length(arrivals: float) -> float:
+    """Mean requests of a run of irregular arrivals, 1 where they are regular or random.
+
+    >>> round(burst_length(169.0)), burst_length(1.0)
+    (339, 1.0)
+    """
+    return 1 / _rare(arrivals) if arrivals > 1 else 1.0
 
 
 def _rare(arrivals: float) -> float:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 from perfplan.catalog.workloads import Workload
 from perfplan.serving.curves import Curve
 from perfplan.serving.pools import Candidate, Limits
-from perfplan.serving.simulate import Policy, Request, Run, StepTime, pipeline, poisson, simulate
+from perfplan.serving.queues import burst_length
+from perfplan.serving.simulate import Policy, Request, Run, StepTime, pipeline, poisson, simulate, staged
 from perfplan.serving.step import decode_step, network, prompt_step, whole
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Replayed", "policy_of", "replay", "step_times"]
 
+REQUESTS, MOST = 1500, 15_000  # simulated
+RUNS = 40  # of arrivals close together
 WARM = 0.15  # share of the requests that fill the system and are not counted
 _POINTS, _LENGTHS = 24, 12
 _AT_ONCE = 1e-9  # s
@@ -67,8 +70,7 @@ class _Table:
 
 
 def step_times(curve: Curve, longest: float) -> StepTime:
-    """Seconds of any step of an instance: decodes, and what prompt tokens add to them. A pipeline takes the next prompt
-    when its first stage is free, so a prompt adds the time of one stage; see `_stages`."""
+    """Seconds of any step of an instance: decodes through all stages, and what prompt tokens add to each stage."""
     import numpy
 
     job, layout, net = curve.job, curve.layout, network(curve.job, curve.layout)
@@ -157,9 +159,17 @@ def _prompt(curve: Curve, isl: float) -> float:
     return float(numpy.interp(isl, curve.lengths, curve.prompts))
 
 
-def _stages(curve: Curve, isl: float) -> float:
-    """Time of a prompt in the stages after the first, and of the engine until its token is out [s]."""
-    return _prompt(curve, isl) * (1 - 1 / curve.layout.pp) + curve.first
+def _staged(pp: int, policy: Policy, times: StepTime, requests: Sequence[Request]) -> Run:
+    """A pipeline whose groups of requests share the cache and the batch limit; `times` are of decodes of all groups
+    through all stages."""
+    room = max(policy.room / pp, max(r.isl + r.osl for r in requests) + 1.0)
+    group = replace(policy, room=room, max_batch=max(policy.max_batch // pp, 1))
+
+    def stage(decodes: int, context: float, new: float, seen: float) -> float:
+        alone = times(decodes * pp, context, 0.0, 0.0) if decodes else 0.0
+        return alone / pp + (times(decodes * pp, context, new, seen) - alone if new else 0.0)
+
+    return staged(group, stage, requests, pp)
 
 
 def _merged(columns: Sequence[Sequence[float]], dealt: Sequence[Sequence[int]]) -> np.ndarray:
@@ -185,11 +195,13 @@ def replay(
     limits: Limits,
     arrivals: float = 1.0,
     *,
-    requests: int = 1500,
+    requests: int = 0,
     seed: int = 0,
 ) -> Replayed:
     """Simulate a deployment at `rate` requests per second; a request goes to the rank whose prompts are
-    done first, a cache to the decode ranks in turn."""
+    done first, a cache to the decode ranks in turn. requests: enough for many runs of irregular arrivals unless
+    given."""
+    requests = requests or max(REQUESTS, round(min(RUNS * burst_length(arrivals), MOST)))
     lengths = [(int(i), int(o)) for i, o in workload.sample(requests, seed)]
     coming = poisson(lengths, rate, arrivals, seed)
     longest = float(workload.isl.longest + workload.osl.longest)
@@ -213,10 +225,10 @@ def replay(
 
 def _together(one: Candidate, coming: Sequence[Request], longest: float) -> tuple[np.ndarray, np.ndarray, list[Run]]:
     """(TTFT, TPOT, runs of the decoding ranks) of replicas that compute prompts and decodes."""
-    runs, dealt = _ranks(one.decode, one.decodes, coming, longest, simulate)
-    stages = [_stages(one.decode, r.isl) for r in coming]
+    pp = one.decode.layout.pp
+    runs, dealt = _ranks(one.decode, one.decodes, coming, longest, partial(_staged, pp) if pp > 1 else simulate)
     ttft, tpot = (_merged([getattr(run, what) for run in runs], dealt) for what in ("ttft", "tpot"))
-    return ttft + stages, tpot, runs
+    return ttft + one.decode.first, tpot, runs
 
 
 def _apart(one: Candidate, coming: Sequence[Request], longest: float) -> tuple[np.ndarray, np.ndarray, list[Run]]:

@@ -14,12 +14,13 @@ from heapq import heappop, heappush
 
 from perfplan.errors import OutOfRange
 
-__all__ = ["Policy", "Request", "Run", "StepTime", "pipeline", "poisson", "simulate"]
+__all__ = ["Policy", "Request", "Run", "StepTime", "pipeline", "poisson", "simulate", "staged"]
 
 StepTime = Callable[[int, float, float, float], float]
 """Seconds of a step with (decodes, mean tokens cached by each, prompt tokens, mean tokens that one of them attends
 to)."""
 ORDERS = ("fcfs", "shortest")
+NEVER = float("inf")  # s
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,11 @@ class _Engine:
     began: int = 0  # of all decodes, tokens cached when they began less the turns then
     held: int = 0  # tokens cached or reserved
     preemptions: int = 0
+
+    @property
+    def inside(self) -> int:
+        """Requests of the engine."""
+        return len(self.waiting) + len(self.prompts) + len(self.decodes)
 
     @property
     def context(self) -> float:
@@ -211,7 +217,7 @@ def _carried(pieces: list[tuple[_Live, int]]) -> tuple[float, float]:
 
 def _arrive(engine: _Engine, arriving: deque[tuple[int, Request]], now: float, came: list[float], users: int) -> None:
     """Let requests in: those whose time has come, or, with users, the next of each user whose last is done."""
-    inside = len(engine.waiting) + len(engine.prompts) + len(engine.decodes)
+    inside = engine.inside
     while arriving and (inside < users if users else arriving[0][1].arrival <= now):
         index, request = arriving.popleft()
         engine.waiting.append(_Live(request, index, request.isl))
@@ -268,6 +274,41 @@ def pipeline(policy: Policy, times: StepTime, requests: Sequence[Request], stage
                 engine.prompts.remove(live)
                 found[live.index] = out - live.request.arrival
     return tuple(found)
+
+
+def staged(policy: Policy, times: StepTime, requests: Sequence[Request], stages: int) -> Run:
+    """Run the requests through a pipeline that mixes prompts and decodes: as many groups of requests as stages, whose
+    steps follow each other through them; a request joins the smallest group. policy: of a group; times: of a stage."""
+    engines, arriving = [_Engine(policy, times) for _ in range(stages)], deque(enumerate(requests))
+    first, last = [-1.0] * len(requests), [0.0] * len(requests)
+    ready, free = [0.0] * stages, [0.0] * stages
+    busy = decoded = 0.0
+    steps = 0
+    while arriving or any(engine.inside for engine in engines):
+        at = min(range(stages), key=ready.__getitem__)
+        engine, now = engines[at], ready[at]
+        while arriving and arriving[0][1].arrival <= now:
+            index, request = arriving.popleft()
+            least = min(range(stages), key=lambda i: engines[i].inside)
+            engines[least].waiting.append(_Live(request, index, request.isl))
+            ready[least] = ready[least] if ready[least] < NEVER else now
+        if not engine.inside:
+            ready[at] = arriving[0][1].arrival if arriving else NEVER
+            continue
+        engine.admit()
+        pieces = engine.chunks()
+        decoding = len(engine.decodes) if policy.mixed or not pieces else 0
+        time, out = times(decoding, engine.context if decoding else 0.0, *_carried(pieces)), now
+        for stage in range(stages):
+            free[stage] = out = max(out, free[stage]) + time
+        ready[at], busy, decoded, steps = out, busy + time, decoded + decoding * time, steps + 1
+        _advance(engine, pieces, decoding, out, first, last)
+        engine.preempt()
+    ttft = tuple(one - r.arrival for one, r in zip(first, requests, strict=True))
+    tpot = tuple((end - one) / (r.osl - 1) if r.osl > 1 else 0.0
+                 for one, end, r in zip(first, last, requests, strict=True))
+    preempted = sum(engine.preemptions for engine in engines)
+    return Run(ttft, tpot, max(last), steps, preempted, busy, stages * decoded / busy if busy else 0.0)
 
 
 def poisson(lengths: Sequence[tuple[int, int]], rate: float, variation: float = 1.0, seed: int = 0) -> list[Request]:

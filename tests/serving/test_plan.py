@@ -194,8 +194,7 @@ def test_curves_say_what_the_estimate_says(text, batch):
     layout = ServingLayout.parse(text)
     one = curve(job, layout, fixed_workload(1000, 200))
     given = steady(job, layout, 1000, 200, batch)
-    if layout.pp == 1:  # a pipeline's prompts overlap in plans
-        assert one.at(one.mixed_rate, batch) == pytest.approx(float(given.rate), rel=0.06)
+    assert one.at(one.mixed_rate, batch) == pytest.approx(float(given.rate), rel=0.06)
     assert one.at(one.step, batch) == pytest.approx(sum(map(float, given.decode.values())), rel=0.06)
 
 

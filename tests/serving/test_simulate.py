@@ -6,7 +6,7 @@ import pytest
 
 from perfplan.errors import OutOfRange
 from perfplan.formulas.queueing import general_wait
-from perfplan.serving.simulate import Policy, Request, pipeline, poisson, simulate
+from perfplan.serving.simulate import Policy, Request, pipeline, poisson, simulate, staged
 
 PLAIN = Policy(max_batch=64, token_budget=1000, room=1e9)
 
@@ -95,6 +95,15 @@ def test_a_pipeline_by_hand():
     uneven = [Request(0.0, 100, 1), Request(0.5, 10, 1)]
     slow = pipeline(Policy(8, 100, 1e9), lambda n, c, tokens, seen: tokens / 10, uneven, 2)
     assert slow == (20.0, 20.5)
+
+
+def test_a_pipeline_that_mixes_by_hand():
+    """Two groups of one request each take turns at stages of one second: a token every two seconds."""
+    run = staged(Policy(8, 100, 1e9), second, [Request(0.0, 100, 4)] * 2, 2)
+    assert run.ttft == (2.0, 3.0) and run.tpot == (2.0, 2.0) and run.end == 9.0
+    times = lambda n, c, tokens, seen: 0.01 + 1e-3 * n + tokens * 1e-4  # noqa: E731
+    coming = poisson([(200, 30)] * 200, 5.0, seed=1)
+    assert staged(PLAIN, times, coming, 1).tpot == pytest.approx(simulate(PLAIN, times, coming).tpot)
 
 
 def test_one_stage_is_the_engine_that_only_computes_prompts():
