@@ -191,11 +191,13 @@ class Bands:
                 return found.widen(factor * (self.widening["borrowed"] if borrowed else 1.0))
         raise MissingField(f"no {'paired ' if paired else ''}error band for {asked[0]}, {asked[1]} or {asked[2]}")
 
-    def excess(self, phase: str) -> float:
-        """Share by which one measurement in ten of a phase exceeds its prediction, never below 0 [1]."""
-        if phase not in self.absolute:
-            raise MissingField(f"no error band for {phase}")
-        return max(math.expm1(self.absolute[phase].high), 0.0)
+    def excess(self, phase: str, moe: bool) -> float:
+        """Share by which one measurement in ten of dense or MoE models, else of the phase, exceeds its prediction,
+        never below 0 [1]."""
+        for name in _slices(phase, moe, "")[1:]:
+            if name in self.absolute:
+                return max(math.expm1(self.absolute[name].high), 0.0)
+        raise MissingField(f"no error band for {phase}")
 
 
 def _read(name: str, entry: Mapping[str, Any]) -> Band:

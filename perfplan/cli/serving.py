@@ -93,7 +93,7 @@ Margin = Annotated[
     float | None,
     typer.Option("--margin", metavar="X", show_default=False,
                  help="Share by which TPOT is planned below its limit; unless given, that by which one in ten measured"
-                      " deployments exceeds its prediction.")
+                      " deployments of dense or of MoE models exceeds its prediction.")
 ]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from perfplan.catalog.check import refuse_unused
-from perfplan.catalog.specs import Moe
+from perfplan.catalog.specs import Model, Moe
 from perfplan.errors import Infeasible, MissingField, OutOfRange
 from perfplan.formulas.accounting import energy_used, money_spent
 from perfplan.serving import estimate as price
@@ -229,12 +229,17 @@ def _bands(job: ServingJob, steady: price.Steady, bands: Bands | None
 def bands_of(job: ServingJob, bands: Bands) -> tuple[Band, Band]:
     """Error bands of TPOT and TTFT, from the residuals of measured deployments of the job's kind."""
     chip = job.cluster.accelerator
-    moe = any(isinstance(kind.ffn, Moe) for kind in job.model.kinds)
+    moe = _moe(job.model)
     borrowed = any(kernel.borrowed for kernel in chip.kernels.get("gemm", {}).values())
     return (bands.find("serving", moe, chip.family, borrowed=borrowed),
             bands.find("first-token", moe, chip.family, borrowed=borrowed))
 
 
-def tpot_margin(bands: Bands) -> float:
-    """Share by which a predicted TPOT stays below a limit that nine of ten deployments shall keep [1]."""
-    return bands.excess("serving")
+def _moe(model: Model) -> bool:
+    return any(isinstance(kind.ffn, Moe) for kind in model.kinds)
+
+
+def tpot_margin(bands: Bands, model: Model) -> float:
+    """Share by which a predicted TPOT stays below a limit that nine of ten deployments of such a model, dense or MoE,
+    shall keep [1]."""
+    return bands.excess("serving", _moe(model))

@@ -104,7 +104,7 @@ def provision_by_name(
     asked = rate_of(rate) if isinstance(rate, str) else (rate or 0.0)
     traffic = Traffic(asked, arrivals=population.arrivals)
     limits = Limits(_given(ttft, "s", "--ttft") or 0.0, _given(tpot, "s", "--tpot") or 0.0, percentile / 100,
-                    tpot_margin(catalog.bands()) if margin is None else margin)
+                    tpot_margin(catalog.bands(), jobs[0].model) if margin is None else margin)
     check_limits(limits)
     bounds = Bounds(_given(power, "W", "--power"), _given(budget, "$/h", "--budget"), servers)
     fractions = [_given(cap, "1", "--caps") or 0.0 for cap in caps]

@@ -85,7 +85,7 @@ def plan_by_name(
         raise OutOfRange(f"--think {think} changes nothing without --concurrency; give both")
     varied = population.arrivals if arrivals is None else arrivals**2
     bands = catalog.bands()
-    less = tpot_margin(bands) if margin is None else margin
+    less = tpot_margin(bands, job.model) if margin is None else margin
     traffic = Traffic(asked, float(concurrency or 0.0), think_time, varied)
     limits = Limits(_seconds(ttft, "--ttft"), _seconds(tpot, "--tpot"), percentile / 100, less)
     found = plan(

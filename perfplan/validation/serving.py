@@ -255,9 +255,10 @@ class ServingValidation(Validation):
 
 def with_choices(runs: Sequence[Run], found: Sequence[Outcome], catalog: Catalog) -> ServingValidation:
     """Scores of outcomes, one per run in the same order, and the choices among them, made with the planner's margin."""
-    scores, priced = summary(found), list(zip(runs, found, strict=True))
+    scores, priced, bands = summary(found), list(zip(runs, found, strict=True)), catalog.bands()
     choices = tuple(one for one in (
-        width_choice(priced), ceiling_choice(priced, tpot_margin(catalog.bands()))) if one.groups)
+        width_choice(priced), ceiling_choice(priced, lambda model: tpot_margin(bands, catalog.model(model))))
+        if one.groups)
     return ServingValidation(scores.overall, scores.slices, scores.outcomes, choices)
 
 

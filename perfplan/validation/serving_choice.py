@@ -7,9 +7,10 @@ Under a ceiling a run is chosen as `plan serve` does: its predicted TPOT has to 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from perfplan.validation.score import Outcome
 from perfplan.validation.serving_rows import Run
@@ -62,13 +63,14 @@ def _rate(run: Run, ttft: float, tpot: float) -> float:
     return 1e3 * batch * osl / (ttft + (osl - 1) * tpot)
 
 
-def _paired(priced: Priced) -> Mapping[Hashable, list[tuple[float, float, float, float]]]:
-    """Group -> (predicted TPOT, predicted rate, measured TPOT, measured rate) of its runs that have both latencies."""
+def _paired(priced: Priced) -> Mapping[tuple[Any, ...], list[tuple[float, float, float, float]]]:
+    """Group (model first) -> (predicted TPOT, predicted rate, measured TPOT, measured rate) of its runs that have both
+    latencies."""
     rows: dict[str, dict[str, tuple[Run, Outcome]]] = defaultdict(dict)
     for run, one in priced:
         if run.metric in ("ttft_ms", "tpot_ms") and one.predicted:
             rows[f"{run.group} {run.id}"][run.metric] = (run, one)
-    groups: dict[Hashable, list[tuple[float, float, float, float]]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[tuple[float, float, float, float]]] = defaultdict(list)
     for both in rows.values():
         if len(both) == 2:
             (run, first), (_, each) = both["ttft_ms"], both["tpot_ms"]
@@ -78,13 +80,14 @@ def _paired(priced: Priced) -> Mapping[Hashable, list[tuple[float, float, float,
     return groups
 
 
-def ceiling_choice(priced: Priced, margin: float) -> Choice:
+def ceiling_choice(priced: Priced, margin: Callable[[str], float]) -> Choice:
     """The run with the most tokens per second whose TPOT stays below a ceiling, of one job in several layouts. margin:
-    share by which a prediction has to stay below it [1]."""
+    share by which predictions for a model have to stay below it [1]."""
     regrets, broken, refused = [], [], 0
-    for members in _paired(priced).values():
+    for (model, *_), members in _paired(priced).items():
+        less = margin(model)
         for ceiling in CEILINGS:
-            allowed = [m for m in members if m[0] * (1 + margin) <= ceiling]
+            allowed = [m for m in members if m[0] * (1 + less) <= ceiling]
             possible = [m[3] for m in members if m[2] <= ceiling]
             if len(members) < 2 or not possible:
                 continue

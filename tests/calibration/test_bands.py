@@ -95,11 +95,13 @@ def test_borrowed_constants_widen_any_band():
 
 
 def test_the_excess_of_a_phase():
-    table = bands_from({"widening": WIDENING, "bands": {"serving": ENTRY, "training": ENTRY | {"high": -0.05}}})
-    assert table.excess("serving") == pytest.approx(math.expm1(0.2))
-    assert table.excess("training") == 0, "a limit is never exceeded on purpose"
+    own = {"serving": ENTRY, "serving/moe": ENTRY | {"high": 0.3}, "training": ENTRY | {"high": -0.05}}
+    table = bands_from({"widening": WIDENING, "bands": own})
+    assert table.excess("serving", moe=True) == pytest.approx(math.expm1(0.3))
+    assert table.excess("serving", moe=False) == pytest.approx(math.expm1(0.2)), "the phase stands in for the kind"
+    assert table.excess("training", moe=True) == 0, "a limit is never exceeded on purpose"
     with pytest.raises(MissingField, match="no error band for first-token"):
-        table.excess("first-token")
+        table.excess("first-token", moe=True)
 
 
 def test_missing_slice_is_an_error_not_a_default():

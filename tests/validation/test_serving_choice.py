@@ -31,11 +31,11 @@ def test_a_ceiling_is_kept_or_counted_as_broken():
     for name, batch, predicted, measured in (("a", 4, 15.0, 15.0), ("b", 16, 19.0, 25.0)):
         rows += [pair(50.0, id=name, batch=batch, metric="ttft_ms", value=50.0),
                  pair(predicted, id=name, batch=batch, metric="tpot_ms", value=measured)]
-    found = ceiling_choice(rows, 0.0)
+    found = ceiling_choice(rows, lambda _: 0.0)
     assert (found.groups, found.refused) == (4, 0), "each ceiling is a choice"
     assert found.broken == pytest.approx(1 / 4), "b breaks 20 ms and keeps the others"
     assert found.mean_regret == 0
-    careful = ceiling_choice(rows, 0.1)
+    careful = ceiling_choice(rows, lambda _: 0.1)
     assert (careful.groups, careful.broken) == (4, 0), "b is predicted too close to 20 ms"
-    most = ceiling_choice(rows, 0.5)
+    most = ceiling_choice(rows, lambda _: 0.5)
     assert (most.groups, most.refused) == (3, 1), "a too, so that nothing is chosen for 20 ms"
