@@ -71,7 +71,7 @@ CONSTANTS = {
 EAGER = 5e-4  # host time of a step with prompts beyond that of a decode step [s]
 WAVES = 1.0  # `together` of an engine that computes prompts before it decodes: a loop of equal requests stays in step
 SCALE = 0.15  # log residual from which a row counts less
-CROWD = 40  # rows of one model, chip and release that count in full
+CROWD = 20  # rows of one model, chip and release that count in full
 ROUNDS = 7
 
 
