@@ -92,8 +92,8 @@ Percentile = Annotated[
 Margin = Annotated[
     float | None,
     typer.Option("--margin", metavar="X", show_default=False,
-                 help="Share by which TPOT is planned below its limit; unless given, that by which one in ten measured"
-                      " deployments of dense or of MoE models exceeds its prediction.")
+                 help="Share by which TPOT may exceed its prediction and still meet its limit; unless given, that by"
+                      " which one in ten measured deployments of dense or of MoE models does.")
 ]
 
 
@@ -106,8 +106,9 @@ def _steps(
     host_experts: HostExperts = 0.0,
 ) -> dict[str, Any]:
     if bool(drafts) != bool(acceptance):
-        raise OutOfRange(f"--drafts {drafts} and --acceptance {acceptance:g} change nothing or only cost, one without"
-                         " the other; give both")
+        raise OutOfRange(f"--drafts {drafts} without --acceptance would only cost time; give --acceptance, such as 0.7"
+                         if drafts else
+                         f"--acceptance {acceptance:g} changes nothing without --drafts; give --drafts, such as 3")
     return locals()
 
 

@@ -11,7 +11,7 @@ from perfplan.export.flags import LaunchFlags, placed_flags, written
 from perfplan.export.launchers import Fact, launcher
 from perfplan.serving.deploy import Deployment
 from perfplan.serving.formats import number_format
-from perfplan.serving.job import ServingJob
+from perfplan.serving.job import BITS, ServingJob
 from perfplan.serving.layout import ServingLayout
 from perfplan.serving.plan import ServePlan
 
@@ -58,7 +58,7 @@ def serving_flags(catalog: Catalog, name: str, job: ServingJob, layout: ServingL
     own = job.engine.id.startswith(table.engine)
     if not own:
         facts.pop("memory_fraction")
-    loads = "quantization" in rows and facts.get("quantization") in ON_LOADING
+    loads = "quantization" in rows and facts.get("quantization") in ON_LOADING and job.model.dtype in BITS
     form = "" if loads else facts.pop("quantization", "")
     placed = placed_flags(table, facts)
     said = {row.fact for row, _ in placed} | {*table.implied}

@@ -230,7 +230,7 @@ def bands_of(job: ServingJob, bands: Bands) -> tuple[Band, Band]:
     """Error bands of TPOT and TTFT, from the residuals of measured deployments of the job's kind."""
     chip = job.cluster.accelerator
     moe = _moe(job.model)
-    borrowed = any(kernel.borrowed for kernel in chip.kernels.get("gemm", {}).values())
+    borrowed = bool(job.kernel("gemm", job.units).borrowed)
     return (bands.find("serving", moe, chip.family, borrowed=borrowed),
             bands.find("first-token", moe, chip.family, borrowed=borrowed))
 

@@ -111,7 +111,7 @@ def check_limits(limits: Limits) -> None:
     if limits.ttft <= 0 or limits.tpot <= 0:
         raise OutOfRange("limits on TTFT and TPOT must be above 0 s")
     if not 0 <= limits.margin <= _WIDEST:
-        raise OutOfRange(f"margin is {limits.margin:g}, but the share by which TPOT is planned below its limit lies"
+        raise OutOfRange(f"margin is {limits.margin:g}, but the share by which TPOT may exceed its prediction lies"
                          f" from 0 to {_WIDEST:g}; 0.2 is 20 %")
 
 

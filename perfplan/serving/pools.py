@@ -136,11 +136,11 @@ class Operating:
 
 # ---------------------------------------------------------------- one pool for both
 def _closed(traffic: Traffic, population: Iterable[np.ndarray], rates: Iterable[np.ndarray]) -> np.ndarray:
-    """Rate of each row at which its population is that of the users, 0 where it cannot hold them."""
+    """Rate of each row at which its population is that of the users; _NEVER where it cannot hold them."""
     import numpy
 
     found = [
-        numpy.interp(traffic.users, numpy.maximum.accumulate(p), r, right=_NEVER)
+        numpy.interp(traffic.users, numpy.append(0.0, numpy.maximum.accumulate(p)), numpy.append(0.0, r), right=_NEVER)
         for p, r in zip(population, rates, strict=True)
     ]
     return numpy.array(found)

@@ -23,7 +23,7 @@ _SIZES = {
     "$": (0.1, 10.0),
 }
 
-_SHARES = {"utilisation", "percentile", "saving", "clock", "correlation"}
+_SHARES = {"utilisation", "load", "percentile", "saving", "clock", "correlation"}
 
 
 def sample(formula: Formula, seed: int) -> dict[str, Any]:

@@ -191,3 +191,9 @@ def test_narrow_products_and_caches_have_their_own_share_of_the_isolated_rate():
     assert ratio("bf16", prompt, "projections", quantised=0.5) == 1
     assert ratio("bf16", decode, "attention", cached=0.5) == pytest.approx(2, rel=0.05)
     assert ratio("bf16", decode, "projections", cached=0.5) == 1
+
+
+@pytest.mark.parametrize("users", [1, 16, 256])
+def test_prompts_alone_are_served_no_faster_than_computed(users):
+    found = steady(job(engine="vllm"), ServingLayout(), 1024, 1, users)
+    assert found.rate * whole(found.prompt) <= 1 + 1e-9
