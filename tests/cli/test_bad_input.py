@@ -186,7 +186,7 @@ PLANNED = [*LENGTHS, "--gpus", "8", "--rate", "1/s"]
         (["explain", "tpo", *SERVED], "did you mean tpot?"),
         (["estimate", "serve", *SERVED, "--routing-skew", "2"], "no routed experts"),
         (["estimate", "serve", *SERVED, "--imbalance", "2"], "one attention rank"),
-        (["estimate", "serve", *SERVED, "--drafts", "2"], "give both"),
+        (["estimate", "serve", *SERVED, "--drafts", "2"], "give --acceptance"),
         (["plan", "serve", *PLANNED, "--ttft", "1"], "--ttft '1' has no unit"),
         (["plan", "serve", *PLANNED, "--think", "1s"], "--concurrency"),
         (["plan", "serve", *PLANNED, "--seed", "1"], "--simulate"),
