@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from perfplan.calibration.bands import Bands
 from perfplan.catalog import Catalog
 from perfplan.catalog.check import refuse_unused
-from perfplan.catalog.specs import Moe
 from perfplan.errors import OutOfRange, SpecError, offer
 from perfplan.serving.words import ENGINE
 from perfplan.training.estimate import Estimate, estimate
@@ -200,9 +199,9 @@ def training_job(
         job = _routed(job, routing)
     if lora_rank != 16 and method != "lora":
         raise SpecError(f"--lora-rank {lora_rank} changes nothing with method {method}; give --method lora")
-    if routing_skew != 1 and not any(isinstance(kind.ffn, Moe) for kind in spec.kinds):
+    if routing_skew != 1 and not spec.routed:
         raise SpecError(f"routing skew {routing_skew:g} changes nothing: {spec.id} has no routed experts")
-    if padded_experts and not any(isinstance(kind.ffn, Moe) for kind in spec.kinds):
+    if padded_experts and not spec.routed:
         raise SpecError(f"padded experts change nothing: {spec.id} has no routed experts")
     for name in technique:
         from perfplan.validation.techniques import apply

@@ -226,7 +226,7 @@ RATES = dict.fromkeys(("trt090", "trt061", "lmd", "trt017", "trt014"), "output_t
 def latencies(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     """Left-out latencies by what they measure, dense models apart."""
     catalog, found = Catalog(), left_out_serving.held(outcomes)
-    routed = {name: left_out_serving.routed(catalog, name) for name in map(left_out_serving.model_of, found)}
+    routed = {name: catalog.model(name).routed for name in map(left_out_serving.model_of, found)}
     dense = [o for o in found if not routed[left_out_serving.model_of(o)]]
     parts = {"ttft": found, "tpot": found, "ttft.dense": dense, "tpot.dense": dense}
     return {name: [o for o in rows if o.slice.startswith(name[:4])] for name, rows in parts.items()}

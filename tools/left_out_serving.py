@@ -19,7 +19,6 @@ import yaml
 from perfplan.calibration.bands import fit_bands, write_bands
 from perfplan.catalog import Catalog
 from perfplan.catalog.files import packaged_root
-from perfplan.catalog.specs import Moe
 from perfplan.validation.score import Outcome
 from perfplan.validation.serving_fit import left_out_models
 
@@ -49,15 +48,10 @@ def model_of(outcome: Outcome) -> str:
     return outcome.source.split("/")[0]
 
 
-def routed(catalog: Catalog, model: str) -> bool:
-    """Whether a model has routed experts."""
-    return any(isinstance(kind.ffn, Moe) for kind in catalog.model(model).kinds)
-
-
 def _row(catalog: Catalog, one: Outcome) -> dict[str, Any]:
     assert one.predicted is not None
     return {"source": model_of(one), "family": catalog.accelerator(one.hardware).family, "group": "",
-            "moe": routed(catalog, model_of(one)), "log_predicted": log(one.predicted),
+            "moe": catalog.model(model_of(one)).routed, "log_predicted": log(one.predicted),
             "log_residual": log(one.measured / one.predicted)}  # fmt: skip
 
 

@@ -294,6 +294,11 @@ class Model:
         """Kinds of the layers of one multi-token-prediction module."""
         return self.mtp_block or self.layers[-1:]
 
+    @property
+    def routed(self) -> bool:
+        """Whether any layer has routed experts."""
+        return any(isinstance(kind.ffn, Moe) for kind in self.kinds)
+
 
 # ---------------------------------------------------------------- number formats and software
 @dataclass(frozen=True)

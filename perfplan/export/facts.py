@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from perfplan.catalog.specs import Moe
 from perfplan.export.architecture import model_facts
 from perfplan.export.launchers import Fact, Facts
 from perfplan.training.job import ORDERS, Job
@@ -30,7 +29,7 @@ def _unless(facts: dict[str, tuple[Fact, Fact]]) -> dict[str, Fact]:
 # ---------------------------------------------------------------- layout
 def layout_facts(job: Job, layout: Layout) -> dict[str, Fact]:
     """The facts of a layout."""
-    routed = any(isinstance(kind.ffn, Moe) for kind in job.model.kinds)
+    routed = job.model.routed
     facts = _unless({
         "tp": (layout.tp, 1), "sp": (bool(layout.sp), False), "pp": (layout.pp, 1), "cp": (layout.cp, 1),
         "cp_kind": (layout.cp_kind, "ring"), "ep": (layout.ep, 1), "dp": (layout.dp, 1)})

@@ -218,7 +218,7 @@ def _layout(facts: Facts, table: Launcher, spec: Model, world: int) -> tuple[Lay
         raise SpecError(f"tp*pp*cp = {tp}*{pp}*{cp} of the {table.id} line does not divide its {world} accelerators")
     if "mbs" not in facts:
         raise SpecError(f"the {table.id} line lacks --micro-batch-size; add it")
-    routed = any(isinstance(kind.ffn, Moe) for kind in spec.kinds)
+    routed = spec.routed
     vpp, remarks = _vpp(facts, table, spec, pp)
     dp = world // (tp * pp * cp)
     kinds = set(_words(facts, "cp_kind")) or {"ring"}
@@ -284,7 +284,7 @@ def _recompute(facts: Facts) -> tuple[str, ...]:
 
 def _experts(facts: Facts, table: Launcher, spec: Model) -> tuple[str, ...]:
     """What the experts of a line do that is priced otherwise."""
-    if not any(isinstance(kind.ffn, Moe) for kind in spec.kinds):
+    if not spec.routed:
         return ()
     word = facts.get("dispatcher", table.default("dispatcher", "alltoall"))
     remarks = {f"tokens go to experts by {word}; priced as the cluster's all-to-all": word != "alltoall",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from perfplan.catalog import Catalog
-from perfplan.catalog.specs import Engine, Model, Moe
+from perfplan.catalog.specs import Engine, Model
 from perfplan.errors import BadLayout, SpecError, UnknownName
 from perfplan.export.launchers import Facts, Flag, Launcher, launcher
 from perfplan.export.line import Line, read_line
@@ -143,7 +143,7 @@ def served(catalog: Catalog, name: str, text: str, *, model: str = "") -> Served
     named, words = _named(table, line)
     line = replace(line, words=words)
     spec, taken = _spec(catalog, table, named, model)
-    routed = any(isinstance(kind.ffn, Moe) for kind in spec.kinds)
+    routed = spec.routed
     layout, remarks = _layout(table, line.facts, routed)
     weights, more = _weights(table, line.facts, spec, named)
     unread = [f"{flag} of the launch line: {says}" for flag, says in line.unmodelled]

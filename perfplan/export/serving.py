@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 
 from perfplan.catalog import Catalog
-from perfplan.catalog.specs import Moe
 from perfplan.export.flags import LaunchFlags, placed_flags, written
 from perfplan.export.launchers import Fact, launcher
 from perfplan.serving.deploy import Deployment
@@ -23,7 +22,7 @@ ON_LOADING = ("fp8",)
 
 def _facts(job: ServingJob, layout: ServingLayout, sequences: int, length: int, role: str) -> dict[str, Fact]:
     """What a launch may say of an instance; defaults are left out."""
-    routed = any(isinstance(kind.ffn, Moe) for kind in job.model.kinds)
+    routed = job.model.routed
     facts: dict[str, Fact] = {"heads_tp": layout.tp, "width": layout.width, "length": length,
                               "token_budget": job.engine.token_budget,
                               "all_token_budget": job.engine.token_budget * layout.adp}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from perfplan.catalog.check import refuse_unused
-from perfplan.catalog.specs import Model, Moe
+from perfplan.catalog.specs import Model
 from perfplan.errors import Infeasible, MissingField, OutOfRange
 from perfplan.formulas.accounting import energy_used, money_spent
 from perfplan.serving import estimate as price
@@ -229,17 +229,13 @@ def _bands(job: ServingJob, steady: price.Steady, bands: Bands | None
 def bands_of(job: ServingJob, bands: Bands) -> tuple[Band, Band]:
     """Error bands of TPOT and TTFT, from the residuals of measured deployments of the job's kind."""
     chip = job.cluster.accelerator
-    moe = _moe(job.model)
+    moe = job.model.routed
     borrowed = bool(job.kernel("gemm", job.units).borrowed)
     return (bands.find("serving", moe, chip.family, borrowed=borrowed),
             bands.find("first-token", moe, chip.family, borrowed=borrowed))
 
 
-def _moe(model: Model) -> bool:
-    return any(isinstance(kind.ffn, Moe) for kind in model.kinds)
-
-
 def tpot_margin(bands: Bands, model: Model) -> float:
     """Share by which a predicted TPOT stays below a limit that nine of ten deployments of such a model, dense or MoE,
     shall keep [1]."""
-    return bands.excess("serving", _moe(model))
+    return bands.excess("serving", model.routed)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from perfplan.catalog.constants import same_units
-from perfplan.catalog.specs import Attention, Cluster, Engine, Kernel, Model, Moe
+from perfplan.catalog.specs import Attention, Cluster, Engine, Kernel, Model
 from perfplan.errors import MissingField, OutOfRange, Unsupported
 from perfplan.formulas.core import where
 from perfplan.serving.attention import cached_width
@@ -51,18 +51,14 @@ class ServingJob:
         for name in ("routing_skew", "imbalance"):
             if getattr(self, name) < 1:
                 raise OutOfRange(f"{name} is {getattr(self, name):g}, but the fullest rank over the mean is at least 1")
-        if (self.routing_skew > 1 or self.skews) and not self._routes:
+        if (self.routing_skew > 1 or self.skews) and not self.model.routed:
             raise OutOfRange(f"routing skew changes nothing: {self.model.id} has no routed experts")
         self._check_host()
-
-    @property
-    def _routes(self) -> bool:
-        return any(isinstance(kind.ffn, Moe) for kind in self.model.kinds)
 
     def _check_host(self) -> None:
         if not 0 <= self.host_experts <= 1:
             raise OutOfRange(f"{self.host_experts:g} of the experts cannot be in host memory; give a share from 0 to 1")
-        if self.host_experts and not self._routes:
+        if self.host_experts and not self.model.routed:
             raise OutOfRange(f"experts in host memory change nothing: {self.model.id} has no routed experts")
         if self.reuse.bandwidth and not (self.reuse.host_hit or self.host_experts):
             raise OutOfRange("the host link changes nothing without --host-hit or --host-experts; give one of them")

@@ -124,7 +124,7 @@ def _divisors(number: int) -> list[int]:
 def legal(model: Model, gpus: int) -> list[ServingLayout]:
     """Every layout of exactly `gpus` accelerators that the model allows, replicas included."""
     found = []
-    routed = any(isinstance(kind.ffn, Moe) for kind in model.kinds)
+    routed = model.routed
     for tp in _divisors(gpus):
         for pp in _divisors(gpus // tp):
             for adp in _divisors(gpus // (tp * pp)) if routed else [1]:

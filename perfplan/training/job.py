@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from perfplan.catalog.specs import Accelerator, Cluster, Framework, Kernel, Model, Moe, Optimizer, Recipe, Release
+from perfplan.catalog.specs import Accelerator, Cluster, Framework, Kernel, Model, Optimizer, Recipe, Release
 from perfplan.errors import MissingField, OutOfRange, Unsupported, offer
 from perfplan.formulas.core import where
 
@@ -134,7 +134,7 @@ class Job:
     @property
     def release(self) -> Release | None:
         """How the software release that is meant differs on this accelerator; None unless one is meant and known."""
-        moe = any(isinstance(kind.ffn, Moe) for kind in self.model.kinds)
+        moe = self.model.routed
         return self.framework.released(self.cluster.accelerator.id, moe)
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from perfplan.calibration.bands import Band, Bands
-from perfplan.catalog.specs import Cluster, Level, Moe
+from perfplan.catalog.specs import Cluster, Level
 from perfplan.errors import Infeasible, OutOfRange
 from perfplan.formulas.accounting import energy_used, money_spent, run_time
 from perfplan.symbolic.sensitivity import elasticities
@@ -201,7 +201,7 @@ def unlike(job: Job, offload: bool = False) -> bool:
 
 def band_of(job: Job, bands: Bands, paired: bool = False, offload: bool = False) -> Band:
     """The error band of predictions for this job: absolute, or of the ratio of two layouts; wider with offload."""
-    moe = any(isinstance(kind.ffn, Moe) for kind in job.model.kinds)
+    moe = job.model.routed
     family = job.cluster.accelerator.family
     return bands.find("training", moe, family, borrowed=unlike(job, offload), paired=paired)
 

@@ -60,7 +60,7 @@ def replicas(job: Job, layout: Layout) -> tuple[Replicas, ...]:
     between = layout.pp if job.order == ORDERS[1] else 1  # stages lie between replicas
     apart = layout.tp * between  # cp ranks priced as far apart as dp ranks
     group = Replicas(dense, apart, *_widths(layout, dense))
-    if job.frozen or not any(isinstance(kind.ffn, Moe) for kind in job.model.kinds):
+    if job.frozen or not job.model.routed:
         return (group,)
     expert = dense * layout.tp / (layout.ep * layout.etp)
     return group, Replicas(expert, layout.ep * layout.etp * between, *_widths(layout, expert))

@@ -14,7 +14,7 @@ from math import inf
 from pathlib import Path
 
 from perfplan.catalog import Catalog
-from perfplan.catalog.specs import Model, Moe
+from perfplan.catalog.specs import Model
 from perfplan.catalog.spelling import release_named
 from perfplan.errors import CatalogError, MissingField, Unsupported
 from perfplan.serving.formats import format_name
@@ -232,7 +232,7 @@ def layout_of(run: Run, model: Model) -> ServingLayout:
     """The layout of a run; widths that it leaves open are 1. What the count says beyond the widths is data parallel:
     attention where experts are shared, replicas where they are not."""
     tp, pp = _widths(run)
-    routed = any(isinstance(kind.ffn, Moe) for kind in model.kinds)
+    routed = model.routed
     beyond = max((run.accelerators or 1) // (tp * pp * run.dp), 1)
     if not routed:
         return ServingLayout(tp, pp, dp=run.dp * beyond)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from perfplan.calibration.step import Free, Knob, fit_steps
 from perfplan.catalog.files import packaged_root, read_yaml
-from perfplan.catalog.specs import Accelerator, Framework, Moe
+from perfplan.catalog.specs import Accelerator, Framework
 from perfplan.errors import BadQuantity, PerfplanError
 from perfplan.training.estimate import estimate
 from perfplan.training.job import Job
@@ -51,7 +51,7 @@ class Step:
     @property
     def moe(self) -> bool:
         """Whether the model has routed experts."""
-        return any(isinstance(kind.ffn, Moe) for kind in self.job.model.kinds)
+        return self.job.model.routed
 
     @property
     def slice(self) -> str:

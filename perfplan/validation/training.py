@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from perfplan.catalog.files import packaged_root
-from perfplan.catalog.specs import Moe
 from perfplan.errors import Indivisible, MissingField, PerfplanError, SpecError, UnknownName, Unsupported
 from perfplan.training.job import Job
 from perfplan.training.layout import Layout
@@ -108,7 +107,7 @@ def measured_step_time(case: Case) -> float:
 def _slice(row: Row, case: Case | None) -> str:
     moe = bool(row.experts)
     if case is not None:
-        moe = any(isinstance(kind.ffn, Moe) for kind in case.job.model.kinds)
+        moe = case.job.model.routed
     return f"{row.source}/{'moe' if moe else 'dense'}"
 
 
