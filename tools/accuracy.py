@@ -32,11 +32,11 @@ from perfplan.validation.score import Outcome, Score, score
 from perfplan.validation.serving import (
     LATENCY_FILES,
     ServingValidation,
+    planner_margin,
     validate_latency,
     validate_serving,
-    with_choices,
 )
-from perfplan.validation.serving_choice import Choice
+from perfplan.validation.serving_choice import Choice, ceiling_choice
 from perfplan.validation.serving_rows import read_runs
 from perfplan.validation.steps import steps_of
 from perfplan.validation.tightness import tightness
@@ -260,8 +260,8 @@ def _serving_figures(scores: Scores) -> dict[str, Figure]:
 def left_out_choice(outcomes: Sequence[Outcome]) -> Choice:
     """The choice under a ceiling by predictions that have not seen the model."""
     runs = {(run.slice, run.id): run for path in shipped(LATENCY_FILES) for run in read_runs(path)}
-    found = left_out_serving.held(outcomes)
-    return with_choices([runs[one.slice, one.id] for one in found], found, Catalog()).choices[-1]
+    priced = [(runs[one.slice, one.id], one) for one in left_out_serving.held(outcomes)]
+    return ceiling_choice(priced, planner_margin(Catalog()))
 
 
 def _choice_figures(width: Choice, ceiling: Choice, held: Choice) -> dict[str, Figure]:

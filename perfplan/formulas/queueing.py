@@ -12,6 +12,7 @@ from perfplan.formulas.core import exp, formula, maximum, minimum
 
 __all__ = [
     "arrival_dispersion",
+    "carrying_share",
     "closed_loop_percentile",
     "closed_loop_rate_bound",
     "closed_loop_response_bound",
@@ -26,7 +27,9 @@ __all__ = [
     "quadratic_service_variance",
     "seen_step",
     "server_utilisation",
+    "shared_step_factor",
     "squared_variation",
+    "step_company",
     "step_sum_variance",
     "stretched_step_variance",
     "wait_probability",
@@ -274,12 +277,53 @@ def stretched_step_variance(requests: Any, prompt: Any, square: Any, slope: Any,
 _STEPS = "derived: prompts that come during a step are computed in the next, a branching process"
 
 
+@formula("f_step", "1", source=_STEPS)
+def shared_step_factor(utilisation: Any, chance: Any) -> Any:
+    """How many times as long a prompt waits where all that wait are computed in one step, which ends for all at once,
+    as one after another.
+
+    utilisation : share of the time that prompts take [1]
+    chance : of finding all ranks at work, over their utilisation: 1 for one rank [1]
+
+    >>> shared_step_factor(1, 1), shared_step_factor(0, 1)
+    (1.5, 1.0)
+    """
+    return 1 + chance * utilisation / (1 + utilisation)
+
+
+@formula("n_step", "1", source=_STEPS + "; length-biased sampling")
+def step_company(utilisation: Any, chance: Any, variation: Any) -> Any:
+    """Mean prompts of others in the step of a prompt, of a rank that computes nothing else.
+
+    utilisation : share of the time that prompts take [1]
+    chance : of finding all ranks at work, over their utilisation: 1 for one rank [1]
+    variation : squared coefficient of variation of the prompts' times [1]
+
+    >>> step_company(0.5, 1, 0), step_company(0, 1, 1)
+    (0.3333333333333333, 0.0)
+    """
+    return chance * utilisation**2 * (1 + variation) / (1 - utilisation**2)
+
+
+@formula("rho_step", "1", source=_STEPS + "; Poisson arrivals")
+def carrying_share(utilisation: Any, rate: Any, step: Any) -> Any:
+    """Share of the time that passes in steps with prompts.
+
+    utilisation : share of the time that prompts take [1]
+    rate : prompts [1/s]
+    step : decodes of a step [s]
+
+    >>> carrying_share(0.5, 10, 0), carrying_share(0, 0, 1)
+    (0.5, 0.0)
+    """
+    return 1 - (1 - utilisation) * exp(-rate * step / (1 - utilisation))
+
+
 @formula("W_g", "s", source=_STEPS + "; gated vacations, Takagi 1991")
 def gathered_wait(load: Any, utilisation: Any, rate: Any, square: Any) -> Any:
     """Mean wait of a prompt for others, where a step takes all that have come and ends for all of them at once.
 
-    One at a time a prompt would wait rate square / 2 (1 - load) (M/G/1); as its step ends for all at once, it waits for
-    those that came after it in the same step too.
+    One at a time a prompt would wait rate square / 2 (1 - load) (M/G/1).
 
     load : share of the time that the rank works, the decodes of full steps included [1]
     utilisation : share of the time that prompts take [1]
@@ -289,7 +333,7 @@ def gathered_wait(load: Any, utilisation: Any, rate: Any, square: Any) -> Any:
     >>> round(gathered_wait(0.5, 0.5, 5, 0.01), 4)  # prompts of 0.1 s, which alone would wait 0.05 s
     0.0667
     """
-    return rate * square / (2 * (1 - load)) * (1 + utilisation / (1 + utilisation))
+    return rate * square / (2 * (1 - load)) * shared_step_factor(utilisation, 1)
 
 
 @formula("W_o", "s", source=_STEPS)

@@ -6,8 +6,8 @@ from typing import Any
 
 from perfplan.formulas.core import ceil_div, formula, maximum, minimum, where
 
-__all__ = ["attended_tokens", "burst_wait", "cached_bytes", "cached_pages", "closed_rate", "decode_stall",
-           "drafted_tokens", "kv_head_share", "latent_bytes", "linear_state_bytes", "looped_rate",
+__all__ = ["attended_tokens", "burst_wait", "cached_bytes", "cached_pages", "closed_rate", "cycle_wait",
+           "decode_stall", "drafted_tokens", "kv_head_share", "latent_bytes", "linear_state_bytes", "looped_rate",
            "mamba_state_bytes", "overload_wait", "overtaken", "page_tokens", "paged_cache", "piped_share",
            "pool_of_free", "pool_of_total", "queued_time", "shared_prompts", "touched_experts", "turns_wait"]
 
@@ -291,6 +291,20 @@ def turns_wait(ahead: Any, shared: Any, most: Any, others: Any, prompt: Any) -> 
     (0.12, 0.0, 0.1)
     """
     return minimum(ahead * shared, most) * minimum(others, 1) * prompt
+
+
+@formula("W_cycle", "s", source="derived: one cycle of a loop of prompts alone computes the prompt of every request")
+def cycle_wait(requests: Any, prompt: Any, known: Any) -> Any:
+    """Time that a request of a closed loop without decodes waits for the prompts of the others, beyond what is known.
+
+    requests : of the loop [1]
+    prompt : time of one prompt [s]
+    known : time of a cycle by all other causes [s]
+
+    >>> cycle_wait(10, 0.1, 0.4), cycle_wait(1, 0.1, 0.4)
+    (0.6, 0)
+    """
+    return maximum(requests * prompt - known, 0)
 
 
 @formula("X_loop", "1/s", source="Little 1961; the users of a closed loop are all in the system, all the time")

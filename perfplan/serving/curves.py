@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from perfplan.catalog.workloads import Lengths, Workload
 from perfplan.formulas.core import ceil_div
-from perfplan.formulas.queueing import full_pipeline_share, wait_probability
+from perfplan.formulas.queueing import (
+    full_pipeline_share,
+    shared_step_factor,
+    squared_variation,
+    step_company,
+    wait_probability,
+)
 from perfplan.formulas.serving import closed_rate, drafted_tokens
 from perfplan.serving.estimate import fresh_tokens, loading_time, prompt_time
 from perfplan.serving.job import ServingJob
@@ -114,13 +120,13 @@ class Curve:
         import numpy
 
         pp, mean, alone = self.layout.pp, self.prompt, self.prompts / self.layout.pp
-        varied = float((self.weights * alone**2).sum()) / mean**2 - 1
+        varied = squared_variation(mean, float((self.weights * alone**2).sum()) - mean**2)
         met = wait_probability(load, servers) / load
-        others = met * load**2 * (1 + varied) / (1 - load**2)  # prompts of the same step
-        share = numpy.interp(others, *self.grouped)
+        share = numpy.interp(step_company(load, met, varied), *self.grouped)
         busy = numpy.maximum(alone - (mean * (1 - share))[..., None], 0.0)
         rate = load * servers / (busy * self.weights).sum(axis=-1)
-        times, late, more, some = self.prompts + self.first + self.loading + sent, 1 + met * load / (1 + load), 0.0, 0.0
+        times = self.prompts + self.first + self.loading + sent
+        late, more, some = shared_step_factor(load, met), 0.0, 0.0
         if pp > 1:
             full = pp * mean / float((self.weights * self.shares).sum()) * self.grouped[1][-1]
             crowded = load * burst_share(arrivals, rate * mean * pp)

@@ -159,7 +159,7 @@ def steady(job: ServingJob, layout: ServingLayout, isl: Any, osl: Any, concurren
              "streams": engine.stream * (concurrency / layout.dp), "prompt": whole(alone),
              "ahead": formulas.turns_wait(engine.ahead, clump, most, others, own), "step": HALF * residual,
              "burst": burst}
-    waits["turn"] = where(osl > 1, 0.0, maximum(active * own - sum(waits.values()), 0.0))  # only prompts are computed
+    waits["cycle"] = where(osl > 1, 0.0, formulas.cycle_wait(active, own, sum(waits.values())))
     batch, later = active * layout.adp, maximum(osl - 1, 0)
     rate = (formulas.closed_rate(batch, own / layout.adp, steps, step) if queued
             else formulas.looped_rate(batch, sum(waits.values()), later, tpot))

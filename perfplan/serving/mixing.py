@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from perfplan.formulas.core import exp
 from perfplan.formulas.queueing import (
     arrival_dispersion,
+    carrying_share,
     gathered_wait,
     own_step_wait,
     seen_step,
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["FirstTokens", "Ranks", "Replicas", "Tokens", "first_tokens", "one_rank", "quantile", "tokens"]
 
 _REST = ((0.1127, 5 / 18), (0.5, 8 / 18), (0.8873, 5 / 18))  # of a step in progress, Gauss-Legendre
-_CERTAIN = 0.5  # share of the prompts of others in one's own step that is always there
+_CERTAIN = 0.5  # share of the prompts of others in one's own step that is always there (set by the simulation)
 _FULLEST = 0.98  # utilisation by prompts beyond which all steps are full
-_MOST = 0.15  # by which a crowded batch at most lengthens the mean step
+_MOST = 0.15  # by which a crowded batch at most lengthens the mean step (set by the simulation)
 _TINY = 1e-12  # s
 _ENDLESS = 1e6  # mean prompts of a step without a budget
 
@@ -45,10 +46,9 @@ _ENDLESS = 1e6  # mean prompts of a step without a budget
 class Ranks:
     """Replicas under a load, one row each, of one job and workload. like: any curve of them; prompts: time of each
     alone, by length, through all stages of a pipeline, for which every group of its decodes waits [s]; later: what
-    follows until its token is out [s]; prompt: their mean [s]; least:
-    decode step of one sequence [s]; batch: decodes of a rank; rate: prompts of a rank [1/s]; step: decode step [s];
-    beside: time that prompts add over their time alone; slope: what one more decode adds to a step [s]; servers: ranks
-    of a row."""
+    follows until its token is out [s]; prompt: their mean [s]; least: decode step of one sequence [s]; batch: decodes
+    of a rank; rate: prompts of a rank [1/s]; step: decode step [s]; beside: time that prompts add over their time
+    alone; slope: what one more decode adds to a step [s]; servers: ranks of a row."""
 
     like: Curve
     prompts: Any
@@ -191,8 +191,7 @@ def first_tokens(ranks: Ranks, arrivals: float) -> FirstTokens:
     busy = flow.met * flow.load
     queued = gathered_wait(flow.load, used, ranks.rate, flow.square) * flow.met / ranks.servers
     others = own_step_wait(used, step) * flow.met * mixed
-    carried = 1 - (1 - used) * exp(-ranks.rate * step / (1 - used))  # of the time, in steps with prompts
-    some = numpy.maximum(wait_probability(carried, ranks.servers), busy)
+    some = numpy.maximum(wait_probability(carrying_share(used, ranks.rate, step), ranks.servers), busy)
     varied = (1 - _CERTAIN) * others
     wait = queued + varied
     chance = (queued * busy + varied * some) / numpy.maximum(wait, _TINY)

@@ -69,8 +69,8 @@ def plan_by_name(
 ) -> ServePlan:
     """The best deployments by names. arrivals: coefficient of variation of the times between arrivals, the
     workload's own unless given; times may be texts such as "40 ms", the rate such as "12/s"; kv: formats of the
-    cache to choose from; margin: share by which TPOT is planned below its limit, by the error of predictions unless
-    given."""
+    cache to choose from; margin: share by which TPOT may exceed its prediction and still meet its limit, by the error
+    band of the model's kind unless given."""
     population = load_workload(catalog, workload, isl, osl)
     first = kv[0] if kv else ""
     reuse = reuse_of(prefix_hit, prefixes, host_hit, host_memory, host_bandwidth)

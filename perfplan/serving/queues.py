@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["FULL", "Service", "attained", "burst_length", "burst_share", "lognormal_quantile", "mean_wait",
-           "normal_quantile", "renewal_variation", "response_percentile"]
+           "normal_quantile", "renewal_variation"]
 
 FULL = 0.999
 """Utilisation above which a queue counts as never ending."""
@@ -94,22 +94,6 @@ def attained(service: Service, rate: Any, limit: Any, servers: Any = 1, arrivals
     tail = wait_tail(numpy.maximum(spare, 0.0), chance[..., None], numpy.maximum(wait, _TINY)[..., None])
     met = ((spare >= 0) * (1 - tail) * service.weights).sum(axis=-1)
     return numpy.where(load >= FULL, 0.0, met)
-
-
-def response_percentile(
-    service: Service, rate: float, percentile: float, servers: int = 1, arrivals: float = 1.0, extra: float = 0.0
-) -> float:
-    """Wait and service that `percentile` of the requests do not exceed [s]; infinite where the queue never ends."""
-    if float(server_utilisation(rate, service.mean, servers)) >= FULL:
-        return float("inf")
-    low, high = 0.0, extra + float(service.times.max()) + 1.0
-    while float(attained(service, rate, high, servers, arrivals, extra)) < percentile and high < 1e9:
-        high *= 2
-    for _ in range(50):
-        middle = (low + high) / 2
-        met = float(attained(service, rate, middle, servers, arrivals, extra)) >= percentile
-        low, high = (low, middle) if met else (middle, high)
-    return high
 
 
 def burst_share(arrivals: float, requests: Any) -> Any:

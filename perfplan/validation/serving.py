@@ -33,8 +33,8 @@ from perfplan.validation.serving_choice import Choice, ceiling_choice, width_cho
 from perfplan.validation.serving_rows import METRICS, Run, cache_of, formats_of, layout_of, lengths_of, read_runs
 from perfplan.validation.training import Validation
 
-__all__ = ["LATENCY_FILES", "SERVING_FILES", "Pricer", "ServingValidation", "listed", "outcomes", "replicated",
-           "validate_latency", "validate_serving", "with_choices"]
+__all__ = ["LATENCY_FILES", "SERVING_FILES", "Pricer", "ServingValidation", "listed", "outcomes", "planner_margin",
+           "replicated", "validate_latency", "validate_serving", "with_choices"]
 
 SERVING_FILES = ("serving_measured.csv",)
 LATENCY_FILES = ("serving_latency_measured.csv",)
@@ -253,12 +253,17 @@ class ServingValidation(Validation):
         return {**super().as_dict(), "choices": [asdict(one) for one in self.choices]}
 
 
+def planner_margin(catalog: Catalog) -> Callable[[str], float]:
+    """Model id -> share by which the planner lets TPOT exceed its prediction [1]."""
+    bands = catalog.bands()
+    return lambda model: tpot_margin(bands, catalog.model(model))
+
+
 def with_choices(runs: Sequence[Run], found: Sequence[Outcome], catalog: Catalog) -> ServingValidation:
     """Scores of outcomes, one per run in the same order, and the choices among them, made with the planner's margin."""
-    scores, priced, bands = summary(found), list(zip(runs, found, strict=True)), catalog.bands()
-    choices = tuple(one for one in (
-        width_choice(priced), ceiling_choice(priced, lambda model: tpot_margin(bands, catalog.model(model))))
-        if one.groups)
+    scores, priced = summary(found), list(zip(runs, found, strict=True))
+    choices = tuple(one for one in (width_choice(priced), ceiling_choice(priced, planner_margin(catalog)))
+                    if one.groups)
     return ServingValidation(scores.overall, scores.slices, scores.outcomes, choices)
 
 

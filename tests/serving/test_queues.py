@@ -5,7 +5,8 @@ import random
 import numpy
 import pytest
 
-from perfplan.serving.queues import FULL, Service, attained, mean_wait, response_percentile
+from perfplan.serving.mixing import quantile
+from perfplan.serving.queues import FULL, Service, attained, mean_wait
 from perfplan.serving.simulate import poisson
 from perfplan.validation.distserve import instances, pairs, placements
 
@@ -29,9 +30,9 @@ def test_the_share_that_meets_a_limit(limit):
 
 
 def test_percentile_and_share_are_inverse():
-    time = response_percentile(TWO, 1.75, 0.9)
+    time = quantile(lambda limit: attained(TWO, 1.75, limit), 0.9)
     assert float(attained(TWO, 1.75, time)) == pytest.approx(0.9, abs=1e-3)
-    assert response_percentile(TWO, 2.6, 0.9) == float("inf") == float(mean_wait(TWO, 2.6, 1))
+    assert quantile(lambda limit: attained(TWO, 2.6, limit), 0.9) == float("inf") == float(mean_wait(TWO, 2.6, 1))
 
 
 def test_columns_agree_with_numbers_and_full_queues_meet_nothing():
