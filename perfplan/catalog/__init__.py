@@ -69,11 +69,12 @@ class Catalog:
 
     def hardware(self, name: str) -> str:
         """The accelerator id that the hardware name of a measurement stands for; an unknown name stays as it is."""
-        from perfplan.catalog.spelling import accelerator_named
+        from perfplan.catalog.spelling import accelerator_named, sized
 
-        known = [*self.ids("accelerator"), *self.aliases("accelerator")]
+        ids = self.ids("accelerator")
+        known = [*ids, *self.aliases("accelerator")]
         found = name if name in known else accelerator_named(name, known)
-        return self.resolve("accelerator", found) if found else name
+        return sized(name, self.resolve("accelerator", found), ids) if found else name
 
     def served_model(self, name: str) -> str:
         """The model id that the model name of a measurement stands for; an unknown name stays as it is."""

@@ -31,7 +31,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "shared": ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts"),
     "dense_first": ("first_k_dense_replace", "moe_layer_start_index"),
     "dense_layers": ("mlp_only_layers",),
-    "moe_step": ("decoder_sparse_step", "interleave_moe_layer_step"),
+    "moe_step": ("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_interval"),
     "moe_frequency": ("moe_layer_freq",),
     "latent": ("moe_latent_size", "routed_expert_hidden_size"),
     "groups": ("n_group",),
@@ -124,7 +124,7 @@ initializer_range interpolation_factor is_decoder label2id latent_moe_use_norm l
 layer_norm_eps layer_norm_epsilon layer_norm_type layerdrop layernorm_epsilon length_penalty logit_scale logit_soft_cap
 logits_scaling low_precision_layernorm mamba_conv_bias mamba_dt_rank mamba_expand mamba_hidden_act mamba_proj_bias
 mamba_ssm_cache_dtype mamba_ssm_dtype masked_softmax_fusion max_length max_window_layers min_length mla_use_nope
-mlp_hidden_act mm_tokens_per_image model_type moe_capacity moe_jitter_eps moe_layer_end_index moe_layer_interval
+mlp_hidden_act mm_tokens_per_image model_type moe_capacity moe_jitter_eps
 moe_loss_weight moe_normalize_expert_weights moe_renormalize moe_router_activation_func moe_router_dtype
 moe_router_scaling_factor moe_shared_expert_overlap moe_use_aux_free mrope_section mtp_num_layers
 mtp_transformer_layers mtp_use_dedicated_embeddings multi_modal_projector_bias mup_width_multiplier

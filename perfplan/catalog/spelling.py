@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-__all__ = ["accelerator_named", "model_named", "release_named"]
+__all__ = ["accelerator_named", "model_named", "release_named", "sized"]
 
 _TRADE = re.compile(
     "nvidia|amd|intel|google|apple|cloud|geforce|radeon|instinct|tesla|quadro|graphics|gpus?|tensor|core|server|workstation"
@@ -39,6 +39,17 @@ def accelerator_named(name: str, known: Iterable[str]) -> str | None:
     found = [(len(parts), len(one), one) for one in known
              for parts in (set(one.split("-")), {one.replace("-", "")}) if parts <= heard and not rest(parts)]
     return max(found)[2] if found else None
+
+
+def sized(name: str, id_: str, known: Iterable[str]) -> str:
+    """The id of the same chip with the memory that `name` states, where it is known; else the id.
+
+    >>> sized("Tesla V100 32GB", "v100-sxm-16gb", ["v100-sxm-16gb", "v100-sxm-32gb"])
+    'v100-sxm-32gb'
+    """
+    stated = re.search(r"(\d+)\s*gi?b\b", name.lower())
+    other = re.sub(r"-\d+gb$", f"-{stated[1]}gb", id_) if stated else id_
+    return other if other in known else id_
 
 
 def model_named(name: str, known: Mapping[str, str]) -> str | None:
