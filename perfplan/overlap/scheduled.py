@@ -112,7 +112,7 @@ def schedule_layer(
     SECONDS unless given."""
     wanted = list(dict.fromkeys(ALIASES.get(name, name) for name in names or (*TECHNIQUES, "best")))
     if time_limit is not None and "best" not in wanted:
-        raise OutOfRange(f"a time limit of {time_limit:g} s changes nothing without technique best; name it too")
+        raise OutOfRange(f"--time-limit {time_limit:g} changes nothing without technique best; give both")
     rows = {name: scheduled(window, name) for name in wanted if name != "best"}
     if "best" in wanted:
         plain = [rows.get(name) or scheduled(window, name) for name in TECHNIQUES]

@@ -65,7 +65,7 @@ def step_of(
     """The step that a placement is priced by, from catalog ids. tokens: per GPU, by phase unless given; context: 4096
     in decode unless given."""
     if context is not None and phase == "prefill":
-        raise OutOfRange(f"a context of {context} changes nothing in prefill; give --phase decode")
+        raise OutOfRange(f"--context {context} changes nothing in prefill; give --phase decode")
     job = dispatching(serving_job(model, cluster, catalog, engine=engine, weights=weights), catalog, dispatcher)
     refuse_unused(catalog)
     return Step(job, ep, phase, PHASES.get(phase, 1) if tokens is None else tokens,

@@ -38,6 +38,14 @@ def test_failures(capsys, command, status, words):
     assert out == "" and err.count("\n") == 1 and words in err
 
 
+@pytest.mark.parametrize("command", [FLEET, WHY])
+def test_data_alone_go_to_stdout(capsys, command):
+    assert run([*command, "--json"]) == 0
+    assert isinstance(json.loads(capsys.readouterr().out), dict)
+    assert run([*command, "--csv"]) == 0
+    assert capsys.readouterr().out.count("\n") > 1
+
+
 def test_a_placement_that_is_written_is_told(capsys, tmp_path):
     path = tmp_path / "placed.csv"
     assert run(["place", "mixtral-8x7b", "--cluster", "dgx-h100", "--ep", "4", "--synthetic", "seed=1", "--method",

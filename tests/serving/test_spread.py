@@ -118,6 +118,31 @@ def test_an_open_loop_obeys_little_s_law():
     assert found.in_flight == pytest.approx(8.0 * 199 * found.tpot, rel=0.06)
 
 
+@pytest.mark.parametrize("load", [0.3, 0.6])
+@pytest.mark.parametrize("share", [0.9, 0.99])
+def test_tokens_of_a_workload_are_as_late_as_simulated(load, share):
+    """Outputs of different length: short ones meet few prompts, each of which weighs more."""
+    workload = clipped(Catalog().workload("azure-conv"), JOB.model.max_position)
+    found = curve(JOB, ServingLayout(), workload)
+    rate, limits = load * float(found.mixed_rate[-1]), Limits(100.0, 10.0, share)
+    one = aggregated([found], 1, limits, Traffic(rate))[0]
+    run = replay(one, workload, rate, limits, requests=3000)
+    assert operating(one, rate, share).tpot_percentile == pytest.approx(run.tpot, rel=0.1)
+    assert found.stays[0] < found.stays[-1] and len(found.stays) == 6
+
+
+@pytest.mark.parametrize("engine", ["trtllm", "sglang"])
+def test_a_higher_rate_is_never_quicker(engine):
+    job = serving_job("llama-3.1-8b", "dgx-h100", Catalog(), engine=engine)
+    workload = clipped(Catalog().workload("azure-conv"), job.model.max_position)
+    one = curve(job, ServingLayout(), workload)
+    deployed = aggregated([one], 1, Limits(100.0, 10.0, 0.9), Traffic(1.0))[0]
+    points = [operating(deployed, load * float(one.mixed_rate[-1]), 0.9) for load in (0.1, 0.2, 0.4, 0.6, 0.8)]
+    for name in ("ttft", "ttft_percentile", "tpot", "tpot_percentile"):
+        values = [getattr(point, name) for point in points]
+        assert values == sorted(values) and values[0] < values[-1], name
+
+
 WORKLOADS = {  # largest errors of TTFT and TPOT against the simulation
     "azure-conv": (0.16, 0.16), "azure-code": (0.34, 0.35), "sharegpt": (0.18, 0.5), "2000/200": (0.14, 0.17)}
 
